@@ -1,0 +1,400 @@
+//! The shared hash index: from a key's hash to the address of its record.
+//!
+//! ```text
+//! hash:    | partition | tag (24 bits) | ...
+//! bucket:  | entry 0 | ... | entry 6 | meta |          one cache line
+//! entry:   | tag (24) | address (40) |                 0 = empty, address < 8 = ghost
+//! meta:    | access byte 0 | ... | access byte 6 | overflow |
+//! ```
+//! An entry's home bucket is `tag * buckets >> 24`; a full bucket spills into the next one and sets its overflow byte, which only growing clears.
+//!
+//! **Readers** take no lock and never wait: they load the directory word, scan, and load the word again. Every
+//! change is one 8-byte store of an entry, or of the directory word, so a scan sees a key's old entry or its new one. Entries never move within
+//! a table. **Writers** of one partition exclude each other by its lock. **Growth** builds a table aside from the tags alone and publishes it by the directory word.
+//!
+//! Rejected: chained overflow buckets (a second allocation scheme), cuckoo moves (readers could miss a key that is present),
+//! doubling (load would swing between 43 and 86 %: 20 bytes a key on average instead of 12).
+
+use crate::arena::GRANULE_BUCKETS;
+use crate::engine::{Engine, PartitionGuard};
+use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, BUCKET_ENTRIES, BUCKETS_MAX};
+use crate::segment::Room;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
+
+/// The address bits of an entry.
+pub const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
+/// Bits of a tag.
+pub const TAG_BITS: u32 = 64 - ADDRESS_BITS;
+/// A ghost's address: the key was evicted lately.
+pub const GHOST: u64 = 1;
+/// Greatest access count.
+pub const ACCESS_MAX: u8 = 3;
+
+/// A partition's table, as its directory word says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// Offset in the hot pool, in cache lines.
+    pub line: u64,
+    /// Buckets; 0 = no table yet.
+    pub buckets: u32,
+    /// Differs from the table before.
+    pub version: u16,
+}
+
+impl Table {
+    /// As stored.
+    #[inline]
+    pub const fn pack(self) -> u64 {
+        self.line << 30 | (self.buckets as u64) << 16 | self.version as u64
+    }
+
+    /// From a stored word.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "each field takes its own bits")]
+    pub const fn unpack(word: u64) -> Self {
+        Self { line: word >> 30, buckets: (word >> 16) as u32 & BUCKETS_MAX, version: word as u16 }
+    }
+}
+
+/// A bucket: seven entries and the meta word.
+pub type Bucket = [AtomicU64; 8];
+
+/// One entry's place in a table.
+#[derive(Debug, Clone, Copy)]
+pub struct EntryRef<'a> {
+    bucket: &'a Bucket,
+    index: usize,
+}
+
+impl<'a> EntryRef<'a> {
+    /// The entry.
+    #[inline]
+    pub fn load(&self) -> u64 {
+        self.bucket[self.index].load(Ordering::Acquire)
+    }
+
+    /// Publishes another entry: one store.
+    #[inline]
+    pub fn store(&self, entry: u64) {
+        self.bucket[self.index].store(entry, Ordering::Release);
+    }
+
+    /// The access byte: bits 0-1 count reads (saturating), bits 2-7 are the epoch of the last cold read.
+    #[inline]
+    pub fn access(&self) -> &'a AtomicU8 {
+        meta_byte(self.bucket, self.index)
+    }
+}
+
+/// A byte of the meta word. Bytes are stored separately so that readers need no read-modify-write.
+#[inline]
+fn meta_byte(bucket: &Bucket, index: usize) -> &AtomicU8 {
+    debug_assert!(index < 8);
+    // SAFETY: the meta word is eight bytes of shared memory; any byte is a valid u8, and all access to it is atomic by bytes.
+    unsafe { &*(&raw const bucket[BUCKET_ENTRIES]).cast::<AtomicU8>().add(index) }
+}
+
+#[inline]
+fn overflow(bucket: &Bucket) -> &AtomicU8 {
+    meta_byte(bucket, BUCKET_ENTRIES)
+}
+
+/// The tag of a hash.
+#[inline]
+pub fn tag_of(hash: u64, partition_bits: u32) -> u64 {
+    hash << partition_bits >> (64 - TAG_BITS)
+}
+
+/// The entry for a hash and an address.
+#[inline]
+pub fn entry(tag: u64, address: u64) -> u64 {
+    tag << ADDRESS_BITS | address
+}
+
+/// The buckets that may hold a tag, walked from its home.
+#[derive(Debug)]
+pub struct Probe<'a> {
+    buckets: &'a [Bucket],
+    at: usize,
+    left: usize,
+    index: usize,
+    tag: u64,
+}
+
+impl<'a> Probe<'a> {
+    #[inline]
+    fn new(buckets: &'a [Bucket], tag: u64) -> Self {
+        let at = usize::try_from(tag * buckets.len() as u64 >> TAG_BITS).unwrap_or(0);
+        Self { buckets, at, left: buckets.len(), index: 0, tag }
+    }
+
+    /// The next entry with the tag that points to a record.
+    #[inline]
+    pub fn next(&mut self) -> Option<(EntryRef<'a>, u64)> {
+        while self.left > 0 {
+            let bucket = &self.buckets[self.at];
+            while self.index < BUCKET_ENTRIES {
+                let index = self.index;
+                self.index += 1;
+                let entry = bucket[index].load(Ordering::Acquire);
+                if entry >> ADDRESS_BITS == self.tag && entry & ADDRESS_MASK >= ADDRESS_MIN {
+                    return Some((EntryRef { bucket, index }, entry));
+                }
+            }
+            if overflow(bucket).load(Ordering::Acquire) == 0 {
+                self.left = 0;
+                return None;
+            }
+            self.left -= 1;
+            self.index = 0;
+            self.at = if self.at + 1 == self.buckets.len() { 0 } else { self.at + 1 };
+        }
+        None
+    }
+}
+
+impl Engine {
+    /// The partition of a hash.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "partition numbers have at most 18 bits")]
+    pub fn partition_of(&self, hash: u64) -> u32 {
+        (hash >> (64 - self.geometry.partition_bits())) as u32
+    }
+
+    /// The tag of a hash.
+    #[inline]
+    pub fn tag(&self, hash: u64) -> u64 {
+        tag_of(hash, self.geometry.partition_bits())
+    }
+
+    /// A table's buckets; none where the word makes no sense.
+    #[inline]
+    pub fn buckets(&self, table: Table) -> &[Bucket] {
+        let start = usize::try_from(table.line).unwrap_or(usize::MAX).saturating_mul(BUCKET_BYTES);
+        let end = start.saturating_add(table.buckets as usize * BUCKET_BYTES);
+        if end > self.hot.len() {
+            return &[];
+        }
+        self.hot.slice(start, table.buckets as usize)
+    }
+
+    /// Walks the entries of `table` that carry `tag`.
+    #[inline]
+    pub fn probe(&self, table: Table, tag: u64) -> Probe<'_> {
+        Probe::new(self.buckets(table), tag)
+    }
+
+    /// The table of a partition, as published now.
+    #[inline]
+    pub fn table(&self, partition: u32) -> Table {
+        Table::unpack(self.directory()[partition as usize].load(Ordering::Acquire))
+    }
+
+    /// A place for a new entry of `hash` in a locked partition, growing it where it is full. The caller stores the entry and counts it.
+    pub(crate) fn vacancy(&self, guard: &PartitionGuard<'_>, tag: u64) -> Result<EntryRef<'_>, Room> {
+        let mut table = self.table(guard.number);
+        let count = guard.partition.count.load(Ordering::Relaxed);
+        // Six of seven: beyond that, more than one look-up in ten would need a second cache line.
+        if count + 1 > table.buckets * 6 && table.buckets < BUCKETS_MAX - GRANULE_BUCKETS {
+            table = self.grow(guard, table)?;
+        }
+        loop {
+            if let Some(place) = find_vacancy(self.buckets(table), tag) {
+                return Ok(place);
+            }
+            if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
+                return Err(Room::Hot);
+            }
+            table = self.grow(guard, table)?;
+        }
+    }
+
+    /// Grows a locked partition until it can take `more` new entries without growing again.
+    pub(crate) fn reserve_entries(&self, guard: &PartitionGuard<'_>, more: u32) -> Result<(), Room> {
+        loop {
+            let table = self.table(guard.number);
+            let count = guard.partition.count.load(Ordering::Relaxed);
+            if count + more <= table.buckets * 6 {
+                return Ok(());
+            }
+            if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
+                return Err(Room::Hot);
+            }
+            self.grow(guard, table)?;
+        }
+    }
+
+    /// Rebuilds a partition's table with about a quarter more buckets.
+    fn grow(&self, guard: &PartitionGuard<'_>, old: Table) -> Result<Table, Room> {
+        let wanted = old.buckets + (old.buckets / 4).max(1);
+        let buckets = wanted.next_multiple_of(GRANULE_BUCKETS).min(BUCKETS_MAX / GRANULE_BUCKETS * GRANULE_BUCKETS);
+        let new = self.allocate_table(guard.number, buckets, old.version.wrapping_add(1))?;
+        self.rehash(old, new);
+        self.directory()[guard.number as usize].store(new.pack(), Ordering::SeqCst);
+        self.release_table(guard.number, (old.buckets > 0).then_some(old));
+        Ok(new)
+    }
+
+    fn rehash(&self, old: Table, new: Table) {
+        let target = self.buckets(new);
+        for bucket in self.buckets(old) {
+            for index in 0..BUCKET_ENTRIES {
+                let word = bucket[index].load(Ordering::Relaxed);
+                if word & ADDRESS_MASK < ADDRESS_MIN {
+                    continue;
+                }
+                let Some(place) = find_vacancy(target, word >> ADDRESS_BITS) else {
+                    unreachable!("a table with more buckets than the one before has room for its entries");
+                };
+                place.access().store(meta_byte(bucket, index).load(Ordering::Relaxed), Ordering::Relaxed);
+                place.store(word);
+            }
+        }
+    }
+
+    /// Whether a ghost remembers the tag; it is taken away, having served.
+    pub(crate) fn take_ghost(&self, guard: &PartitionGuard<'_>, tag: u64) -> bool {
+        let buckets = self.buckets(self.table(guard.number));
+        if buckets.is_empty() {
+            return false;
+        }
+        let home = usize::try_from(tag * buckets.len() as u64 >> TAG_BITS).unwrap_or(0);
+        for word in &buckets[home][..BUCKET_ENTRIES] {
+            if word.load(Ordering::Relaxed) == entry(tag, GHOST) {
+                word.store(0, Ordering::Release);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// All entries of a partition that point to records, as one consistent copy (readers' view; no lock needed).
+    pub fn partition_entries(&self, partition: u32) -> Vec<u64> {
+        loop {
+            let word = self.directory()[partition as usize].load(Ordering::Acquire);
+            let entries = self
+                .buckets(Table::unpack(word))
+                .iter()
+                .flat_map(|bucket| &bucket[..BUCKET_ENTRIES])
+                .map(|word| word.load(Ordering::Acquire))
+                .filter(|word| word & ADDRESS_MASK >= ADDRESS_MIN)
+                .collect();
+            fence(Ordering::Acquire);
+            if self.directory()[partition as usize].load(Ordering::Relaxed) == word {
+                return entries;
+            }
+        }
+    }
+
+    /// The places of all entries of a locked partition that point to records.
+    pub(crate) fn locked_entries<'a>(&'a self, guard: &PartitionGuard<'_>) -> impl Iterator<Item = (EntryRef<'a>, u64)> + use<'a> {
+        self.buckets(self.table(guard.number)).iter().flat_map(|bucket| {
+            (0..BUCKET_ENTRIES).filter_map(move |index| {
+                let word = bucket[index].load(Ordering::Relaxed);
+                (word & ADDRESS_MASK >= ADDRESS_MIN).then_some((EntryRef { bucket, index }, word))
+            })
+        })
+    }
+
+    /// The place of the entry that points to `address` in a locked partition.
+    pub(crate) fn entry_at(&self, guard: &PartitionGuard<'_>, tag: u64, address: u64) -> Option<EntryRef<'_>> {
+        let mut probe = self.probe(self.table(guard.number), tag);
+        while let Some((place, word)) = probe.next() {
+            if word & ADDRESS_MASK == address {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Empties an entry of a locked partition, leaving a ghost where the key was evicted.
+    pub(crate) fn remove_entry(&self, guard: &PartitionGuard<'_>, place: EntryRef<'_>, leave_ghost: bool) {
+        let tag = place.load() >> ADDRESS_BITS;
+        place.store(if leave_ghost { entry(tag, GHOST) } else { 0 });
+        place.access().store(0, Ordering::Relaxed);
+        let count = &guard.partition.count;
+        count.store(count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+    }
+
+    /// Fills a vacancy of a locked partition.
+    #[inline]
+    pub(crate) fn fill_entry(&self, guard: &PartitionGuard<'_>, place: EntryRef<'_>, word: u64) {
+        place.access().store(0, Ordering::Relaxed);
+        place.store(word);
+        let count = &guard.partition.count;
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+/// The first empty entry from the tag's home on, or else a ghost's; buckets passed are marked as overflowing first.
+fn find_vacancy(buckets: &[Bucket], tag: u64) -> Option<EntryRef<'_>> {
+    if buckets.is_empty() {
+        return None;
+    }
+    let mut at = usize::try_from(tag * buckets.len() as u64 >> TAG_BITS).unwrap_or(0);
+    for _ in 0..buckets.len() {
+        let bucket = &buckets[at];
+        let mut ghost = None;
+        for index in 0..BUCKET_ENTRIES {
+            let word = bucket[index].load(Ordering::Relaxed);
+            if word == 0 {
+                return Some(EntryRef { bucket, index });
+            }
+            if word & ADDRESS_MASK < ADDRESS_MIN {
+                ghost = Some(EntryRef { bucket, index });
+            }
+        }
+        if ghost.is_some() {
+            return ghost;
+        }
+        overflow(bucket).store(1, Ordering::Release);
+        at = if at + 1 == buckets.len() { 0 } else { at + 1 };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn table(buckets: usize) -> Vec<Bucket> {
+        (0..buckets).map(|_| Bucket::default()).collect()
+    }
+
+    #[test]
+    fn every_entry_is_found_again_also_past_full_buckets() {
+        let buckets = table(8);
+        let mut stored = HashSet::new();
+        for number in 0..48_u64 {
+            // Two thirds of the tags share one home, so that buckets overflow and wrap around.
+            let tag = if number % 3 == 0 { number << 18 } else { (1 << TAG_BITS) - 1 - number };
+            find_vacancy(&buckets, tag).unwrap().store(entry(tag, 1000 + number));
+            stored.insert((tag, 1000 + number));
+        }
+        for &(tag, address) in &stored {
+            let mut probe = Probe::new(&buckets, tag);
+            let found = std::iter::from_fn(|| probe.next()).any(|(_, word)| word == entry(tag, address));
+            assert!(found, "tag {tag:x}");
+        }
+        let mut probe = Probe::new(&buckets, 12_345);
+        assert!(probe.next().is_none());
+    }
+
+    #[test]
+    fn ghosts_are_no_records_and_give_way() {
+        let buckets = table(1);
+        for index in 0..7 {
+            buckets[0][index].store(entry(5, GHOST), Ordering::Relaxed);
+        }
+        assert!(Probe::new(&buckets, 5).next().is_none());
+        find_vacancy(&buckets, 5).unwrap().store(entry(5, 99));
+        assert_eq!(Probe::new(&buckets, 5).next().unwrap().1, entry(5, 99));
+    }
+
+    #[test]
+    fn a_table_word_reads_back() {
+        let table = Table { line: (1 << 34) - 1, buckets: BUCKETS_MAX, version: u16::MAX };
+        assert_eq!(Table::unpack(table.pack()), table);
+    }
+}

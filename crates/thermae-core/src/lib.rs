@@ -1,0 +1,92 @@
+//! Thermae's engine: one shared copy of keys and values, in tiers, for any number of processes.
+//!
+//! The layers, top to bottom; each uses only those below it (a test holds this):
+//!
+//! - store: what a caller sees
+//! - keeper: the background threads and which duty runs when
+//! - scan: walking over all keys
+//! - check: verifying every invariant
+//! - snapshot: a consistent copy while writers go on, and restoring it
+//! - open: creating, attaching, removing
+//! - transaction: several keys at once, all or nothing
+//! - view: values used where they lie
+//! - names: named locks
+//! - write: changing a key
+//! - room: making room when a tier is full
+//! - expire: removing what has expired
+//! - evict: what leaves the hot tier, and what comes back
+//! - compact: copying live records together
+//! - recover: the shared half rebuilt from the durable one
+//! - checkpoint: the index written down
+//! - flush: the log's bytes made durable
+//! - partition: locking a partition and making it whole
+//! - read: finding a record and copying it out
+//! - log: reserving, committing, abandoning space
+//! - index: from hash to address
+//! - arena: memory for index tables
+//! - segment: the segment table and the frames
+//! - participants: slots, pins, liveness, forks
+//! - engine: an attached store
+//! - pool: mapped memory
+//! - cold: the cold tier's file
+//! - superblock: identity and configuration
+//! - block: checksummed blocks of a file
+//! - layout: everything in shared memory
+//! - lock: locks that survive their owner
+//! - record: a record's bytes
+//! - crash: points at which tests kill
+//! - options: what a user may choose
+//! - env: files, clock, randomness
+//! - error: what can go wrong
+#![warn(missing_docs)]
+#![allow(clippy::cast_possible_truncation, reason = "sizes are bounded by the frame size, which fits 32 bits; see layout")]
+
+mod arena;
+mod block;
+pub mod check;
+mod checkpoint;
+pub mod cold;
+mod compact;
+mod crash;
+pub mod engine;
+pub mod env;
+#[cfg(any(test, feature = "test-env"))]
+pub mod env_test;
+mod error;
+mod evict;
+mod expire;
+mod flush;
+mod index;
+mod keeper;
+pub mod layout;
+pub mod lock;
+mod log;
+mod names;
+mod open;
+mod options;
+mod participants;
+mod partition;
+mod pool;
+mod read;
+pub mod record;
+mod recover;
+mod room;
+mod scan;
+mod segment;
+mod snapshot;
+mod store;
+mod superblock;
+mod transaction;
+mod view;
+mod write;
+
+pub use error::{Error, Result};
+pub use names::LockToken;
+pub use open::{destroy, forget_shared_memory};
+pub use options::{Durability, Location, Options, ShmPlacement, WhenFull, parse_size};
+pub use read::RecordMeta;
+pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+pub use scan::Scan;
+pub use store::{Condition, Config, Current, SetOptions, SetOutcome, Stats, Store, Update};
+pub use transaction::BatchOp;
+pub use view::View;

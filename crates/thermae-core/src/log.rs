@@ -1,0 +1,209 @@
+//! The log's open ends: reserving space, committing it, giving it up.
+//!
+//! A reservation writes the record's first word as RESERVED, with its whole length, before the tail moves over it. So below a tail every byte
+//! belongs to a record whose length is known, and a writer that dies leaves a hole that says who made it and which
+//! sequence numbers it took. Only the tail is guarded by the head's lock; records are filled in outside it, in parallel.
+
+use crate::engine::{Engine, LockGuard};
+use crate::layout::{FRESH_HEADS_MAX, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state};
+use crate::record::{self, Word0, kind};
+use crate::segment::{Purpose, Room};
+use std::sync::atomic::Ordering;
+
+/// Space in the log that belongs to the caller until it commits or abandons it.
+#[derive(Debug)]
+pub struct Reserved {
+    /// Slot of the segment.
+    pub slot: u32,
+    /// Offset in the segment.
+    pub offset: usize,
+    /// The space.
+    pub at: *mut u8,
+    /// Bytes.
+    pub total: usize,
+    /// First sequence number taken.
+    pub sequence: u64,
+    /// Identity of the segment.
+    pub segment_id: u64,
+}
+
+/// How many sequence numbers a reservation takes, or which one it repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sequence {
+    /// So many new ones.
+    New(u32),
+    /// A copy keeps its original's.
+    Kept(u64),
+}
+
+/// Offset of the count of sequence numbers in a RESERVED or ABANDONED record.
+const COUNT_OFFSET: usize = 20;
+
+impl Engine {
+    /// The head that a write with this expiry goes to: records that expire together die together.
+    #[inline]
+    pub(crate) fn head_for(&self, expires_at_ms: u64) -> u32 {
+        let globals = self.globals();
+        if expires_at_ms != 0 {
+            let classes = globals.ttl_heads.load(Ordering::Relaxed);
+            if classes > 0 {
+                let left_seconds = expires_at_ms.saturating_sub(self.now_ms()) / 1000;
+                // Classes by powers of four from four seconds on.
+                let class = (64 - (left_seconds >> 2).leading_zeros()).div_ceil(2);
+                return TTL_HEAD_FIRST + class.min(classes - 1);
+            }
+        }
+        self.me() % globals.fresh_heads.load(Ordering::Relaxed).clamp(1, FRESH_HEADS_MAX)
+    }
+
+    fn lock_head(&self, number: u32) -> LockGuard<'_> {
+        let head = self.head(number);
+        self.lock(&head.lock, |_| {
+            // The tail may or may not have moved; either is consistent. What the dead opened and did not announce, the reaper retires.
+            self.close_head(number);
+        })
+    }
+
+    /// Ends the open segment of a locked head.
+    fn close_head(&self, number: u32) {
+        let head = self.head(number);
+        if let Some(slot) = head.slot_plus_one.load(Ordering::Acquire).checked_sub(1) {
+            let segment = self.segment(slot);
+            if segment.state.load(Ordering::Acquire) == state::OPEN {
+                self.globals().log_bytes.fetch_add(u64::from(segment.tail.load(Ordering::Relaxed)), Ordering::Relaxed);
+                segment.state.store(state::CLOSED, Ordering::Release);
+            }
+            head.slot_plus_one.store(0, Ordering::Release);
+        }
+    }
+
+    /// Ends the open segment of a head, so that it can be evicted, compacted or copied.
+    pub(crate) fn close_open_segment(&self, number: u32) {
+        let _head = self.lock_head(number);
+        self.close_head(number);
+    }
+
+    fn class_of_head(number: u32) -> u32 {
+        match number {
+            0..FRESH_HEADS_MAX => class::FRESH,
+            SURVIVOR_HEAD => class::SURVIVOR,
+            crate::layout::CACHE_HEAD => class::CACHE,
+            _ => class::TTL + (number - TTL_HEAD_FIRST),
+        }
+    }
+
+    /// Reserves space for a record whose size at an offset is `total_at`, in head `number`.
+    #[inline]
+    pub(crate) fn reserve(
+        &self,
+        number: u32,
+        total_at: impl Fn(usize) -> usize,
+        sequence: Sequence,
+        purpose: Purpose,
+    ) -> Result<Reserved, Room> {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        let _guard = self.lock_head(number);
+        let head = self.head(number);
+        let mut slot_plus_one = head.slot_plus_one.load(Ordering::Acquire);
+        let mut offset = 0;
+        let mut total = 0;
+        let fits = slot_plus_one != 0 && {
+            offset = self.segment(slot_plus_one - 1).tail.load(Ordering::Relaxed) as usize;
+            total = total_at(offset);
+            offset + total <= frame_bytes
+        };
+        if !fits {
+            // The new segment first: in a full tier the old one keeps serving smaller records.
+            let slot = self.open_segment(Self::class_of_head(number), purpose)?;
+            self.close_head(number);
+            slot_plus_one = slot + 1;
+            head.slot_plus_one.store(slot_plus_one, Ordering::Release);
+            offset = SEGMENT_HEADER_BYTES;
+            total = total_at(offset);
+            assert!(offset + total <= frame_bytes, "a record of {total} bytes was to be written inline");
+        }
+        let slot = slot_plus_one - 1;
+        let segment = self.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        // An open segment is always hot: nobody demotes what a head appends to.
+        let Some(base) = self.hot_base(place) else { return Err(Room::Hot) };
+        let globals = self.globals();
+        let (first, count) = match sequence {
+            Sequence::New(count) => (globals.next_sequence.fetch_add(u64::from(count), Ordering::SeqCst), count),
+            Sequence::Kept(kept) => (kept, 0),
+        };
+        if first < segment.sequence_min.load(Ordering::Relaxed) {
+            segment.sequence_min.store(first, Ordering::Relaxed);
+        }
+        let last = first + u64::from(count.saturating_sub(1));
+        if last > segment.sequence_max.load(Ordering::Relaxed) {
+            segment.sequence_max.store(last, Ordering::Relaxed);
+        }
+        // SAFETY: offset + total was checked against the frame; the space above the tail is this head's, whose lock is held.
+        let at = unsafe { base.add(offset) };
+        let word = Word0 { value_len: total as u32, key_len: 0, kind: kind::RESERVED, encoding: 0 };
+        // SAFETY: as above; records are at least 24 bytes long.
+        unsafe {
+            at.add(8).cast::<u64>().write_unaligned(first.to_le());
+            at.add(16).cast::<u32>().write_unaligned((self.me() + 1).to_le());
+            at.add(COUNT_OFFSET).cast::<u32>().write_unaligned(count.to_le());
+            record::commit(at, word);
+        }
+        segment.tail.store((offset + total) as u32, Ordering::Release);
+        Ok(Reserved {
+            slot,
+            offset,
+            at,
+            total,
+            sequence: first,
+            segment_id: segment.segment_id.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Turns reserved space into a hole that scanners skip.
+    ///
+    /// # Safety
+    /// `at` points at a RESERVED (or undecided BATCH) record of segment `segment_id` that its writer no longer touches.
+    pub(crate) unsafe fn abandon(&self, at: *mut u8, segment_id: u64, total: usize, sequence: u64, count: u32) {
+        let total_len = u32::try_from(total).unwrap_or(u32::MAX);
+        let crc = record::batch_checksum(sequence, total_len, count) ^ record::checksum_mask(segment_id);
+        let word = Word0 { value_len: total_len, key_len: 0, kind: kind::ABANDONED, encoding: 0 };
+        // SAFETY: the caller's promise.
+        unsafe {
+            at.add(8).cast::<u64>().write_unaligned(sequence.to_le());
+            at.add(COUNT_OFFSET).cast::<u32>().write_unaligned(count.to_le());
+            at.add(16).cast::<u32>().write_unaligned(crc.to_le());
+            record::commit(at, word);
+        }
+    }
+
+    /// The state of the record at `offset` of a hot segment, with reserved or undecided space of the dead abandoned on the way.
+    /// `None` while a living writer is at it.
+    pub(crate) fn settle(&self, base: *mut u8, offset: usize, segment_id: u64) -> Option<(Word0, usize)> {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        // SAFETY: the caller scans below the tail of a segment that it keeps from being reused.
+        let at = unsafe { base.add(offset) };
+        // SAFETY: as above.
+        let word = Word0::unpack(unsafe { record::word0_at(at) }.load(Ordering::Acquire));
+        // SAFETY: as above; every record is at least 24 bytes.
+        let head = unsafe { std::slice::from_raw_parts(at, 32.min(frame_bytes - offset)) };
+        let field = |from: usize| {
+            head.get(from..from + 4).map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        };
+        let (owner, count) = match word.kind() {
+            kind::RESERVED => (field(16), field(COUNT_OFFSET)),
+            kind::BATCH_PENDING => (field(24), field(20)),
+            kind::BATCH => return Some((word, record::BATCH_BYTES)),
+            _ => return record::total_len(head, offset, frame_bytes, frame_bytes - offset),
+        };
+        if owner == 0 || self.member.is_alive(owner - 1) {
+            return None;
+        }
+        // SAFETY: as above.
+        let sequence = u64::from_le(unsafe { at.add(8).cast::<u64>().read_unaligned() });
+        let total = word.value_len as usize;
+        // SAFETY: the owner is dead.
+        unsafe { self.abandon(at, segment_id, total, sequence, count) };
+        Some((Word0 { kind: kind::ABANDONED, key_len: 0, encoding: 0, value_len: word.value_len }, total))
+    }
+}

@@ -1,0 +1,580 @@
+//! Creating a store, attaching to one, rebuilding its shared half, removing it.
+//!
+//! Everything here happens under the attach byte of the lock file, so that one process at a time decides whether the shared half is usable.
+//! It is, if its magic (stored last) is there, it is of this layout, this store and this boot; then attaching maps two files and
+//! claims a slot, whatever is stored. Otherwise, if nobody is attached, it is built anew and recovered from the cold tier.
+
+use crate::cold::{ColdGeometry, ColdPool};
+use crate::engine::{Engine, Paths};
+use crate::env::{Env, EnvFile, OpenHow};
+use crate::error::{Error, Result};
+use crate::layout::{
+    CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, Participant, STRUCT_BYTES, TTL_HEADS_MAX,
+};
+use crate::options::{Location, Options, Resolved, ShmPlacement, size_text};
+use crate::participants::{ATTACH_BYTE, Membership, is_anyone_attached, lock_byte, register_for_forks, unlock_byte};
+use crate::pool::Mapping;
+use crate::recover;
+use crate::superblock::Superblock;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// The attach byte of a lock file, held.
+pub(crate) struct AttachGuard {
+    file: Arc<dyn EnvFile>,
+}
+
+impl Drop for AttachGuard {
+    fn drop(&mut self) {
+        unlock_byte(self.file.fd(), ATTACH_BYTE);
+    }
+}
+
+fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
+    match location {
+        Location::Directory(path) => Ok(path.clone()),
+        Location::SharedMemory(name) => {
+            let root = Path::new(SHARED_MEMORY);
+            env.metadata(root).map_err(|source| Error::io("use shared memory at", root, source))?;
+            // SAFETY: no preconditions.
+            let uid = unsafe { libc::geteuid() };
+            Ok(root.join(format!("thermae-shm-{uid}-{name}")))
+        }
+    }
+}
+
+/// Refuses what is not this user's own directory; makes it where there is none.
+fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Result<()> {
+    match env.metadata(path) {
+        Ok(found) if !found.is_dir => Err(Error::NotAStore(format!(
+            "{} is a file; a store is a directory: name another path, or move the file away",
+            path.display()
+        ))),
+        Ok(found) => {
+            // SAFETY: no preconditions.
+            let uid = unsafe { libc::geteuid() };
+            if found.uid != uid {
+                return Err(Error::Permission(format!(
+                    "{} belongs to user {}, and this process runs as user {uid}: open it as its owner, or use another directory",
+                    path.display(),
+                    found.uid
+                )));
+            }
+            Ok(())
+        }
+        Err(source) if source.kind() == io::ErrorKind::NotFound && create => {
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                if env.metadata(parent).is_err() {
+                    prepare_directory(env, parent, true)?;
+                }
+            }
+            match env.create_dir(path) {
+                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create the directory", path, source)),
+                _ => Ok(()),
+            }
+        }
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Error::NotAStore(format!(
+            "there is no store at {}: check the path, or open it with create=True",
+            path.display()
+        ))),
+        Err(source) => Err(Error::io("look at", path, source)),
+    }
+}
+
+fn open_lock_file(env: &dyn Env, path: &Path) -> Result<Arc<dyn EnvFile>> {
+    let how = OpenHow { read: true, write: true, create: true, ..OpenHow::default() };
+    env.open(path, how).map_err(|source| Error::io("open", path, source))
+}
+
+/// Waits for the attach byte.
+fn lock_attach(file: &Arc<dyn EnvFile>, path: &Path) -> Result<AttachGuard> {
+    lock_byte(file.fd(), ATTACH_BYTE, true).map_err(|source| Error::io("lock", path, source))?;
+    Ok(AttachGuard { file: file.clone() })
+}
+
+/// Refuses to make a store among foreign files.
+fn check_vacant(env: &dyn Env, directory: &Path) -> Result<()> {
+    let names = env.list(directory).map_err(|source| Error::io("list", directory, source))?;
+    let foreign = names.iter().find(|name| *name != "lock" && !name.to_string_lossy().ends_with(".new"));
+    match foreign {
+        None => Ok(()),
+        Some(name) => Err(Error::NotAStore(format!(
+            "{} is not empty (it holds {}) and holds no store: name an empty or a new directory",
+            directory.display(),
+            name.to_string_lossy()
+        ))),
+    }
+}
+
+fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved) -> Result<Superblock> {
+    let geometry = geometry_of(&resolved)?;
+    let superblock = Superblock {
+        generation: 0,
+        uuid: env.random_bytes_16(),
+        hash_seed: env.random_u64(),
+        created_wall_ms: env.wall_time_ms(),
+        options: resolved,
+        partitions: geometry.partitions,
+        slot_count: geometry.slots,
+        flags: 0,
+        sequence_limit: 0,
+        tombstone_floor: 0,
+    };
+    superblock.create(env, path)?;
+    Superblock::read(env, path)
+}
+
+fn geometry_of(resolved: &Resolved) -> Result<Geometry> {
+    Geometry::of(resolved.hot_bytes, resolved.cold_bytes, resolved.frame_bytes, resolved.participants_max).ok_or_else(|| {
+        Error::InvalidOption(format!(
+            "a hot tier of {} has no room for the control file and eight frames beside a cold tier of {} and {} participants: \
+             raise hot, or lower cold or participants_max",
+            size_text(resolved.hot_bytes),
+            size_text(resolved.cold_bytes),
+            resolved.participants_max
+        ))
+    })
+}
+
+fn cold_geometry(superblock: &Superblock, geometry: &Geometry) -> ColdGeometry {
+    ColdGeometry { uuid: superblock.uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames }
+}
+
+/// The name of a store's directory in shared memory: its identity and the place of its superblock, so that a copy gets another.
+fn volatile_name(superblock: &Superblock, device: u64, inode: u64) -> String {
+    let mut bytes = superblock.uuid.to_vec();
+    bytes.extend_from_slice(&device.to_le_bytes());
+    bytes.extend_from_slice(&inode.to_le_bytes());
+    format!("thermae-{:016x}{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes), u64::from_le_bytes(superblock.uuid[..8].try_into().unwrap_or_default()))
+}
+
+fn words(bytes: [u8; 16]) -> [u64; 2] {
+    let number = u128::from_le_bytes(bytes);
+    [number as u64, (number >> 64) as u64]
+}
+
+/// What must be equal for a shared half to be this store's, of this boot.
+struct Stamp {
+    store_id: [u64; 2],
+    boot_id: [u64; 2],
+    device: u64,
+    inode: u64,
+}
+
+/// Whether a control file can be attached to.
+fn judge(header: &ControlHeader, stamp: &Stamp, geometry: &Geometry, path: &Path) -> Result<bool> {
+    let load = |word: &AtomicU32| word.load(Ordering::Acquire);
+    if header.magic.load(Ordering::Acquire) != CONTROL_MAGIC {
+        return Ok(false);
+    }
+    let same = |words: &[std::sync::atomic::AtomicU64; 2], other: [u64; 2]| {
+        words[0].load(Ordering::Relaxed) == other[0] && words[1].load(Ordering::Relaxed) == other[1]
+    };
+    let is_this_boots = same(&header.boot_id, stamp.boot_id);
+    if is_this_boots && (load(&header.layout_version) != LAYOUT_VERSION || load(&header.struct_bytes) != STRUCT_BYTES) {
+        return Err(Error::WrongLayout(format!(
+            "{} has layout {} ({} bytes of shared structures) and this build has layout {LAYOUT_VERSION} ({STRUCT_BYTES} bytes): \
+             use the version of thermae that the running processes use, or close them all first",
+            path.display(),
+            load(&header.layout_version),
+            load(&header.struct_bytes)
+        )));
+    }
+    let has_geometry = load(&header.frame_bytes) == geometry.frame_bytes
+        && load(&header.hot_frames) == geometry.hot_frames
+        && load(&header.cold_frames) == geometry.cold_frames
+        && load(&header.slots) == geometry.slots
+        && load(&header.partitions) == geometry.partitions
+        && load(&header.participants) == geometry.participants;
+    Ok(is_this_boots
+        && same(&header.store_id, stamp.store_id)
+        && header.device.load(Ordering::Relaxed) == stamp.device
+        && header.inode.load(Ordering::Relaxed) == stamp.inode
+        && has_geometry)
+}
+
+fn map_file(env: &dyn Env, path: &Path, len: usize, writable: bool) -> Result<Mapping> {
+    let how = OpenHow { read: true, write: writable, ..OpenHow::default() };
+    let file = env.open(path, how).map_err(|source| Error::io("open", path, source))?;
+    Mapping::new(file, path, len, writable)
+}
+
+/// Attaches to a store, creating or rebuilding what is missing.
+pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engine>> {
+    let env = options.env.clone();
+    let directory = directory_of(&*env, location)?;
+    let may_create = options.create && !options.read_only;
+    prepare_directory(&*env, &directory, may_create)?;
+    let superblock_path = directory.join("store");
+    let has_store = env.exists(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
+    if !has_store {
+        if !may_create {
+            return Err(Error::NotAStore(format!(
+                "{} holds no store: check the path{}",
+                directory.display(),
+                if options.read_only { ", or open it once without read_only to create it" } else { ", or open it with create=True" }
+            )));
+        }
+        check_vacant(&*env, &directory)?;
+    }
+    let lock_path = directory.join("lock");
+    let lock_file = open_lock_file(&*env, &lock_path)?;
+    let attach_guard = lock_attach(&lock_file, &lock_path)?;
+
+    let superblock = match env.exists(&superblock_path) {
+        Ok(true) => Superblock::read(&*env, &superblock_path)?,
+        _ => {
+            check_vacant(&*env, &directory)?;
+            create_superblock(&*env, &superblock_path, options.resolve(location)?)?
+        }
+    };
+    options.check_against(location, &superblock.options)?;
+    let geometry = geometry_of(&superblock.options)?;
+    if geometry.slots != superblock.slot_count || geometry.partitions != superblock.partitions {
+        return Err(Error::WrongLayout(format!(
+            "{} was made by a build that lays stores out differently (slots {} and {}, partitions {} and {}): open it with that build, \
+             take a snapshot there and restore it here",
+            superblock_path.display(),
+            superblock.slot_count,
+            geometry.slots,
+            superblock.partitions,
+            geometry.partitions
+        )));
+    }
+    let found = env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
+    let stamp = Stamp {
+        store_id: words(superblock.uuid),
+        boot_id: words(env.boot_id().map_err(|source| Error::io("read", "/proc/sys/kernel/random/boot_id", source))?),
+        device: found.device,
+        inode: found.inode,
+    };
+    let volatile = volatile_directory(&*env, location, &directory, &superblock, &stamp, &geometry, options)?;
+    let paths = Paths {
+        location: location.clone(),
+        superblock: superblock_path,
+        lock: lock_path,
+        cold: directory.join("cold"),
+        control: volatile.join("control"),
+        hot: volatile.join("hot"),
+        directory,
+        volatile,
+    };
+    let cold = open_cold(&*env, &paths, &superblock, &geometry, options)?;
+    let is_usable = match env.exists(&paths.control) {
+        Ok(true) => {
+            let header = map_file(&*env, &paths.control, size_of::<ControlHeader>(), false)?;
+            judge(header.at(0), &stamp, &geometry, &paths.control)?
+        }
+        _ => false,
+    };
+    if !is_usable {
+        if is_anyone_attached(lock_file.fd(), geometry.participants) {
+            return Err(Error::InUse(format!(
+                "{} is open in processes that do not share this process's {}: let containers share it (--ipc or a common mount), \
+                 or create the store with shm=\"directory\"",
+                paths.location,
+                paths.volatile.display()
+            )));
+        }
+        build(&env, &paths, &superblock, &geometry, &stamp, cold.as_ref(), &lock_file, options)?;
+    }
+    let engine = join(env, paths, superblock, geometry, cold, lock_file, options)?;
+    drop(attach_guard);
+    let engine = Arc::new(engine);
+    register_for_forks(&engine);
+    Ok(engine)
+}
+
+fn open_cold(env: &dyn Env, paths: &Paths, superblock: &Superblock, geometry: &Geometry, options: &Options) -> Result<Option<ColdPool>> {
+    if geometry.cold_frames == 0 {
+        return Ok(None);
+    }
+    let cold_geometry = cold_geometry(superblock, geometry);
+    let exists = env.exists(&paths.cold).map_err(|source| Error::io("look at", &paths.cold, source))?;
+    if exists || options.read_only {
+        return ColdPool::open(env, &paths.cold, cold_geometry, options.read_only).map(Some);
+    }
+    // Only a store that was never completely made has no cold file: one with data lost its file, which must not pass for an empty one.
+    if env.exists(&paths.directory.join("checkpoint.0")).unwrap_or(true) || env.exists(&paths.directory.join("checkpoint.1")).unwrap_or(true) {
+        return Err(Error::Corrupt(format!(
+            "{} is missing though the store held data: put it back, or restore a snapshot",
+            paths.cold.display()
+        )));
+    }
+    ColdPool::create(env, &paths.cold, cold_geometry).map(Some)
+}
+
+/// Where the shared half is, or is to be.
+fn volatile_directory(
+    env: &dyn Env,
+    location: &Location,
+    directory: &Path,
+    superblock: &Superblock,
+    stamp: &Stamp,
+    geometry: &Geometry,
+    options: &Options,
+) -> Result<PathBuf> {
+    if matches!(location, Location::SharedMemory(_)) {
+        return Ok(directory.to_path_buf());
+    }
+    if env.exists(&directory.join("control")).unwrap_or(false) {
+        return Ok(directory.to_path_buf());
+    }
+    let shared = Path::new(SHARED_MEMORY).join(volatile_name(superblock, stamp.device, stamp.inode));
+    if env.exists(&shared.join("control")).unwrap_or(false) {
+        return Ok(shared);
+    }
+    let needed = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
+    match options.shm {
+        ShmPlacement::Directory => Ok(directory.to_path_buf()),
+        ShmPlacement::SharedMemory => Ok(shared),
+        ShmPlacement::Auto => {
+            let available = env.available_bytes(Path::new(SHARED_MEMORY)).unwrap_or(0);
+            Ok(if available >= needed { shared } else { directory.to_path_buf() })
+        }
+    }
+}
+
+/// Makes a file of `len` bytes, all of them allocated.
+fn allocate_file(env: &dyn Env, path: &Path, len: u64) -> Result<Mapping> {
+    let how = OpenHow { read: true, write: true, create: true, truncate: true, ..OpenHow::default() };
+    let file = env.open(path, how).map_err(|source| Error::io("create", path, source))?;
+    if let Err(source) = file.allocate(0, len) {
+        let _ = env.remove_file(path);
+        return Err(if source.raw_os_error() == Some(libc::ENOSPC) {
+            Error::Full(format!(
+                "{} has no room for {} of hot tier: choose a smaller hot, give shared memory more room (mount -o remount,size=..., \
+                 docker run --shm-size), or open with shm=\"directory\" to map files in the store's directory instead",
+                path.parent().unwrap_or(path).display(),
+                size_text(len)
+            ))
+        } else {
+            Error::io("allocate", path, source)
+        });
+    }
+    Mapping::new(file, path, usize::try_from(len).unwrap_or(usize::MAX), true)
+}
+
+/// Builds the shared half, recovering from the cold tier what is there.
+#[allow(clippy::too_many_arguments, reason = "the parts of a store that exist at this point")]
+fn build(
+    env: &Arc<dyn Env>,
+    paths: &Paths,
+    superblock: &Superblock,
+    geometry: &Geometry,
+    stamp: &Stamp,
+    cold: Option<&ColdPool>,
+    lock_file: &Arc<dyn EnvFile>,
+    options: &Options,
+) -> Result<()> {
+    if paths.volatile != paths.directory {
+        prepare_directory(&**env, &paths.volatile, true)?;
+    }
+    let _ = env.remove_file(&paths.control);
+    let control = allocate_file(&**env, &paths.control, geometry.control_bytes() as u64)?;
+    let hot = allocate_file(&**env, &paths.hot, geometry.hot_file_bytes() as u64).inspect_err(|_| {
+        let _ = env.remove_file(&paths.control);
+    })?;
+    let header: &ControlHeader = control.at(0);
+    header.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
+    header.struct_bytes.store(STRUCT_BYTES, Ordering::Relaxed);
+    for word in 0..2 {
+        header.store_id[word].store(stamp.store_id[word], Ordering::Relaxed);
+        header.boot_id[word].store(stamp.boot_id[word], Ordering::Relaxed);
+    }
+    header.device.store(stamp.device, Ordering::Relaxed);
+    header.inode.store(stamp.inode, Ordering::Relaxed);
+    header.frame_bytes.store(geometry.frame_bytes, Ordering::Relaxed);
+    header.hot_frames.store(geometry.hot_frames, Ordering::Relaxed);
+    header.cold_frames.store(geometry.cold_frames, Ordering::Relaxed);
+    header.slots.store(geometry.slots, Ordering::Relaxed);
+    header.partitions.store(geometry.partitions, Ordering::Relaxed);
+    header.participants.store(geometry.participants, Ordering::Relaxed);
+    header.hash_seed.store(superblock.hash_seed, Ordering::Relaxed);
+    let offset = i64::try_from(env.wall_time_ms()).unwrap_or(0) - i64::try_from(env.boot_time_ms()).unwrap_or(0);
+    header.clock_offset_ms.store(offset, Ordering::Relaxed);
+
+    let writer = Options { read_only: false, ..options.clone() };
+    let cold = match cold {
+        Some(_) => Some(ColdPool::open(&**env, &paths.cold, cold_geometry(superblock, geometry), false)?),
+        None => None,
+    };
+    let engine = assemble(env.clone(), paths.clone(), superblock.clone(), *geometry, cold, (control, hot), lock_file, &writer)?;
+    let globals = engine.globals();
+    globals.next_sequence.store(1, Ordering::Relaxed);
+    globals.next_segment.store(1, Ordering::Relaxed);
+    globals.durability.store(u32::from(superblock.options.durability.code()), Ordering::Relaxed);
+    globals.when_full.store(u32::from(superblock.options.when_full.code()), Ordering::Relaxed);
+    let frames = geometry.hot_frames;
+    let (fresh, ttl) = match frames {
+        0..24 => (1, 0),
+        24..64 => (1, 2),
+        64..256 => (2, 4),
+        _ => (FRESH_HEADS_MAX, TTL_HEADS_MAX),
+    };
+    globals.fresh_heads.store(fresh, Ordering::Relaxed);
+    globals.ttl_heads.store(ttl, Ordering::Relaxed);
+    engine.repair_pool();
+    if engine.cold.is_some() {
+        recover::recover(&engine)?;
+    }
+    // Last of all: from here on the shared half is one that can be attached to.
+    engine.control.at::<ControlHeader>(0).magic.store(CONTROL_MAGIC, Ordering::SeqCst);
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of an engine")]
+fn assemble(
+    env: Arc<dyn Env>,
+    paths: Paths,
+    superblock: Superblock,
+    geometry: Geometry,
+    cold: Option<ColdPool>,
+    (control, hot): (Mapping, Mapping),
+    lock_file: &Arc<dyn EnvFile>,
+    options: &Options,
+) -> Result<Engine> {
+    let header: &ControlHeader = control.at(0);
+    let clock_offset_ms = header.clock_offset_ms.load(Ordering::Relaxed);
+    let now_ms = env.boot_time_ms().saturating_add_signed(clock_offset_ms);
+    // A read-only participant writes its own pages only; the mapping for claiming them goes when it has them.
+    let claiming = if control.is_writable() { None } else { Some(map_file(&*env, &paths.control, geometry.control_bytes(), true)?) };
+    let pages = claiming.as_ref().unwrap_or(&control);
+    let offset = |slot: u32| geometry.participants_offset() + slot as usize * geometry.participant_bytes();
+    let page = |slot: u32| pages.at::<Participant>(offset(slot));
+    let clear = |slot: u32| {
+        let words = (geometry.slots as usize).div_ceil(64);
+        let bits: &[std::sync::atomic::AtomicU64] = pages.slice(offset(slot) + crate::layout::PINS_OFFSET, words);
+        bits.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    };
+    let member = Membership::claim(lock_file.clone(), geometry.participants, &page, &clear, options.read_only, now_ms)?;
+    let Some(member) = member else {
+        return Err(Error::TooManyParticipants(format!(
+            "all {} participant slots of {} are taken: close some handles, or create the store with a greater participants_max",
+            geometry.participants, paths.location
+        )));
+    };
+    let own_pages = match claiming {
+        Some(_) => Some(own_pages(&*env, &paths, &geometry, member.slot())?),
+        None => None,
+    };
+    Ok(Engine {
+        hash_seed: superblock.hash_seed,
+        offset_bits: geometry.offset_bits(),
+        geometry,
+        paths,
+        env,
+        cold,
+        superblock,
+        member,
+        read_only: options.read_only,
+        verify_reads: options.verify_reads,
+        control,
+        own_pages: std::sync::atomic::AtomicPtr::new(own_pages.map_or(std::ptr::null_mut(), |pages| Box::into_raw(Box::new(pages)))),
+        hot,
+        closed: AtomicBool::new(false),
+        orphaned: AtomicBool::new(false),
+        forks: AtomicU32::new(0),
+        clock_offset_ms,
+    })
+}
+
+/// A writable mapping of one participant's pages alone.
+pub(crate) fn own_pages(env: &dyn Env, paths: &Paths, geometry: &Geometry, slot: u32) -> Result<Mapping> {
+    let how = OpenHow { read: true, write: true, ..OpenHow::default() };
+    let file = env.open(&paths.control, how).map_err(|source| Error::io("open", &paths.control, source))?;
+    let offset = geometry.participants_offset() + slot as usize * geometry.participant_bytes();
+    Mapping::part(file, &paths.control, offset, geometry.participant_bytes(), true)
+}
+
+/// Maps a usable shared half and claims a slot in it.
+fn join(
+    env: Arc<dyn Env>,
+    paths: Paths,
+    superblock: Superblock,
+    geometry: Geometry,
+    cold: Option<ColdPool>,
+    lock_file: Arc<dyn EnvFile>,
+    options: &Options,
+) -> Result<Engine> {
+    let writable = !options.read_only;
+    let control = map_file(&*env, &paths.control, geometry.control_bytes(), writable)?;
+    let hot = map_file(&*env, &paths.hot, geometry.hot_file_bytes(), writable)?;
+    let engine = assemble(env, paths, superblock, geometry, cold, (control, hot), &lock_file, options)?;
+    if writable {
+        engine.globals().closed_cleanly.store(0, Ordering::Relaxed);
+        if let Some(durability) = options.durability {
+            engine.globals().durability.store(u32::from(durability.code()), Ordering::Relaxed);
+        }
+        if let Some(when_full) = options.when_full {
+            engine.globals().when_full.store(u32::from(when_full.code()), Ordering::Relaxed);
+        }
+    }
+    Ok(engine)
+}
+
+/// Everything of a store that `remove` may delete; an error while anyone is attached.
+fn with_unused_store(env: &dyn Env, location: &Location, remove: impl FnOnce(&Path, Option<&Path>) -> Result<()>) -> Result<()> {
+    let directory = directory_of(env, location)?;
+    prepare_directory(env, &directory, false)?;
+    let superblock_path = directory.join("store");
+    let superblock = Superblock::read(env, &superblock_path)?;
+    let lock_path = directory.join("lock");
+    let lock_file = open_lock_file(env, &lock_path)?;
+    let _guard = lock_attach(&lock_file, &lock_path)?;
+    if is_anyone_attached(lock_file.fd(), superblock.options.participants_max) {
+        return Err(Error::InUse(format!("{location} is in use: close every handle of it in every process first")));
+    }
+    let found = env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
+    let shared = Path::new(SHARED_MEMORY).join(volatile_name(&superblock, found.device, found.inode));
+    let has_shared = matches!(location, Location::Directory(_)) && env.exists(&shared).unwrap_or(false);
+    remove(&directory, has_shared.then_some(&*shared))
+}
+
+/// Removes a store: its files and its shared memory. Everything in it is gone.
+///
+/// # Errors
+/// InUse while any process has it open; NotAStore where there is none.
+pub fn destroy(env: &dyn Env, location: &Location) -> Result<()> {
+    with_unused_store(env, location, |directory, shared| {
+        for path in shared.into_iter().chain([directory]) {
+            env.remove_dir_all(path).map_err(|source| Error::io("remove", path, source))?;
+        }
+        Ok(())
+    })
+}
+
+/// Removes the volatile half of a store in a directory, as a reboot of the machine would; the next open recovers it from the
+/// cold tier. For benchmarks and tests of recovery, and to return a closed store's shared memory.
+///
+/// # Errors
+/// InUse while any process has it open; NotAStore where there is none.
+pub fn forget_shared_memory(env: &dyn Env, location: &Location) -> Result<()> {
+    with_unused_store(env, location, |directory, shared| {
+        if let Some(path) = shared {
+            env.remove_dir_all(path).map_err(|source| Error::io("remove", path, source))?;
+        } else if matches!(location, Location::Directory(_)) {
+            for name in ["control", "hot"] {
+                let path = directory.join(name);
+                if env.exists(&path).unwrap_or(false) {
+                    env.remove_file(&path).map_err(|source| Error::io("remove", &path, source))?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+impl Engine {
+    /// Changes the superblock, durably, excluding whoever attaches at the same time.
+    pub(crate) fn update_superblock(&self, change: impl FnOnce(&mut Superblock)) -> Result<()> {
+        // A file of its own: locks of one open file do not exclude its own threads.
+        let file = open_lock_file(&*self.env, &self.paths.lock)?;
+        let _guard = lock_attach(&file, &self.paths.lock)?;
+        Superblock::update(&*self.env, &self.paths.superblock, change).map(drop)
+    }
+}

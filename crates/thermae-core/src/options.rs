@@ -1,0 +1,675 @@
+//! What a caller may ask for when a store is opened, and what follows from it for a new one.
+//!
+//! `None` means "as the store has it, or the default when it is created". Sizes are fixed at creation; durability
+//! and the answer of a full store may change while it runs. All questions about a combination of options are
+//! answered here, before any file is touched.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::env::{Env, SystemEnv};
+use crate::error::{Error, Result};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Smallest hot tier.
+pub const HOT_BYTES_MIN: u64 = 16 * MIB;
+/// The hot tier where none is asked for.
+pub const HOT_BYTES_DEFAULT: u64 = 256 * MIB;
+/// Most that the tiers may have together, below what an address can name (2^40 units of 8 bytes).
+pub const TIERS_BYTES_MAX: u64 = 6 << 40;
+/// Most frames that the tiers may have together, below what a segment's identity can name (2^22 slots).
+pub const TIERS_FRAMES_MAX: u64 = 3 << 20;
+/// Fewer frames would leave none to evict while a few are open for writing.
+pub const HOT_FRAMES_MIN: u64 = 16;
+/// A frame of a small store.
+pub const FRAME_BYTES_SMALL: u32 = 1 << 20;
+/// A frame of a large store.
+pub const FRAME_BYTES_LARGE: u32 = 8 << 20;
+/// From this much hot tier on, frames are large.
+pub const FRAME_BYTES_LARGE_FROM: u64 = 512 * MIB;
+/// Participants at once where no number is asked for.
+pub const PARTICIPANTS_MAX_DEFAULT: u32 = 128;
+/// Each participant has pages of its own in the control file, which the hot tier pays for.
+pub const PARTICIPANTS_MAX_LIMIT: u32 = 4096;
+
+const SHM_SCHEME: &str = "shm://";
+const SHM_NAME_BYTES_MAX: usize = 64;
+const SIZE_FORMS: &str = "write a number of bytes (\"4096\") or a number with B, kB, MB, GB, TB, KiB, MiB, GiB or TiB (\"512MiB\", \"1.5GB\")";
+
+/// Where a store lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// A directory.
+    Directory(PathBuf),
+    /// The name of a store that is in shared memory alone.
+    SharedMemory(String),
+}
+
+impl Location {
+    /// `shm://name` is shared memory, anything else without a scheme a directory.
+    pub fn parse(text: &str) -> Result<Location> {
+        if let Some(name) = text.strip_prefix(SHM_SCHEME) {
+            return Location::shared_memory(name);
+        }
+        if text.is_empty() {
+            return Err(Error::invalid_option(
+                "the location is empty: name a directory (\"data/\") or shared memory (\"shm://name\")",
+            ));
+        }
+        if text.contains('\0') {
+            return Err(Error::invalid_option(format!(
+                "the location {text:?} contains a zero byte, which no path may: remove it"
+            )));
+        }
+        if let Some((scheme, _)) = text.split_once("://")
+            && !scheme.is_empty()
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        {
+            return Err(Error::invalid_option(format!(
+                "the location {text:?} has the unknown scheme {scheme:?}: name a directory (\"data/\") or shared memory (\"shm://name\")"
+            )));
+        }
+        Ok(Location::Directory(PathBuf::from(text)))
+    }
+
+    fn shared_memory(name: &str) -> Result<Location> {
+        let valid = (1..=SHM_NAME_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        if !valid {
+            return Err(Error::invalid_option(format!(
+                "the shared memory name {name:?} is not valid: use 1 to {SHM_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ -"
+            )));
+        }
+        Ok(Location::SharedMemory(name.to_string()))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::Directory(path) => write!(formatter, "{}", path.display()),
+            Location::SharedMemory(name) => write!(formatter, "{SHM_SCHEME}{name}"),
+        }
+    }
+}
+
+/// What is promised when a write returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Survives a clean close and the death of any process, not the machine's.
+    None,
+    /// Survives the machine's death, less at most the last second.
+    EverySec,
+    /// Survives the machine's death, whole.
+    Always,
+}
+
+impl Durability {
+    /// All of them.
+    pub const ALL: [Durability; 3] = [Durability::None, Durability::EverySec, Durability::Always];
+
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::None => "none",
+            Durability::EverySec => "everysec",
+            Durability::Always => "always",
+        }
+    }
+
+    /// As stored.
+    pub fn code(self) -> u8 {
+        match self {
+            Durability::None => 0,
+            Durability::EverySec => 1,
+            Durability::Always => 2,
+        }
+    }
+
+    /// The reverse of `code`.
+    pub fn from_code(code: u8) -> Option<Durability> {
+        Durability::ALL.into_iter().find(|durability| durability.code() == code)
+    }
+}
+
+impl FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Durability> {
+        Durability::ALL.into_iter().find(|durability| durability.as_str() == text).ok_or_else(|| {
+            Error::invalid_option(format!(
+                "durability {text:?} is unknown: use \"none\", \"everysec\" or \"always\""
+            ))
+        })
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// How a full store answers a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WhenFull {
+    /// By dropping what was used least lately.
+    Evict,
+    /// By refusing it; reads and deletes go on.
+    Error,
+}
+
+impl WhenFull {
+    /// All of them.
+    pub const ALL: [WhenFull; 2] = [WhenFull::Evict, WhenFull::Error];
+
+    /// As users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WhenFull::Evict => "evict",
+            WhenFull::Error => "error",
+        }
+    }
+
+    /// As stored.
+    pub fn code(self) -> u8 {
+        match self {
+            WhenFull::Evict => 0,
+            WhenFull::Error => 1,
+        }
+    }
+
+    /// The reverse of `code`.
+    pub fn from_code(code: u8) -> Option<WhenFull> {
+        WhenFull::ALL.into_iter().find(|when_full| when_full.code() == code)
+    }
+}
+
+impl FromStr for WhenFull {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<WhenFull> {
+        WhenFull::ALL.into_iter().find(|when_full| when_full.as_str() == text).ok_or_else(|| {
+            Error::invalid_option(format!("when_full {text:?} is unknown: use \"evict\" or \"error\""))
+        })
+    }
+}
+
+impl fmt::Display for WhenFull {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// Where the volatile half of a store in a directory is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShmPlacement {
+    /// In shared memory where it is large enough, else in the store's directory.
+    #[default]
+    Auto,
+    /// In shared memory, or not at all.
+    SharedMemory,
+    /// In the store's directory, as mapped files.
+    Directory,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the hot tier.
+    pub hot_bytes: Option<u64>,
+    /// 0 is no cold tier: nothing survives the machine's death.
+    pub cold_bytes: Option<u64>,
+    /// Size of a frame: 1 MiB or 8 MiB.
+    pub frame_bytes: Option<u32>,
+    /// What is promised when a write returns.
+    pub durability: Option<Durability>,
+    /// How a full store answers a write.
+    pub when_full: Option<WhenFull>,
+    /// Attach without ever changing data; the store must exist.
+    pub read_only: bool,
+    /// Create the store where there is none.
+    pub create: bool,
+    /// Verify the checksum of every record read.
+    pub verify_reads: bool,
+    /// Where the volatile half is kept.
+    pub shm: ShmPlacement,
+    /// Looked at only when the store is created.
+    pub participants_max: u32,
+    /// Whether this participant takes part in background work.
+    pub background: bool,
+    /// Files, clocks and randomness.
+    pub env: Arc<dyn Env>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            hot_bytes: None,
+            cold_bytes: None,
+            frame_bytes: None,
+            durability: None,
+            when_full: None,
+            read_only: false,
+            create: true,
+            verify_reads: true,
+            shm: ShmPlacement::Auto,
+            participants_max: PARTICIPANTS_MAX_DEFAULT,
+            background: true,
+            env: Arc::new(SystemEnv),
+        }
+    }
+}
+
+/// The options of a new store, complete and consistent. Tiers are whole numbers of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Size of the hot tier.
+    pub hot_bytes: u64,
+    /// Size of the cold tier; 0 is none.
+    pub cold_bytes: u64,
+    /// Size of a frame.
+    pub frame_bytes: u32,
+    /// What is promised when a write returns.
+    pub durability: Durability,
+    /// How a full store answers a write.
+    pub when_full: WhenFull,
+    /// Participants at once.
+    pub participants_max: u32,
+}
+
+impl Resolved {
+    /// Frames of the hot tier.
+    pub fn hot_frames(&self) -> u32 {
+        (self.hot_bytes / u64::from(self.frame_bytes)) as u32
+    }
+
+    /// Frames of the cold tier.
+    pub fn cold_frames(&self) -> u32 {
+        (self.cold_bytes / u64::from(self.frame_bytes)) as u32
+    }
+
+    /// What must hold of any store, whether asked for by a caller or read from a superblock.
+    pub fn validate(&self) -> Result<()> {
+        let Resolved { hot_bytes, cold_bytes, frame_bytes, .. } = *self;
+        if frame_bytes != FRAME_BYTES_SMALL && frame_bytes != FRAME_BYTES_LARGE {
+            return Err(Error::invalid_option(format!(
+                "a frame of {} is not supported: frames are 1 MiB or 8 MiB",
+                size_text(u64::from(frame_bytes))
+            )));
+        }
+        if hot_bytes < HOT_BYTES_MIN {
+            return Err(Error::invalid_option(format!(
+                "a hot tier of {} is too small: give it at least {}",
+                size_text(hot_bytes),
+                size_text(HOT_BYTES_MIN)
+            )));
+        }
+        if hot_bytes < HOT_FRAMES_MIN * u64::from(frame_bytes) {
+            return Err(Error::invalid_option(format!(
+                "a hot tier of {} holds fewer than {HOT_FRAMES_MIN} frames of {}: enlarge it to {}, or use frames of 1 MiB",
+                size_text(hot_bytes),
+                size_text(u64::from(frame_bytes)),
+                size_text(HOT_FRAMES_MIN * u64::from(frame_bytes))
+            )));
+        }
+        let together_max = TIERS_BYTES_MAX.min(TIERS_FRAMES_MAX * u64::from(frame_bytes));
+        if hot_bytes.saturating_add(cold_bytes) > together_max {
+            return Err(Error::invalid_option(format!(
+                "a hot tier of {} and a cold tier of {} are too large: with frames of {} they may have {} together",
+                size_text(hot_bytes),
+                size_text(cold_bytes),
+                size_text(u64::from(frame_bytes)),
+                size_text(together_max)
+            )));
+        }
+        for (tier, bytes) in [("hot", hot_bytes), ("cold", cold_bytes)] {
+            if !bytes.is_multiple_of(u64::from(frame_bytes)) {
+                return Err(Error::invalid_option(format!(
+                    "a {tier} tier of {bytes} bytes is not a whole number of frames of {frame_bytes} bytes: round it"
+                )));
+            }
+        }
+        if cold_bytes != 0 && cold_bytes < hot_bytes {
+            return Err(Error::invalid_option(format!(
+                "a cold tier of {} is smaller than the hot tier of {}, but everything in the hot tier needs its place there: enlarge the cold tier, or set it to 0 for none",
+                size_text(cold_bytes),
+                size_text(hot_bytes)
+            )));
+        }
+        if cold_bytes == 0 && self.durability != Durability::None {
+            return Err(no_cold_tier(self.durability));
+        }
+        if !(1..=PARTICIPANTS_MAX_LIMIT).contains(&self.participants_max) {
+            return Err(Error::invalid_option(format!(
+                "participants_max {} is out of range: use 1 to {PARTICIPANTS_MAX_LIMIT}",
+                self.participants_max
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn no_cold_tier(durability: Durability) -> Error {
+    Error::invalid_option(format!(
+        "durability {:?} needs a cold tier, and this store has none: use durability \"none\", or create it in a directory with cold above 0",
+        durability.as_str()
+    ))
+}
+
+impl Options {
+    /// Completes the options for a store that is to be created.
+    pub fn resolve(&self, location: &Location) -> Result<Resolved> {
+        let shared_memory = matches!(location, Location::SharedMemory(_));
+        if shared_memory && self.cold_bytes.unwrap_or(0) != 0 {
+            return Err(Error::invalid_option(format!(
+                "{location} is in shared memory alone and cannot have a cold tier: leave cold away, or name a directory"
+            )));
+        }
+        let hot_bytes = self.hot_bytes.unwrap_or(HOT_BYTES_DEFAULT);
+        let frame_bytes = self.frame_bytes.unwrap_or(if hot_bytes < FRAME_BYTES_LARGE_FROM {
+            FRAME_BYTES_SMALL
+        } else {
+            FRAME_BYTES_LARGE
+        });
+        let cold_bytes = self.cold_bytes.unwrap_or(if shared_memory {
+            0
+        } else {
+            hot_bytes.saturating_mul(4).clamp(GIB, TIERS_BYTES_MAX.saturating_sub(hot_bytes).max(GIB))
+        });
+        let durability =
+            self.durability.unwrap_or(if cold_bytes == 0 { Durability::None } else { Durability::EverySec });
+        let resolved = Resolved {
+            hot_bytes: whole_frames(hot_bytes, frame_bytes),
+            cold_bytes: whole_frames(cold_bytes, frame_bytes),
+            frame_bytes,
+            durability,
+            when_full: self.when_full.unwrap_or(WhenFull::Evict),
+            participants_max: self.participants_max,
+        };
+        // Rounding must not turn a small cold tier into none.
+        if cold_bytes != 0 && resolved.cold_bytes == 0 {
+            return Err(Error::invalid_option(format!(
+                "a cold tier of {} is smaller than one frame: enlarge it, or set it to 0 for none",
+                size_text(cold_bytes)
+            )));
+        }
+        resolved.validate()?;
+        Ok(resolved)
+    }
+
+    /// Whether an existing store is what was asked for. Durability and `when_full` may differ: they can be changed.
+    pub fn check_against(&self, location: &Location, store: &Resolved) -> Result<()> {
+        let asked = [
+            ("hot", self.hot_bytes, store.hot_bytes),
+            ("cold", self.cold_bytes, store.cold_bytes),
+            ("frame", self.frame_bytes.map(u64::from), u64::from(store.frame_bytes)),
+        ];
+        for (name, asked, present) in asked {
+            // Compared as creation would have rounded it: the same call must open what it created.
+            let differs = asked
+                .is_some_and(|asked| asked != present && whole_frames(asked, store.frame_bytes) != present);
+            if let (true, Some(asked)) = (differs, asked) {
+                return Err(Error::invalid_option(format!(
+                    "{location} was created with {name} = {} and cannot be opened with {name} = {}: leave {name} away, or restore a snapshot of it into a new store",
+                    size_text(present),
+                    size_text(asked)
+                )));
+            }
+        }
+        match self.durability {
+            Some(durability) if durability != Durability::None && store.cold_bytes == 0 => {
+                Err(no_cold_tier(durability))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Down to whole frames, as a limit must hold. An unsupported frame size is left to `validate` to refuse.
+fn whole_frames(bytes: u64, frame_bytes: u32) -> u64 {
+    match u64::from(frame_bytes) {
+        0 => bytes,
+        frame_bytes => bytes - bytes % frame_bytes,
+    }
+}
+
+/// Bytes as a user would write them; [`parse_size`] reads them back exactly.
+pub fn size_text(bytes: u64) -> String {
+    for (unit, name) in [(1 << 40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (1 << 10, "KiB")] {
+        if bytes >= unit && bytes.is_multiple_of(unit) {
+            return format!("{}{name}", bytes / unit);
+        }
+    }
+    format!("{bytes}B")
+}
+
+/// Reads "4096", "512MiB", "1.5GB". Exact decimal arithmetic; a fraction of a byte is dropped.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let invalid = || Error::invalid_option(format!("the size {text:?} is not understood: {SIZE_FORMS}"));
+    let trimmed = text.trim();
+    let number_len = trimmed
+        .find(|character: char| !character.is_ascii_digit() && character != '.')
+        .unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(number_len);
+    let unit = unit.trim_start();
+    let (whole, fraction) = match number.split_once('.') {
+        // "1.5" bytes are no size.
+        Some(_) if unit.is_empty() => return Err(invalid()),
+        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+        Some(_) => return Err(invalid()),
+        None => (number, ""),
+    };
+    let all_digits = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) {
+        return Err(invalid());
+    }
+    let multiplier: u128 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(invalid()),
+    };
+    let too_large = || Error::invalid_option(format!("the size {text:?} is larger than any store can be"));
+    let whole_bytes = whole
+        .parse::<u64>()
+        .ok()
+        .and_then(|whole| u128::from(whole).checked_mul(multiplier))
+        .ok_or_else(too_large)?;
+    // Further digits are below one byte for every unit.
+    let fraction = &fraction[..fraction.len().min(15)];
+    let fraction_bytes = if fraction.is_empty() {
+        0
+    } else {
+        let digits: u128 = fraction.parse().map_err(|_| invalid())?;
+        digits * multiplier / 10_u128.pow(fraction.len() as u32)
+    };
+    u64::try_from(whole_bytes + fraction_bytes).map_err(|_| too_large())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> Location {
+        Location::Directory(PathBuf::from("data"))
+    }
+
+    fn refused(options: &Options, location: &Location) -> String {
+        let error = options.resolve(location).unwrap_err();
+        assert_eq!(error.name(), "InvalidOption");
+        error.to_string()
+    }
+
+    #[test]
+    fn locations() {
+        assert_eq!(Location::parse("data/").unwrap(), Location::Directory("data/".into()));
+        assert_eq!(Location::parse("shm://a.B_1-2").unwrap(), Location::SharedMemory("a.B_1-2".into()));
+        assert_eq!(Location::parse("shm://x").unwrap().to_string(), "shm://x");
+        let long = format!("shm://{}", "x".repeat(65));
+        for text in ["", "shm://", "shm://a/b", "shm://ä", "a\0b", "redis://host", &long] {
+            assert_eq!(Location::parse(text).unwrap_err().name(), "InvalidOption", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("0", 0),
+            ("512MiB", 512 << 20),
+            ("20GiB", 20 << 30),
+            (" 20 gib ", 20 << 30),
+            ("1.5GB", 1_500_000_000),
+            ("0.3KiB", 307),
+            ("1.5KiB", 1536),
+            ("10 kB", 10_000),
+            ("7B", 7),
+            ("18446744073709551615", u64::MAX),
+            ("1.000000000000000000000001TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text).unwrap(), bytes, "{text:?}");
+        }
+        for text in [
+            "12 parsecs",
+            "",
+            "MiB",
+            "-1",
+            "1e6",
+            "1.5",
+            ".5GB",
+            "1.GB",
+            "1.2.3GB",
+            "1 000",
+            "+1",
+            "１MB",
+            "18446744073709551616",
+            "99999999999TiB",
+            "1MiBMiB",
+        ] {
+            let error = parse_size(text).unwrap_err();
+            assert_eq!(error.name(), "InvalidOption", "{text:?}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        assert!(parse_size("12 parsecs").unwrap_err().to_string().contains("512MiB"));
+    }
+
+    #[test]
+    fn size_text_reads_back() {
+        for bytes in [0, 1, 1023, 1024, 1536, 1 << 20, 3 << 30, 5 << 40, u64::MAX] {
+            assert_eq!(parse_size(&size_text(bytes)).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let resolved = Options::default().resolve(&directory()).unwrap();
+        assert_eq!(
+            resolved,
+            Resolved {
+                hot_bytes: 256 << 20,
+                cold_bytes: 1 << 30,
+                frame_bytes: 1 << 20,
+                durability: Durability::EverySec,
+                when_full: WhenFull::Evict,
+                participants_max: 128,
+            }
+        );
+        assert_eq!((resolved.hot_frames(), resolved.cold_frames()), (256, 1024));
+        let shared_memory = Options::default().resolve(&Location::SharedMemory("x".into())).unwrap();
+        assert_eq!((shared_memory.cold_bytes, shared_memory.durability), (0, Durability::None));
+        let large = Options { hot_bytes: Some(512 << 20), ..Options::default() };
+        let resolved = large.resolve(&directory()).unwrap();
+        assert_eq!((resolved.frame_bytes, resolved.cold_bytes), (8 << 20, 2 << 30));
+    }
+
+    #[test]
+    fn sizes_are_rounded_down_to_frames_and_open_again() {
+        let options = Options {
+            hot_bytes: Some((20 << 20) + 5),
+            cold_bytes: Some((40 << 20) + 7),
+            ..Options::default()
+        };
+        let resolved = options.resolve(&directory()).unwrap();
+        assert_eq!((resolved.hot_bytes, resolved.cold_bytes), (20 << 20, 40 << 20));
+        options.check_against(&directory(), &resolved).unwrap();
+        let other = Options { hot_bytes: Some(21 << 20), ..Options::default() };
+        let message = other.check_against(&directory(), &resolved).unwrap_err().to_string();
+        assert!(
+            message.contains("20MiB") && message.contains("21MiB") && message.contains("data"),
+            "{message}"
+        );
+        Options::default().check_against(&directory(), &resolved).unwrap();
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let with = |change: fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            options
+        };
+        for (options, part) in [
+            (with(|o| o.hot_bytes = Some(1 << 20)), "too small"),
+            (with(|o| o.hot_bytes = Some(u64::MAX)), "too large"),
+            (with(|o| o.cold_bytes = Some(u64::MAX)), "too large"),
+            (with(|o| o.cold_bytes = Some(5)), "smaller than one frame"),
+            (with(|o| o.cold_bytes = Some(128 << 20)), "smaller than the hot tier"),
+            (with(|o| o.frame_bytes = Some(2 << 20)), "1 MiB or 8 MiB"),
+            (with(|o| o.frame_bytes = Some(0)), "1 MiB or 8 MiB"),
+            (
+                with(|o| {
+                    o.frame_bytes = Some(8 << 20);
+                    o.hot_bytes = Some(64 << 20);
+                }),
+                "fewer than 16 frames",
+            ),
+            (
+                with(|o| {
+                    o.cold_bytes = Some(0);
+                    o.durability = Some(Durability::Always);
+                }),
+                "needs a cold tier",
+            ),
+            (with(|o| o.participants_max = 0), "out of range"),
+        ] {
+            let message = refused(&options, &directory());
+            assert!(message.contains(part), "{message} lacks {part:?}");
+        }
+        let shared_memory = Location::SharedMemory("x".into());
+        assert!(refused(&with(|o| o.cold_bytes = Some(1 << 30)), &shared_memory).contains("shared memory"));
+        assert!(
+            refused(&with(|o| o.durability = Some(Durability::EverySec)), &shared_memory)
+                .contains("cold tier")
+        );
+        let none = with(|o| o.cold_bytes = Some(0)).resolve(&directory()).unwrap();
+        assert_eq!(none.durability, Durability::None);
+        let always = with(|o| o.durability = Some(Durability::Always));
+        assert!(always.check_against(&directory(), &none).is_err());
+    }
+
+    #[test]
+    fn words_and_codes_round_trip() {
+        for durability in Durability::ALL {
+            assert_eq!(durability.as_str().parse::<Durability>().unwrap(), durability);
+            assert_eq!(Durability::from_code(durability.code()), Some(durability));
+        }
+        for when_full in WhenFull::ALL {
+            assert_eq!(when_full.as_str().parse::<WhenFull>().unwrap(), when_full);
+            assert_eq!(WhenFull::from_code(when_full.code()), Some(when_full));
+        }
+        assert!("sometimes".parse::<Durability>().unwrap_err().to_string().contains("everysec"));
+        assert!("panic".parse::<WhenFull>().unwrap_err().to_string().contains("evict"));
+        assert_eq!((Durability::from_code(3), WhenFull::from_code(2)), (None, None));
+    }
+}

@@ -1,0 +1,490 @@
+//! Who is attached: slots, liveness, pins, and what a fork does.
+//!
+//! A participant (one attached handle of one process) owns a slot: pages of the control file with its counters and its pin bitmap.
+//! It is alive exactly while it holds the OFD lock on byte 1 + slot of the lock file. An OFD lock belongs to the open file, not to
+//! a process id, so it ends with the process whatever PID namespace it lives in, and two handles of one process are two participants.
+//!
+//! **Pins.** A view pins its segments: one bit per segment in the owner's bitmap, counted locally so that many views of one
+//! segment set one bit. Pinning is hazard-pointer style: set the bit, then look whether the segment is still where it was; a
+//! reuser changes the place first and looks at the bits after. A dead participant's pins vanish because only living ones' are looked at.
+//!
+//! **Fork.** The child inherits the parent's mappings, views and open files. Before the fork, the parent opens the lock file anew,
+//! claims a slot for the child and copies its pins there; after it, the parent closes that file and the child closes the parent's. So at no
+//! instant is a view of the child unpinned, and the child never keeps its parent's lock alive.
+//!
+//! Rejected: process ids with start times (ambiguous across PID namespaces), heartbeats (a stopped process is not a dead one).
+
+use crate::engine::Engine;
+use crate::env::{EnvFile, OpenHow};
+use crate::error::{Error, Result};
+use crate::layout::{PINS_OFFSET, Participant, participant_state};
+use crate::pool::Mapping;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Once, Weak};
+
+/// Byte of the lock file that serialises attaching.
+pub const ATTACH_BYTE: i64 = 0;
+/// Byte of the lock file that participant 0 holds.
+const SLOT_BYTE_FIRST: i64 = 1;
+
+fn lock_description(kind: libc::c_int, byte: i64) -> libc::flock {
+    // SAFETY: flock is plain data; zero is a valid value of each field.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    #[allow(clippy::cast_possible_truncation, reason = "lock kinds and SEEK_SET are tiny constants")]
+    {
+        lock.l_type = kind as libc::c_short;
+        lock.l_whence = libc::SEEK_SET as libc::c_short;
+    }
+    lock.l_start = byte;
+    lock.l_len = 1;
+    lock
+}
+
+/// Locks one byte of an open lock file, without waiting or (`wait`) until it is free.
+pub fn lock_byte(fd: RawFd, byte: i64, wait: bool) -> io::Result<bool> {
+    let command = if wait { libc::F_OFD_SETLKW } else { libc::F_OFD_SETLK };
+    loop {
+        let lock = lock_description(libc::F_WRLCK, byte);
+        // SAFETY: fd is open and the struct lives through the call.
+        if unsafe { libc::fcntl(fd, command, &lock) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) if !wait => return Ok(false),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Unlocks one byte.
+pub fn unlock_byte(fd: RawFd, byte: i64) {
+    let lock = lock_description(libc::F_UNLCK, byte);
+    // SAFETY: as in lock_byte. Unlocking a byte of an open file can't fail for a reason we could act on.
+    unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &lock) };
+}
+
+/// Whether another open file holds `byte`.
+pub fn is_byte_locked(fd: RawFd, byte: i64) -> bool {
+    let mut lock = lock_description(libc::F_WRLCK, byte);
+    // SAFETY: as in lock_byte.
+    let answer = unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &mut lock) };
+    // When in doubt, alive: taking over from the living corrupts, waiting does not.
+    answer != 0 || i32::from(lock.l_type) != libc::F_UNLCK
+}
+
+/// Whether any participant of any slot below `participants` holds its byte.
+pub fn is_anyone_attached(fd: RawFd, participants: u32) -> bool {
+    let mut lock = lock_description(libc::F_WRLCK, SLOT_BYTE_FIRST);
+    lock.l_len = i64::from(participants);
+    // SAFETY: as in lock_byte.
+    let answer = unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &mut lock) };
+    answer != 0 || i32::from(lock.l_type) != libc::F_UNLCK
+}
+
+/// This handle's place among the participants.
+#[derive(Debug)]
+pub struct Membership {
+    slot: AtomicU32,
+    incarnation: AtomicU64,
+    /// The lock file's descriptor, owned: a fork gives the child another.
+    fd: AtomicI32,
+    pins: PinCounts,
+}
+
+#[derive(Debug, Default)]
+struct PinCounts {
+    busy: AtomicBool,
+    counts: std::cell::UnsafeCell<HashMap<u32, u32>>,
+}
+
+// SAFETY: `counts` is only touched while `busy` is held.
+unsafe impl Sync for PinCounts {}
+
+impl PinCounts {
+    fn acquire(&self) {
+        while self.busy.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn release(&self) {
+        self.busy.store(false, Ordering::Release);
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut HashMap<u32, u32>) -> R) -> R {
+        self.acquire();
+        // SAFETY: `busy` is held.
+        let result = act(unsafe { &mut *self.counts.get() });
+        self.release();
+        result
+    }
+}
+
+impl Membership {
+    /// Claims a free slot on an open lock file. `page` gives a slot's page, `pins` its bitmap.
+    pub fn claim<'a>(
+        file: Arc<dyn EnvFile>,
+        participants: u32,
+        page: &impl Fn(u32) -> &'a Participant,
+        clear_pins: &impl Fn(u32),
+        read_only: bool,
+        now_ms: u64,
+    ) -> Result<Option<Self>> {
+        let claimed = claim_slot(file.fd(), participants, page, clear_pins, read_only, now_ms)
+            .map_err(|source| Error::io("lock a participant's byte of", "lock", source))?;
+        Ok(claimed.map(|(slot, incarnation)| {
+            let fd = file.fd();
+            // Owned by number from here on: after a fork the child must close the parent's without touching its locks.
+            std::mem::forget(file);
+            Self {
+                slot: AtomicU32::new(slot),
+                incarnation: AtomicU64::new(incarnation),
+                fd: AtomicI32::new(fd),
+                pins: PinCounts::default(),
+            }
+        }))
+    }
+
+    /// This participant's slot.
+    #[inline]
+    pub fn slot(&self) -> u32 {
+        self.slot.load(Ordering::Relaxed)
+    }
+
+    /// Number that no other use of any slot has had since the shared half was made.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Descriptor of the lock file.
+    pub fn fd(&self) -> RawFd {
+        self.fd.load(Ordering::Relaxed)
+    }
+
+    /// Whether the participant in `slot` lives.
+    pub fn is_alive(&self, slot: u32) -> bool {
+        slot == self.slot() || is_byte_locked(self.fd(), SLOT_BYTE_FIRST + i64::from(slot))
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is this membership's own. Closing it ends the lock on the slot's byte.
+        unsafe { libc::close(self.fd()) };
+    }
+}
+
+fn claim_slot<'a>(
+    fd: RawFd,
+    participants: u32,
+    page: &impl Fn(u32) -> &'a Participant,
+    clear_pins: &impl Fn(u32),
+    read_only: bool,
+    now_ms: u64,
+) -> io::Result<Option<(u32, u64)>> {
+    for slot in 0..participants {
+        let participant = page(slot);
+        if participant.state.load(Ordering::Acquire) != participant_state::FREE {
+            continue;
+        }
+        if !lock_byte(fd, SLOT_BYTE_FIRST + i64::from(slot), false)? {
+            continue;
+        }
+        // The byte excludes other claimers and reapers; only now is the state what it seems.
+        if participant.state.load(Ordering::Acquire) != participant_state::FREE {
+            unlock_byte(fd, SLOT_BYTE_FIRST + i64::from(slot));
+            continue;
+        }
+        clear_pins(slot);
+        let incarnation = participant.incarnation.load(Ordering::Relaxed) + u64::from(participants);
+        let incarnation = if incarnation == u64::from(participants) { u64::from(slot) + 1 } else { incarnation };
+        participant.incarnation.store(incarnation, Ordering::Relaxed);
+        participant.pid.store(std::process::id(), Ordering::Relaxed);
+        participant.read_only.store(u32::from(read_only), Ordering::Relaxed);
+        participant.attached_ms.store(now_ms, Ordering::Relaxed);
+        participant.state.store(participant_state::ACTIVE, Ordering::Release);
+        return Ok(Some((slot, incarnation)));
+    }
+    Ok(None)
+}
+
+impl Engine {
+    /// A participant's page.
+    #[inline]
+    pub fn participant(&self, slot: u32) -> &Participant {
+        let (mapping, offset) = self.participant_pages(slot);
+        mapping.at(offset)
+    }
+
+    /// Where a participant's pages are mapped: a read-only participant's own through a mapping of their own.
+    #[inline]
+    fn participant_pages(&self, slot: u32) -> (&Mapping, usize) {
+        let own = self.own_pages.load(Ordering::Acquire);
+        if own.is_null() || slot != self.member.slot() {
+            return (&self.control, self.participant_offset(slot));
+        }
+        // SAFETY: set once from a box when the engine is made (again in a forked child), and freed by the engine's drop alone.
+        (unsafe { &*own }, 0)
+    }
+
+    fn participant_offset(&self, slot: u32) -> usize {
+        assert!(slot < self.geometry.participants);
+        self.geometry.participants_offset() + slot as usize * self.geometry.participant_bytes()
+    }
+
+    fn pin_words(&self, slot: u32) -> &[AtomicU64] {
+        let words = (self.geometry.slots as usize).div_ceil(64);
+        let (mapping, offset) = self.participant_pages(slot);
+        mapping.slice(offset + PINS_OFFSET, words)
+    }
+
+    /// Zeroes a participant's pins.
+    pub(crate) fn clear_pins(&self, slot: u32) {
+        self.pin_words(slot).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    /// Whether the participant that used `incarnation` still lives and is the same use of its slot.
+    pub fn is_incarnation_alive(&self, incarnation: u64) -> bool {
+        let participants = u64::from(self.geometry.participants);
+        let Some(slot) = incarnation.checked_sub(1).and_then(|number| u32::try_from(number % participants).ok()) else {
+            return false;
+        };
+        let participant = self.participant(slot);
+        participant.state.load(Ordering::Acquire) == participant_state::ACTIVE
+            && participant.incarnation.load(Ordering::Relaxed) == incarnation
+            && self.member.is_alive(slot)
+    }
+
+    /// Pins a segment for this participant. The caller checks afterwards that the segment is still where it was.
+    pub fn pin(&self, segment: u32) {
+        self.member.pins.with(|counts| {
+            let count = counts.entry(segment).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                self.pin_words(self.member.slot())[segment as usize / 64].fetch_or(1 << (segment % 64), Ordering::SeqCst);
+            }
+        });
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes back one pin.
+    pub fn unpin(&self, segment: u32) {
+        self.member.pins.with(|counts| {
+            let Some(count) = counts.get_mut(&segment) else {
+                debug_assert!(false, "unpin of segment {segment} that is not pinned");
+                return;
+            };
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&segment);
+                self.pin_words(self.member.slot())[segment as usize / 64].fetch_and(!(1 << (segment % 64)), Ordering::SeqCst);
+            }
+        });
+    }
+
+    /// Whether any living participant pins a segment. The caller changed the segment's place before asking.
+    pub fn is_pinned(&self, segment: u32) -> bool {
+        fence(Ordering::SeqCst);
+        (0..self.geometry.participants).any(|slot| {
+            self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE
+                && self.pin_words(slot)[segment as usize / 64].load(Ordering::SeqCst) >> (segment % 64) & 1 == 1
+                && self.member.is_alive(slot)
+        })
+    }
+
+    /// Segments that living participants pin.
+    pub fn pinned_count(&self) -> u32 {
+        (0..self.geometry.slots).filter(|&segment| self.is_pinned(segment)).count().try_into().unwrap_or(u32::MAX)
+    }
+
+    /// Slots whose participant died and whose belongings nobody has released yet.
+    pub fn dead_participants(&self) -> Vec<u32> {
+        (0..self.geometry.participants)
+            .filter(|&slot| {
+                self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE && !self.member.is_alive(slot)
+            })
+            .collect()
+    }
+
+    /// Releases what a dead participant held (`release`), then its slot. False where another is at it or it came alive.
+    pub fn reap(&self, slot: u32, release: impl FnOnce() -> Result<()>) -> Result<bool> {
+        let byte = SLOT_BYTE_FIRST + i64::from(slot);
+        let fd = self.member.fd();
+        let locked = slot != self.member.slot()
+            && lock_byte(fd, byte, false).map_err(|source| Error::io("lock a dead participant's byte of", &self.paths.lock, source))?;
+        if !locked {
+            return Ok(false);
+        }
+        let participant = self.participant(slot);
+        let result = if participant.state.load(Ordering::Acquire) == participant_state::ACTIVE {
+            release().map(|()| {
+                self.clear_pins(slot);
+                participant.state.store(participant_state::FREE, Ordering::Release);
+                true
+            })
+        } else {
+            Ok(false)
+        };
+        unlock_byte(fd, byte);
+        result
+    }
+
+    /// Gives up this participant's slot: the last thing an engine does.
+    pub(crate) fn leave(&self) {
+        let slot = self.member.slot();
+        self.clear_pins(slot);
+        self.participant(slot).state.store(participant_state::FREE, Ordering::Release);
+        unlock_byte(self.member.fd(), SLOT_BYTE_FIRST + i64::from(slot));
+    }
+}
+
+/// A slot claimed for a child that is about to be forked.
+struct Heir {
+    engine: Arc<Engine>,
+    claim: Option<Claim>,
+}
+
+/// What a child takes over.
+struct Claim {
+    file: Arc<dyn EnvFile>,
+    slot: u32,
+    incarnation: u64,
+    own_pages: Option<Mapping>,
+}
+
+struct Forking {
+    busy: AtomicBool,
+    engines: std::cell::UnsafeCell<Vec<Weak<Engine>>>,
+    heirs: std::cell::UnsafeCell<Vec<Heir>>,
+}
+
+// SAFETY: both cells are only touched while `busy` is held.
+unsafe impl Sync for Forking {}
+
+/// All engines of this process. A plain spin lock, because it is taken before a fork and released on both sides of it.
+static FORKING: Forking = Forking {
+    busy: AtomicBool::new(false),
+    engines: std::cell::UnsafeCell::new(Vec::new()),
+    heirs: std::cell::UnsafeCell::new(Vec::new()),
+};
+
+impl Forking {
+    fn acquire(&self) {
+        while self.busy.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn release(&self) {
+        self.busy.store(false, Ordering::Release);
+    }
+}
+
+/// Makes forks of this process give the child a slot of its own.
+pub(crate) fn register_for_forks(engine: &Arc<Engine>) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handlers are functions that live as long as the program.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
+    });
+    FORKING.acquire();
+    // SAFETY: `busy` is held.
+    let engines = unsafe { &mut *FORKING.engines.get() };
+    engines.retain(|engine| engine.strong_count() > 0);
+    engines.push(Arc::downgrade(engine));
+    FORKING.release();
+}
+
+extern "C" fn before_fork() {
+    FORKING.acquire();
+    // SAFETY: `busy` is held, until both sides release it.
+    let (engines, heirs) = unsafe { (&mut *FORKING.engines.get(), &mut *FORKING.heirs.get()) };
+    for engine in engines.iter().filter_map(Weak::upgrade) {
+        engine.member.pins.acquire();
+        let claim = claim_for_child(&engine);
+        heirs.push(Heir { engine, claim });
+    }
+}
+
+fn claim_for_child(engine: &Engine) -> Option<Claim> {
+    let how = OpenHow { read: true, write: true, ..OpenHow::default() };
+    let file = engine.env.open(&engine.paths.lock, how).ok()?;
+    let geometry = &engine.geometry;
+    let claiming = if engine.read_only {
+        let control = engine.env.open(&engine.paths.control, how).ok()?;
+        Some(Mapping::new(control, &engine.paths.control, geometry.control_bytes(), true).ok()?)
+    } else {
+        None
+    };
+    let pages = claiming.as_ref().unwrap_or(&engine.control);
+    let words = |slot: u32| -> &[AtomicU64] {
+        pages.slice(engine.participant_offset(slot) + PINS_OFFSET, (geometry.slots as usize).div_ceil(64))
+    };
+    let (slot, incarnation) = claim_slot(
+        file.fd(),
+        geometry.participants,
+        &|slot| pages.at(engine.participant_offset(slot)),
+        &|slot| words(slot).iter().for_each(|word| word.store(0, Ordering::Relaxed)),
+        engine.read_only,
+        engine.now_ms(),
+    )
+    .ok()??;
+    for (mine, theirs) in engine.pin_words(engine.member.slot()).iter().zip(words(slot)) {
+        theirs.store(mine.load(Ordering::Relaxed), Ordering::SeqCst);
+    }
+    let own_pages = if engine.read_only {
+        let control = engine.env.open(&engine.paths.control, how).ok()?;
+        let offset = engine.participant_offset(slot);
+        Some(Mapping::part(control, &engine.paths.control, offset, geometry.participant_bytes(), true).ok()?)
+    } else {
+        None
+    };
+    Some(Claim { file, slot, incarnation, own_pages })
+}
+
+extern "C" fn after_fork_in_parent() {
+    // SAFETY: `busy` is held since before the fork.
+    let heirs = std::mem::take(unsafe { &mut *FORKING.heirs.get() });
+    for heir in &heirs {
+        heir.engine.member.pins.release();
+    }
+    FORKING.release();
+    // Closing our descriptors leaves the lock with the child alone; dropping engines may call back here, so it comes last.
+    drop(heirs);
+}
+
+extern "C" fn after_fork_in_child() {
+    // SAFETY: `busy` is held since before the fork; the child has this one thread.
+    let heirs = std::mem::take(unsafe { &mut *FORKING.heirs.get() });
+    for heir in heirs {
+        let member = &heir.engine.member;
+        let old_fd = member.fd.load(Ordering::Relaxed);
+        match heir.claim {
+            Some(claim) => {
+                member.slot.store(claim.slot, Ordering::Relaxed);
+                member.incarnation.store(claim.incarnation, Ordering::Relaxed);
+                member.fd.store(claim.file.fd(), Ordering::Relaxed);
+                if let Some(pages) = claim.own_pages {
+                    // The parent's mapping stays: another of its threads may have been reading through it.
+                    heir.engine.own_pages.store(Box::into_raw(Box::new(pages)), Ordering::Release);
+                }
+                heir.engine.participant(claim.slot).pid.store(std::process::id(), Ordering::Relaxed);
+                // The engine owns the file from here on by its descriptor's number.
+                std::mem::forget(claim.file);
+            }
+            None => heir.engine.orphaned.store(true, Ordering::Relaxed),
+        }
+        // SAFETY: the descriptor belongs to the file forgotten above (or to an orphaned engine that no longer uses it).
+        unsafe { libc::close(old_fd) };
+        member.pins.release();
+        heir.engine.forks.fetch_add(1, Ordering::Relaxed);
+        // The engine's own drop is the child's business only when its last handle goes.
+        drop(heir.engine);
+    }
+    FORKING.release();
+}

@@ -1,0 +1,495 @@
+//! A record: header, key, value; how its bytes are laid out, committed and verified.
+//!
+//! ```text
+//!  0        4      6    7    8            16      20
+//!  +--------+------+----+----+------------+-------+----------+--------+-----+---------+-------+
+//!  | value  | key  |kind|enc.| sequence   | CRC   | extended | expiry | key | padding | value |
+//!  | length |length|    |    |            |       | 0 or 12  | 0 or 8 |     | to 64   |       |
+//!  +--------+------+----+----+------------+-------+----------+--------+-----+---------+-------+
+//!  \______ word 0 _________/
+//! ```
+//! Word 0 is stored last and in one piece: a record is RESERVED (its length known, its bytes not) until that store makes it
+//! COMMITTED; from then on it never changes, except the link of a cache copy. The CRC covers word 0 (with the kind
+//! normalised, so that a copy keeps its original's checksum), sequence, expiry, key and value, and is masked with the segment's
+//! identity, so that bytes left in a reused frame by an earlier segment can't pass for records.
+//!
+//! Every parse checks lengths against the bytes at hand before it uses them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of the fixed header.
+pub const HEADER_BYTES: usize = 20;
+/// Bytes of the extended part: batch offset (4) and link (8).
+pub const EXTENDED_BYTES: usize = 12;
+/// Offset of the link word in an extended record.
+pub const LINK_OFFSET: usize = 24;
+/// Offset of the batch offset in an extended record.
+pub const BATCH_OFFSET_OFFSET: usize = 20;
+/// Alignment of records.
+pub const ALIGN_BYTES: usize = 8;
+/// Alignment of the value where the ALIGNED flag is set.
+pub const VALUE_ALIGN_BYTES: usize = 64;
+/// Bytes of a BATCH record's own header.
+pub const BATCH_BYTES: usize = 32;
+/// Longest key.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// Longest value.
+pub const VALUE_BYTES_MAX: u64 = u32::MAX as u64;
+
+/// What a record is. The low four bits of the kind byte.
+pub mod kind {
+    /// Space taken, bytes not yet written; the CRC field holds the owner's participant slot.
+    pub const RESERVED: u8 = 1;
+    /// A key and its value.
+    pub const PUT: u8 = 2;
+    /// A key that was deleted.
+    pub const TOMBSTONE: u8 = 3;
+    /// Leads a transaction that is not decided.
+    pub const BATCH_PENDING: u8 = 4;
+    /// Space that holds nothing: its writer died or gave up.
+    pub const ABANDONED: u8 = 5;
+    /// A key whose value is in extents.
+    pub const LARGE: u8 = 6;
+    /// Leads a transaction that happened.
+    pub const BATCH: u8 = 7;
+    /// A PUT copied into a cache segment; its link is the home address.
+    pub const COPY: u8 = 8;
+    /// PUT, TOMBSTONE, LARGE inside a batch; the link is the entry replaced.
+    pub const BATCH_PUT: u8 = 9;
+    /// See [`BATCH_PUT`].
+    pub const BATCH_TOMBSTONE: u8 = 10;
+    /// See [`BATCH_PUT`].
+    pub const BATCH_LARGE: u8 = 11;
+    /// The bits of the kind proper.
+    pub const MASK: u8 = 0x0f;
+}
+
+/// The high four bits of the kind byte.
+pub mod flag {
+    /// An expiry time follows the header.
+    pub const EXPIRY: u8 = 0x10;
+    /// The value starts at a multiple of 64 bytes within its frame.
+    pub const ALIGNED: u8 = 0x20;
+}
+
+/// A record's first eight bytes, unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word0 {
+    /// Bytes of the value; of the whole space for RESERVED, ABANDONED and BATCH kinds.
+    pub value_len: u32,
+    /// Bytes of the key.
+    pub key_len: u16,
+    /// Kind and flags.
+    pub kind: u8,
+    /// How the value is encoded.
+    pub encoding: u8,
+}
+
+impl Word0 {
+    /// As the eight bytes stored.
+    #[inline]
+    pub const fn pack(self) -> u64 {
+        self.value_len as u64
+            | (self.key_len as u64) << 32
+            | (self.kind as u64) << 48
+            | (self.encoding as u64) << 56
+    }
+
+    /// From the eight bytes stored.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "each field takes its own bits")]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            value_len: word as u32,
+            key_len: (word >> 32) as u16,
+            kind: (word >> 48) as u8,
+            encoding: (word >> 56) as u8,
+        }
+    }
+
+    /// The kind without its flags.
+    #[inline]
+    pub const fn kind(self) -> u8 {
+        self.kind & kind::MASK
+    }
+
+    /// Whether the header is followed by batch offset and link.
+    #[inline]
+    pub const fn is_extended(self) -> bool {
+        matches!(self.kind(), kind::COPY | kind::BATCH_PUT | kind::BATCH_TOMBSTONE | kind::BATCH_LARGE)
+    }
+
+    /// Whether this record belongs to a transaction.
+    #[inline]
+    pub const fn is_in_batch(self) -> bool {
+        matches!(self.kind(), kind::BATCH_PUT | kind::BATCH_TOMBSTONE | kind::BATCH_LARGE)
+    }
+
+    /// PUT, TOMBSTONE or LARGE for a record with a key; other kinds as they are.
+    #[inline]
+    pub const fn base_kind(self) -> u8 {
+        match self.kind() {
+            kind::COPY | kind::BATCH_PUT => kind::PUT,
+            kind::BATCH_TOMBSTONE => kind::TOMBSTONE,
+            kind::BATCH_LARGE => kind::LARGE,
+            other => other,
+        }
+    }
+
+    /// Whether this is a record with a key (PUT, TOMBSTONE, LARGE in any of their forms).
+    #[inline]
+    pub const fn has_key(self) -> bool {
+        matches!(self.base_kind(), kind::PUT | kind::TOMBSTONE | kind::LARGE)
+    }
+
+    /// Whether `flags` are set.
+    #[inline]
+    pub const fn has(self, flags: u8) -> bool {
+        self.kind & flags != 0
+    }
+
+    /// The same word with its kind normalised, as the checksum covers it.
+    #[inline]
+    const fn normalised(self) -> u64 {
+        Self { kind: (self.kind & !kind::MASK & !flag::ALIGNED) | self.base_kind(), ..self }.pack()
+    }
+}
+
+/// Where a record's parts are, from its own start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Offset of the expiry (meaningful with the EXPIRY flag).
+    pub expiry_offset: usize,
+    /// Offset of the key.
+    pub key_offset: usize,
+    /// Offset of the value, or of a LARGE record's extent list.
+    pub value_offset: usize,
+    /// Bytes stored in the log for the value.
+    pub payload_len: usize,
+    /// Bytes of the whole record, padded to [`ALIGN_BYTES`].
+    pub total: usize,
+}
+
+/// Rounds up to a multiple of `to`, a power of two.
+#[inline]
+pub const fn align_up(value: usize, to: usize) -> usize {
+    (value + to - 1) & !(to - 1)
+}
+
+/// Extents that a value of `value_len` bytes takes.
+#[inline]
+pub const fn extent_count(value_len: u32, frame_bytes: usize) -> usize {
+    (value_len as usize).div_ceil(frame_bytes)
+}
+
+/// Bytes that a LARGE record stores for a value: checksum, count, and one segment identity per extent.
+#[inline]
+pub const fn large_payload_len(value_len: u32, frame_bytes: usize) -> usize {
+    8 + 8 * extent_count(value_len, frame_bytes)
+}
+
+/// The parts of a record that starts at `offset` of its frame.
+#[inline]
+pub const fn shape(word: Word0, offset: usize, frame_bytes: usize) -> Shape {
+    let base = word.base_kind();
+    match base {
+        kind::PUT | kind::TOMBSTONE | kind::LARGE => {
+            let expiry_offset = if word.is_extended() { HEADER_BYTES + EXTENDED_BYTES } else { HEADER_BYTES };
+            let key_offset = if word.has(flag::EXPIRY) { expiry_offset + 8 } else { expiry_offset };
+            let after_key = key_offset + word.key_len as usize;
+            let value_offset = if word.has(flag::ALIGNED) {
+                align_up(offset + after_key, VALUE_ALIGN_BYTES) - offset
+            } else {
+                after_key
+            };
+            let payload_len = match base {
+                kind::PUT => word.value_len as usize,
+                kind::LARGE => large_payload_len(word.value_len, frame_bytes),
+                _ => 0,
+            };
+            Shape {
+                expiry_offset,
+                key_offset,
+                value_offset,
+                payload_len,
+                total: align_up(value_offset + payload_len, ALIGN_BYTES),
+            }
+        }
+        kind::BATCH | kind::BATCH_PENDING => {
+            Shape { expiry_offset: 0, key_offset: 0, value_offset: 0, payload_len: 0, total: BATCH_BYTES }
+        }
+        _ => Shape {
+            expiry_offset: 0,
+            key_offset: 0,
+            value_offset: 0,
+            payload_len: 0,
+            total: word.value_len as usize,
+        },
+    }
+}
+
+/// What a segment's identity adds to the checksums in it.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "a 32-bit mask is wanted")]
+pub const fn checksum_mask(segment_id: u64) -> u32 {
+    let mixed = segment_id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as u32 ^ mixed as u32
+}
+
+/// The unmasked CRC32C of a record's content.
+#[inline]
+pub fn checksum(word: Word0, sequence: u64, expiry_ms: u64, key: &[u8], payload: &[u8]) -> u32 {
+    let mut head = [0_u8; 24];
+    head[..8].copy_from_slice(&word.normalised().to_le_bytes());
+    head[8..16].copy_from_slice(&sequence.to_le_bytes());
+    let head_len = if word.has(flag::EXPIRY) {
+        head[16..].copy_from_slice(&expiry_ms.to_le_bytes());
+        24
+    } else {
+        16
+    };
+    let crc = crc32c::crc32c(&head[..head_len]);
+    let crc = crc32c::crc32c_append(crc, key);
+    crc32c::crc32c_append(crc, payload)
+}
+
+/// The checksum of a BATCH record: which region it leads and how many records are in it.
+pub fn batch_checksum(sequence: u64, total: u32, count: u32) -> u32 {
+    let mut bytes = [0_u8; 16];
+    bytes[..8].copy_from_slice(&sequence.to_le_bytes());
+    bytes[8..12].copy_from_slice(&total.to_le_bytes());
+    bytes[12..].copy_from_slice(&count.to_le_bytes());
+    crc32c::crc32c(&bytes)
+}
+
+/// A record's fields, as parsed from bytes that hold all of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Parsed<'a> {
+    /// The first word.
+    pub word: Word0,
+    /// Sequence number.
+    pub sequence: u64,
+    /// CRC as stored (masked).
+    pub stored_crc: u32,
+    /// When it expires, in milliseconds of the store's clock; 0 = never.
+    pub expiry_ms: u64,
+    /// Home of a COPY, replaced entry of a batch member, else 0.
+    pub link: u64,
+    /// Offset of the leading BATCH record in the frame, for batch members.
+    pub batch_offset: u32,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value, or the extent list of a LARGE record.
+    pub payload: &'a [u8],
+    /// Bytes of the whole record.
+    pub total: usize,
+}
+
+#[inline]
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
+}
+
+#[inline]
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    let mut word = [0_u8; 8];
+    word.copy_from_slice(&bytes[offset..offset + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Bytes of the whole record that begins with `bytes` (at least eight), or `None` where they begin none that fits in `room`.
+pub fn total_len(bytes: &[u8], offset: usize, frame_bytes: usize, room: usize) -> Option<(Word0, usize)> {
+    if bytes.len() < 8 || room < ALIGN_BYTES {
+        return None;
+    }
+    let word = Word0::unpack(u64_at(bytes, 0));
+    if !(kind::RESERVED..=kind::BATCH_LARGE).contains(&word.kind()) {
+        return None;
+    }
+    let total = shape(word, offset, frame_bytes).total;
+    (total >= HEADER_BYTES && total <= room && total % ALIGN_BYTES == 0).then_some((word, total))
+}
+
+/// Parses the record at `offset` of its frame, whose bytes (and perhaps more) are `bytes`; `None` where they hold no whole record.
+pub fn parse(bytes: &[u8], offset: usize, frame_bytes: usize) -> Option<Parsed<'_>> {
+    let (word, total) = total_len(bytes, offset, frame_bytes, bytes.len())?;
+    let shape = shape(word, offset, frame_bytes);
+    let (expiry_ms, key, payload) = if word.has_key() {
+        let expiry_ms = if word.has(flag::EXPIRY) { u64_at(bytes, shape.expiry_offset) } else { 0 };
+        (
+            expiry_ms,
+            &bytes[shape.key_offset..shape.key_offset + word.key_len as usize],
+            &bytes[shape.value_offset..shape.value_offset + shape.payload_len],
+        )
+    } else {
+        (0, &bytes[..0], &bytes[..0])
+    };
+    Some(Parsed {
+        word,
+        sequence: u64_at(bytes, 8),
+        stored_crc: u32_at(bytes, 16),
+        expiry_ms,
+        link: if word.is_extended() { u64_at(bytes, LINK_OFFSET) } else { 0 },
+        batch_offset: if word.is_in_batch() { u32_at(bytes, BATCH_OFFSET_OFFSET) } else { 0 },
+        key,
+        payload,
+        total,
+    })
+}
+
+impl Parsed<'_> {
+    /// Whether the checksum holds, for a record of segment `segment_id`.
+    #[inline]
+    pub fn is_intact(&self, segment_id: u64) -> bool {
+        checksum(self.word, self.sequence, self.expiry_ms, self.key, self.payload) ^ checksum_mask(segment_id)
+            == self.stored_crc
+    }
+
+    /// The extents of a LARGE record: checksum of the value, identities of its segments. `None` if the list contradicts the length.
+    pub fn extents(&self, frame_bytes: usize) -> Option<(u32, Vec<u64>)> {
+        let count = extent_count(self.word.value_len, frame_bytes);
+        if self.word.base_kind() != kind::LARGE
+            || self.payload.len() != 8 + 8 * count
+            || u32_at(self.payload, 4) as usize != count
+        {
+            return None;
+        }
+        Some((u32_at(self.payload, 0), (0..count).map(|part| u64_at(self.payload, 8 + 8 * part)).collect()))
+    }
+}
+
+/// What to write as a record.
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// The first word in its committed form.
+    pub word: Word0,
+    /// When it expires; 0 = never (must agree with the EXPIRY flag).
+    pub expiry_ms: u64,
+    /// Link of an extended record.
+    pub link: u64,
+    /// Offset of the leading BATCH record.
+    pub batch_offset: u32,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value or extent list.
+    pub payload: &'a [u8],
+}
+
+/// Writes all of a record but its first word to `to`.
+///
+/// # Safety
+/// `to` points at `shape(..).total` writable bytes that no other thread or process writes (a reservation of the caller's).
+#[inline]
+pub unsafe fn write_body(
+    to: *mut u8,
+    draft: &Draft<'_>,
+    shape: &Shape,
+    sequence: u64,
+    crc_unmasked: u32,
+    segment_id: u64,
+) {
+    // SAFETY: all offsets are below shape.total, which the caller owns.
+    unsafe {
+        to.add(8).cast::<u64>().write_unaligned(sequence.to_le());
+        to.add(16).cast::<u32>().write_unaligned((crc_unmasked ^ checksum_mask(segment_id)).to_le());
+        if draft.word.is_extended() {
+            to.add(BATCH_OFFSET_OFFSET).cast::<u32>().write_unaligned(draft.batch_offset.to_le());
+            to.add(LINK_OFFSET).cast::<u64>().write_unaligned(draft.link.to_le());
+        }
+        if draft.word.has(flag::EXPIRY) {
+            to.add(shape.expiry_offset).cast::<u64>().write_unaligned(draft.expiry_ms.to_le());
+        }
+        std::ptr::copy_nonoverlapping(draft.key.as_ptr(), to.add(shape.key_offset), draft.key.len());
+        std::ptr::copy_nonoverlapping(draft.payload.as_ptr(), to.add(shape.value_offset), draft.payload.len());
+        // Padding is zeroed so that no bytes of an earlier use of the frame ever reach a file.
+        let key_end = shape.key_offset + draft.key.len();
+        std::ptr::write_bytes(to.add(key_end), 0, shape.value_offset - key_end);
+        let end = shape.value_offset + draft.payload.len();
+        std::ptr::write_bytes(to.add(end), 0, shape.total - end);
+    }
+}
+
+/// The first word of the record at `at`, as one atomic word.
+///
+/// # Safety
+/// `at` is 8-byte aligned and lies in a mapping that outlives the reference.
+#[inline]
+pub unsafe fn word0_at<'a>(at: *const u8) -> &'a AtomicU64 {
+    // SAFETY: alignment and lifetime are the caller's promise; every bit pattern is a valid u64.
+    unsafe { &*at.cast::<AtomicU64>() }
+}
+
+/// Makes the record at `at` what its first word says, in one store.
+///
+/// # Safety
+/// As [`word0_at`]; the body was written by this thread.
+#[inline]
+pub unsafe fn commit(at: *const u8, word: Word0) {
+    // SAFETY: the caller's promise.
+    unsafe { word0_at(at) }.store(word.pack(), Ordering::Release);
+}
+
+const _: () = assert!(LINK_OFFSET % 8 == 0 && HEADER_BYTES + EXTENDED_BYTES == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(kind_byte: u8, expiry_ms: u64, key: &[u8], value: &[u8], segment_id: u64) -> Vec<u8> {
+        let word = Word0 {
+            value_len: u32::try_from(value.len()).unwrap(),
+            key_len: u16::try_from(key.len()).unwrap(),
+            kind: kind_byte,
+            encoding: 7,
+        };
+        let shape = shape(word, 64, 1 << 20);
+        let mut bytes = vec![0xaa_u8; shape.total];
+        let draft = Draft { word, expiry_ms, link: 5, batch_offset: 6, key, payload: value };
+        let crc = checksum(word, 9, expiry_ms, key, value);
+        // SAFETY: the vector has shape.total bytes.
+        unsafe { write_body(bytes.as_mut_ptr(), &draft, &shape, 9, crc, segment_id) };
+        bytes[..8].copy_from_slice(&word.pack().to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_record_reads_back_and_a_flipped_bit_shows() {
+        for kind_byte in [
+            kind::PUT,
+            kind::PUT | flag::EXPIRY,
+            kind::PUT | flag::ALIGNED,
+            kind::COPY | flag::EXPIRY | flag::ALIGNED,
+            kind::BATCH_PUT,
+        ] {
+            let expiry = if kind_byte & flag::EXPIRY != 0 { 77 } else { 0 };
+            let bytes = build(kind_byte, expiry, b"key", &[1; 100], 42);
+            let parsed = parse(&bytes, 64, 1 << 20).unwrap();
+            assert_eq!((parsed.key, parsed.payload, parsed.sequence), (&b"key"[..], &[1_u8; 100][..], 9));
+            assert_eq!(parsed.expiry_ms, expiry);
+            assert!(parsed.is_intact(42));
+            assert!(!parsed.is_intact(43), "a record of another segment does not pass");
+            let mut damaged = bytes.clone();
+            *damaged.last_mut().unwrap() ^= 0;
+            damaged[parsed.total - 108 + 20] ^= 1;
+            let still = parse(&damaged, 64, 1 << 20).is_some_and(|record| record.is_intact(42) && record.payload == [1; 100]);
+            assert!(!still || damaged == bytes || parsed.word.is_extended());
+        }
+    }
+
+    #[test]
+    fn a_copy_keeps_its_originals_checksum() {
+        let put = Word0 { value_len: 3, key_len: 1, kind: kind::PUT, encoding: 0 };
+        let copy = Word0 { kind: kind::COPY | flag::ALIGNED, ..put };
+        assert_eq!(checksum(put, 1, 0, b"k", b"abc"), checksum(copy, 1, 0, b"k", b"abc"));
+        let tombstone = Word0 { value_len: 0, kind: kind::TOMBSTONE, ..put };
+        assert_ne!(checksum(put, 1, 0, b"k", b""), checksum(tombstone, 1, 0, b"k", b""));
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_refused() {
+        let word = Word0 { value_len: u32::MAX, key_len: u16::MAX, kind: kind::PUT, encoding: 0 };
+        assert!(parse(&word.pack().to_le_bytes().repeat(8), 0, 1 << 20).is_none());
+        assert!(parse(&[0; 64], 0, 1 << 20).is_none(), "zeroed memory is no record");
+        assert!(parse(&[1, 2, 3], 0, 1 << 20).is_none());
+    }
+}

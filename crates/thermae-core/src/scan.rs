@@ -1,0 +1,80 @@
+//! Walking over all keys, partition by partition, without a lock and without a list of what is stored.
+//!
+//! A partition's entries are read as one consistent copy; each record is then read and counts only if its entry is still the same
+//! afterwards, else the partition is read again. So a key that is present throughout is given exactly once; one that comes
+//! or goes meanwhile may be given or not. Memory: one partition's keys at a time.
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::index::ADDRESS_MASK;
+use crate::read::{RecordMeta, Wanted};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A walk over the keys with a prefix.
+#[derive(Debug)]
+pub struct Scan {
+    engine: Arc<Engine>,
+    prefix: Vec<u8>,
+    partition: u32,
+}
+
+/// Times that a partition is read again before what changed is passed over.
+const PASSES_MAX: usize = 64;
+
+impl Scan {
+    pub(crate) fn new(engine: Arc<Engine>, prefix: &[u8]) -> Self {
+        Self { engine, prefix: prefix.to_vec(), partition: 0 }
+    }
+
+    /// The next keys and what is known of their values; `None` at the end. Never an empty list.
+    ///
+    /// # Errors
+    /// Closed, and those of reading.
+    pub fn next_batch(&mut self) -> Result<Option<Vec<(Vec<u8>, RecordMeta)>>> {
+        while self.partition < self.engine.geometry.partitions {
+            self.engine.check_usable()?;
+            let keys = self.read_partition(self.partition)?;
+            self.partition += 1;
+            if !keys.is_empty() {
+                return Ok(Some(keys));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_partition(&self, partition: u32) -> Result<Vec<(Vec<u8>, RecordMeta)>> {
+        let mut keys = Vec::new();
+        let mut done = HashSet::new();
+        let mut seen = HashSet::new();
+        for _ in 0..PASSES_MAX {
+            let mut is_complete = true;
+            for entry in self.engine.partition_entries(partition) {
+                if done.contains(&entry) {
+                    continue;
+                }
+                let Some(key) = self.engine.with_locked_record(entry & ADDRESS_MASK, |record| Some(record.key.to_vec())) else {
+                    is_complete = false;
+                    continue;
+                };
+                let hash = self.engine.hash(&key);
+                if self.engine.partition_of(hash) != partition || !self.engine.is_current(hash, entry) {
+                    is_complete = false;
+                    continue;
+                }
+                done.insert(entry);
+                if !key.starts_with(&self.prefix) || !seen.insert(key.clone()) {
+                    continue;
+                }
+                // The look-up decides on expiry and on transactions that are not decided.
+                if let Some(found) = self.engine.find(Wanted { key: &key, hash }, &mut |_| std::ptr::null_mut())? {
+                    keys.push((key, found.meta));
+                }
+            }
+            if is_complete {
+                break;
+            }
+        }
+        Ok(keys)
+    }
+}

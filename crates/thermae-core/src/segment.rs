@@ -1,0 +1,343 @@
+//! The segment table: slots, their frames, and the life of a segment.
+//!
+//! ```text
+//! FREE -> OPENING -> OPEN -> CLOSED -> RETIRED -> FREE          a stretch of the log
+//! FREE -> EXTENT_PENDING -> EXTENT -> RETIRED -> FREE           a piece of a large value
+//! ```
+//! A slot leaves FREE and returns to it under the pool lock, together with its frames; so frames in use are exactly those
+//! that some slot's place word (or the list of index frames) names, and the free stacks can be recomputed after a death.
+//! A retired slot keeps its frames while a living participant pins it, and its cold frame until a flush that began later has
+//! recorded a watermark that covers the retirement: until then a power failure could need its bytes.
+
+use crate::engine::{Engine, LockGuard};
+use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What there is too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Free hot frames.
+    Hot,
+    /// Free cold frames.
+    Cold,
+}
+
+/// Who asks for a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Users' writes.
+    Write,
+    /// What must go on in a full store: tombstones, index tables, cache copies made by a demotion.
+    Reserve,
+    /// Survivors of eviction and compaction: the last frame is theirs alone, or a full store could never become less full.
+    Survivors,
+}
+
+impl Purpose {
+    /// Frames that this purpose leaves to more urgent ones.
+    const fn leaves(self) -> u32 {
+        match self {
+            Self::Write => RESERVE_FRAMES,
+            Self::Reserve => 1,
+            Self::Survivors => 0,
+        }
+    }
+}
+
+/// First eight bytes of a segment.
+pub const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"THRMseg1");
+
+/// Flushes that must complete after a retirement before the cold frame may be reused: one may be under way, one
+/// makes the survivors durable, one records that watermark.
+pub const FLUSHES_BEFORE_REUSE: u64 = 3;
+
+impl Engine {
+    /// Takes the pool lock.
+    pub(crate) fn lock_pool(&self) -> LockGuard<'_> {
+        self.lock(&self.globals().pool_lock, |_| self.repair_pool())
+    }
+
+    fn pop(stack: &[AtomicU32], height: &AtomicU32, leave: u32) -> Option<u32> {
+        let top = height.load(Ordering::Relaxed);
+        if top <= leave || top as usize > stack.len() {
+            return None;
+        }
+        let frame = stack[top as usize - 1].load(Ordering::Relaxed);
+        height.store(top - 1, Ordering::Relaxed);
+        Some(frame)
+    }
+
+    fn push(stack: &[AtomicU32], height: &AtomicU32, frame: u32) {
+        let top = height.load(Ordering::Relaxed);
+        assert!((top as usize) < stack.len(), "a frame was freed twice");
+        stack[top as usize].store(frame, Ordering::Relaxed);
+        height.store(top + 1, Ordering::Relaxed);
+    }
+
+    fn pop_hot(&self, purpose: Purpose) -> Option<u32> {
+        Self::pop(self.free_hot(), &self.globals().free_hot, purpose.leaves()).filter(|&frame| frame < self.geometry.hot_frames)
+    }
+
+    fn pop_cold(&self, purpose: Purpose) -> Option<u32> {
+        Self::pop(self.free_cold(), &self.globals().free_cold, purpose.leaves()).filter(|&frame| frame < self.geometry.cold_frames)
+    }
+
+    fn find_free_slot(&self) -> Option<u32> {
+        let slots = self.geometry.slots;
+        let start = self.globals().slot_cursor.load(Ordering::Relaxed) % slots;
+        let slot = (0..slots)
+            .map(|step| (start + step) % slots)
+            .find(|&slot| self.segment(slot).state.load(Ordering::Relaxed) == state::FREE)?;
+        self.globals().slot_cursor.store(slot + 1, Ordering::Relaxed);
+        Some(slot)
+    }
+
+    /// Takes a hot frame for an index table; the caller lists it among the index frames under the arena lock it holds.
+    pub(crate) fn take_index_frame(&self) -> Result<u32, Room> {
+        let _pool = self.lock_pool();
+        let frame = self.pop_hot(Purpose::Reserve).ok_or(Room::Hot)?;
+        let globals = self.globals();
+        let count = globals.index_frames.load(Ordering::Relaxed);
+        self.index_frames()[count as usize].store(frame, Ordering::Relaxed);
+        globals.index_frames.store(count + 1, Ordering::Release);
+        Ok(frame)
+    }
+
+    /// Opens a segment of `class`: a slot, a hot frame, and a cold frame where it will be flushed.
+    pub(crate) fn open_segment(&self, class: u32, purpose: Purpose) -> Result<u32, Room> {
+        let pool = self.lock_pool();
+        let slot = self.take_slot(class, state::OPENING, purpose, class != class::CACHE && self.is_flushed())?;
+        drop(pool);
+        self.write_segment_header(slot);
+        let segment = self.segment(slot);
+        segment.tail.store(SEGMENT_HEADER_BYTES as u32, Ordering::Relaxed);
+        segment.state.store(state::OPEN, Ordering::Release);
+        Ok(slot)
+    }
+
+    /// Takes the slots and frames of a large value, all or none. They are this participant's until published.
+    pub(crate) fn open_extents(&self, count: usize) -> Result<Vec<u32>, Room> {
+        let pool = self.lock_pool();
+        let mut slots = Vec::with_capacity(count);
+        for part in 0..count {
+            match self.take_slot(class::EXTENT, state::EXTENT_PENDING, Purpose::Write, self.is_flushed()) {
+                Ok(slot) => {
+                    self.segment(slot).part.store(u32::try_from(part).unwrap_or(u32::MAX), Ordering::Relaxed);
+                    slots.push(slot);
+                }
+                Err(room) => {
+                    slots.iter().for_each(|&slot| self.free_slot(slot));
+                    drop(pool);
+                    return Err(room);
+                }
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Under the pool lock: a free slot with its frames, described.
+    fn take_slot(&self, class: u32, new_state: u32, purpose: Purpose, with_cold: bool) -> Result<u32, Room> {
+        let globals = self.globals();
+        let slot = self.find_free_slot().ok_or(Room::Cold)?;
+        let hot = self.pop_hot(purpose).ok_or(Room::Hot)?;
+        let cold = if with_cold {
+            match self.pop_cold(purpose) {
+                Some(frame) => Some(frame),
+                None => {
+                    Self::push(self.free_hot(), &globals.free_hot, hot);
+                    return Err(Room::Cold);
+                }
+            }
+        } else {
+            None
+        };
+        let segment = self.segment(slot);
+        let number = globals.next_segment.fetch_add(1, Ordering::Relaxed);
+        segment.owner.store(self.me(), Ordering::Relaxed);
+        segment.class.store(class, Ordering::Relaxed);
+        segment.tail.store(0, Ordering::Relaxed);
+        segment.flushed.store(0, Ordering::Relaxed);
+        segment.live_bytes.store(0, Ordering::Relaxed);
+        segment.next_expiry_ms.store(u64::MAX, Ordering::Relaxed);
+        segment.last_expiry_ms.store(0, Ordering::Relaxed);
+        segment.expired_until_ms.store(0, Ordering::Relaxed);
+        segment.sequence_min.store(u64::MAX, Ordering::Relaxed);
+        segment.sequence_max.store(0, Ordering::Relaxed);
+        segment.part.store(0, Ordering::Relaxed);
+        segment.segment_id.store(number << SLOT_BITS | u64::from(slot), Ordering::Release);
+        segment.state.store(new_state, Ordering::Release);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        segment.place.store(place.moved(Some(hot), cold).pack(), Ordering::SeqCst);
+        Ok(slot)
+    }
+
+    /// The first bytes of a segment, so that its frame says what it is.
+    fn write_segment_header(&self, slot: u32) {
+        let segment = self.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        let Some(base) = self.hot_base(place) else { return };
+        let mut header = [0_u8; SEGMENT_HEADER_BYTES];
+        header[..8].copy_from_slice(&SEGMENT_MAGIC.to_le_bytes());
+        header[8..16].copy_from_slice(&segment.segment_id.load(Ordering::Relaxed).to_le_bytes());
+        header[16..20].copy_from_slice(&segment.class.load(Ordering::Relaxed).to_le_bytes());
+        let crc = crc32c::crc32c(&header[..60]);
+        header[60..].copy_from_slice(&crc.to_le_bytes());
+        // SAFETY: the frame was just taken by this participant and nothing points into it yet.
+        unsafe { std::ptr::copy_nonoverlapping(header.as_ptr(), base, header.len()) };
+    }
+
+    /// Declares that nothing in a slot is alive. Its frames come back by `reclaim`.
+    pub(crate) fn retire(&self, slot: u32) {
+        let segment = self.segment(slot);
+        let globals = self.globals();
+        segment.retired_sequence.store(globals.next_sequence.load(Ordering::SeqCst), Ordering::Relaxed);
+        segment.retired_flush.store(globals.flush_count.load(Ordering::SeqCst), Ordering::Relaxed);
+        segment.live_bytes.store(0, Ordering::Relaxed);
+        segment.state.store(state::RETIRED, Ordering::Release);
+    }
+
+    /// Gives back a slot's frames and the slot itself; under the pool lock.
+    fn free_slot(&self, slot: u32) {
+        let globals = self.globals();
+        let segment = self.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        segment.place.store(place.moved(None, None).pack(), Ordering::SeqCst);
+        segment.segment_id.store(0, Ordering::Release);
+        segment.state.store(state::FREE, Ordering::Release);
+        if let Some(frame) = place.hot {
+            Self::push(self.free_hot(), &globals.free_hot, frame);
+        }
+        if let Some(frame) = place.cold {
+            Self::push(self.free_cold(), &globals.free_cold, frame);
+        }
+    }
+
+    /// Gives back what retired slots still hold, as far as pins and durability allow. Returns the hot and cold frames regained.
+    pub(crate) fn reclaim(&self) -> (u32, u32) {
+        let globals = self.globals();
+        let (mut hot_count, mut cold_count) = (0, 0);
+        for slot in 0..self.geometry.slots {
+            let segment = self.segment(slot);
+            if segment.state.load(Ordering::Acquire) != state::RETIRED {
+                continue;
+            }
+            let _pool = self.lock_pool();
+            if segment.state.load(Ordering::Acquire) != state::RETIRED {
+                continue;
+            }
+            let before = Place::unpack(segment.place.load(Ordering::Relaxed));
+            let flushes = globals.flush_count.load(Ordering::SeqCst) - segment.retired_flush.load(Ordering::Relaxed);
+            let is_reusable = before.cold.is_none() || !self.is_flushed() || flushes >= FLUSHES_BEFORE_REUSE;
+            if before.hot.is_none() && !is_reusable {
+                continue;
+            }
+            // The place changes before the pins are read: a pin set later sees the change and is given up by its owner. A pin keeps the
+            // cold frame too: a snapshot reads from there.
+            let without_hot = before.moved(None, before.cold);
+            segment.place.store(without_hot.pack(), Ordering::SeqCst);
+            if self.is_pinned(slot) {
+                segment.place.store(without_hot.moved(before.hot, before.cold).pack(), Ordering::SeqCst);
+                continue;
+            }
+            if let Some(frame) = before.hot {
+                Self::push(self.free_hot(), &globals.free_hot, frame);
+                hot_count += 1;
+            }
+            if is_reusable {
+                cold_count += u32::from(before.cold.is_some());
+                self.free_slot(slot);
+            }
+        }
+        (hot_count, cold_count)
+    }
+
+    /// Gives a segment a cold frame, where it has none.
+    pub(crate) fn take_cold_frame(&self, slot: u32, purpose: Purpose) -> Result<u32, Room> {
+        let _pool = self.lock_pool();
+        let segment = self.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        if let Some(frame) = place.cold {
+            return Ok(frame);
+        }
+        let frame = self.pop_cold(purpose).ok_or(Room::Cold)?;
+        segment.place.store(place.moved(place.hot, Some(frame)).pack(), Ordering::SeqCst);
+        Ok(frame)
+    }
+
+    /// Gives up a segment's hot frame, its bytes being in its cold frame. False while someone pins it.
+    pub(crate) fn drop_hot_frame(&self, slot: u32) -> bool {
+        let _pool = self.lock_pool();
+        let segment = self.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        let (Some(frame), Some(_)) = (place.hot, place.cold) else { return false };
+        let without_hot = place.moved(None, place.cold);
+        segment.place.store(without_hot.pack(), Ordering::SeqCst);
+        if self.is_pinned(slot) {
+            segment.place.store(without_hot.moved(Some(frame), place.cold).pack(), Ordering::SeqCst);
+            return false;
+        }
+        Self::push(self.free_hot(), &self.globals().free_hot, frame);
+        true
+    }
+
+    /// Recomputes the free stacks from the slots and the index frames. Under the pool lock, just inherited.
+    pub(crate) fn repair_pool(&self) {
+        let globals = self.globals();
+        let mut hot_used = vec![false; self.geometry.hot_frames as usize];
+        let mut cold_used = vec![false; self.geometry.cold_frames as usize];
+        let index_count = globals.index_frames.load(Ordering::Acquire) as usize;
+        for frame in self.index_frames().iter().take(index_count) {
+            if let Some(used) = hot_used.get_mut(frame.load(Ordering::Relaxed) as usize) {
+                *used = true;
+            }
+        }
+        for segment in self.segments() {
+            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
+            let is_free = segment.state.load(Ordering::Acquire) == state::FREE;
+            if is_free {
+                // Died between taking frames and describing the slot, or between freeing one and the other.
+                if place.hot.is_some() || place.cold.is_some() {
+                    segment.place.store(place.moved(None, None).pack(), Ordering::SeqCst);
+                }
+                continue;
+            }
+            if let Some(used) = place.hot.and_then(|frame| hot_used.get_mut(frame as usize)) {
+                *used = true;
+            }
+            if let Some(used) = place.cold.and_then(|frame| cold_used.get_mut(frame as usize)) {
+                *used = true;
+            }
+        }
+        Self::refill(self.free_hot(), &globals.free_hot, &hot_used);
+        Self::refill(self.free_cold(), &globals.free_cold, &cold_used);
+    }
+
+    /// Writes a stack anew, lowest frame on top.
+    pub(crate) fn refill(stack: &[AtomicU32], height: &AtomicU32, used: &[bool]) {
+        let mut top = 0;
+        for frame in (0..used.len()).rev().filter(|&frame| !used[frame]) {
+            stack[top].store(u32::try_from(frame).unwrap_or(u32::MAX), Ordering::Relaxed);
+            top += 1;
+        }
+        height.store(u32::try_from(top).unwrap_or(u32::MAX), Ordering::Release);
+    }
+
+    /// Gives up what a dead participant was setting up: segments half opened, extents never published.
+    pub(crate) fn release_segments_of(&self, dead: u32) {
+        for slot in 0..self.geometry.slots {
+            let segment = self.segment(slot);
+            if segment.owner.load(Ordering::Relaxed) != dead {
+                continue;
+            }
+            match segment.state.load(Ordering::Acquire) {
+                state::OPENING | state::EXTENT_PENDING => self.retire(slot),
+                state::OPEN if !self.is_head(slot) => segment.state.store(state::CLOSED, Ordering::Release),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_head(&self, slot: u32) -> bool {
+        self.globals().heads.iter().any(|head| head.slot_plus_one.load(Ordering::Acquire) == slot + 1)
+    }
+}

@@ -1,0 +1,838 @@
+//! A store as callers see it.
+//!
+//! Each method is one request: check, look up or change, wait where durability says so. Nothing here knows how records or
+//! indexes look. A `Store` may be used from any thread; after a fork the child uses its own copy of the same value.
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::keeper::Keeper;
+use crate::layout::{Place, state};
+use crate::names::LockToken;
+use crate::open;
+use crate::options::{Durability, Location, Options, WhenFull, size_text};
+use crate::read::{RecordMeta, Wanted, show_key};
+use crate::record;
+use crate::scan::Scan;
+use crate::segment::Room;
+use crate::transaction::BatchOp;
+use crate::view::{self, View};
+use crate::write::{Change, NewValue, Payload, Present};
+use serde::Serialize;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Encoding of integers: decimal digits.
+pub const ENCODING_INTEGER: u8 = 2;
+/// Keys looked up together, so that their cache misses overlap.
+const BATCH_KEYS: usize = 32;
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    engine: Arc<Engine>,
+    keeper: Mutex<Option<Keeper>>,
+    wants_keeper: bool,
+}
+
+/// When a value is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Condition {
+    /// In any case.
+    #[default]
+    Always,
+    /// If the key is absent.
+    IfAbsent,
+    /// If the key is present.
+    IfPresent,
+    /// If the key has this version; 0 = absent.
+    IfVersion(u64),
+}
+
+/// How a value is stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetOptions {
+    /// How the bytes are encoded.
+    pub encoding: u8,
+    /// When it expires (store clock, see [`Store::now_ms`]); 0 = never.
+    pub expires_at_ms: u64,
+    /// Keep the expiry that the key has.
+    pub keep_ttl: bool,
+    /// When to store at all.
+    pub condition: Condition,
+}
+
+/// What became of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetOutcome {
+    /// Stored, as this version.
+    Stored(u64),
+    /// The condition did not hold.
+    NotStored,
+}
+
+/// A key's present value, for [`Store::update`].
+#[derive(Debug, Clone, Copy)]
+pub struct Current<'a> {
+    /// What is known of it.
+    pub meta: RecordMeta,
+    /// Its bytes.
+    pub value: &'a [u8],
+}
+
+/// What [`Store::update`] makes of a key.
+#[derive(Debug, Clone)]
+pub enum Update {
+    /// Leave it as it is.
+    Keep,
+    /// Store this.
+    Set {
+        /// Value.
+        value: Vec<u8>,
+        /// How it is encoded.
+        encoding: u8,
+        /// When it expires, 0 = never.
+        expires_at_ms: u64,
+    },
+    /// Delete it.
+    Delete,
+}
+
+/// How a store is configured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// What it was opened by.
+    pub location: String,
+    /// Hot tier, in bytes.
+    pub hot_bytes: u64,
+    /// Cold tier, in bytes.
+    pub cold_bytes: u64,
+    /// Frame, in bytes.
+    pub frame_bytes: u32,
+    /// `none`, `everysec` or `always`.
+    pub durability: String,
+    /// `evict` or `error`.
+    pub when_full: String,
+    /// Whether this handle may only read.
+    pub read_only: bool,
+    /// Participant slots.
+    pub participants_max: u32,
+    /// Where the shared half is.
+    pub volatile_directory: String,
+}
+
+/// What a store holds and has done. Counts are of all participants since the shared half was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stats {
+    /// Keys, expired ones included until they are removed (at most two seconds).
+    pub keys: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Values stored.
+    pub sets: u64,
+    /// Keys deleted.
+    pub deletes: u64,
+    /// Records dropped to make room.
+    pub evicted: u64,
+    /// Records removed because they expired.
+    pub expired: u64,
+    /// Cold records copied to the hot tier.
+    pub promoted: u64,
+    /// Segments whose hot frame was given up.
+    pub demoted_segments: u64,
+    /// Reads that went to the cold tier.
+    pub cold_reads: u64,
+    /// Reads that started over.
+    pub retries: u64,
+    /// Locks taken over from dead participants.
+    pub inherited_locks: u64,
+    /// Bytes that compaction copied.
+    pub compacted_bytes: u64,
+    /// Hot tier, in bytes.
+    pub hot_bytes: u64,
+    /// Of it in frames that hold something.
+    pub hot_used_bytes: u64,
+    /// Cold tier, in bytes.
+    pub cold_bytes: u64,
+    /// Of it in frames that hold something.
+    pub cold_used_bytes: u64,
+    /// Bytes of records that are alive, headers included.
+    pub live_bytes: u64,
+    /// Bytes of index tables.
+    pub index_bytes: u64,
+    /// Bytes of the frames that hold them.
+    pub index_frame_bytes: u64,
+    /// Bytes of the control file.
+    pub control_bytes: u64,
+    /// Bytes appended to closed segments of the log.
+    pub log_bytes: u64,
+    /// Bytes written to the cold tier.
+    pub cold_written_bytes: u64,
+    /// Last sequence number given out.
+    pub sequence: u64,
+    /// Up to this one, everything is durable.
+    pub watermark: u64,
+    /// Flushes completed.
+    pub flushes: u64,
+    /// Sequence number of the last index checkpoint.
+    pub checkpoint_sequence: u64,
+    /// Living participants.
+    pub participants: u32,
+    /// Segments that views and snapshots keep from being reused.
+    pub pinned_segments: u32,
+}
+
+/// A large value, written into extents and not published yet.
+#[derive(Debug)]
+pub(crate) struct LargeValue {
+    /// Bytes.
+    pub len: u32,
+    /// What its record stores.
+    pub list: Vec<u8>,
+    /// Slots of the extents.
+    pub slots: Vec<u32>,
+}
+
+/// Writes a value into extents.
+pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<LargeValue> {
+    let frame_bytes = engine.geometry.frame_bytes as usize;
+    let len = u32::try_from(value.len()).map_err(|_| too_large(engine, value.len()))?;
+    let count = record::extent_count(len, frame_bytes);
+    if count > engine.geometry.hot_frames as usize / 2 {
+        return Err(too_large(engine, value.len()));
+    }
+    let mut attempts = 0;
+    let slots = loop {
+        match engine.open_extents(count) {
+            Ok(slots) => break slots,
+            Err(room) => engine.make_room(room, &mut attempts)?,
+        }
+    };
+    let mut list = Vec::with_capacity(8 + 8 * count);
+    list.extend_from_slice(&crc32c::crc32c(value).to_le_bytes());
+    list.extend_from_slice(&(count as u32).to_le_bytes());
+    for (&slot, piece) in slots.iter().zip(value.chunks(frame_bytes)) {
+        let segment = engine.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        let Some(base) = engine.hot_base(place) else { return Err(too_large(engine, value.len())) };
+        // SAFETY: the frame was just taken by this participant, and a piece is at most a frame.
+        unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), base, piece.len()) };
+        segment.key_hash.store(hash, Ordering::Relaxed);
+        segment.live_bytes.store(piece.len() as u32, Ordering::Relaxed);
+        segment.tail.store(piece.len() as u32, Ordering::Release);
+        list.extend_from_slice(&segment.segment_id.load(Ordering::Relaxed).to_le_bytes());
+    }
+    Ok(LargeValue { len, list, slots })
+}
+
+fn too_large(engine: &Engine, len: usize) -> Error {
+    let frames = engine.geometry.hot_frames / 2;
+    let most = (u64::from(frames) * u64::from(engine.geometry.frame_bytes)).min(record::VALUE_BYTES_MAX);
+    Error::ValueTooLarge(format!(
+        "the value is {} bytes long and {} takes values of up to {} (half its hot tier, and never more than 4 GiB - 1): \
+         create the store with a larger hot tier, or split the value",
+        len,
+        engine.paths.location,
+        size_text(most)
+    ))
+}
+
+impl Store {
+    /// Opens a store, creating it where there is none.
+    ///
+    /// # Errors
+    /// What is wrong with the location, the options, or the files there.
+    pub fn open(location: &Location, options: &Options) -> Result<Self> {
+        let engine = open::attach(location, options)?;
+        let store = Self { engine, keeper: Mutex::new(None), wants_keeper: options.background && !options.read_only };
+        store.ensure_keeper();
+        Ok(store)
+    }
+
+    /// Starts the background threads, also in a forked child, which inherits none.
+    fn ensure_keeper(&self) {
+        if self.wants_keeper {
+            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            if keeper.as_ref().is_none_or(|keeper| !keeper.is_of_this_process(&self.engine)) {
+                if let Some(inherited) = keeper.replace(Keeper::start(&self.engine)) {
+                    inherited.forget();
+                }
+            }
+        }
+    }
+
+    /// Closes this handle: what durability promises is flushed, the background threads end. Views stay valid. Closing twice is no error.
+    ///
+    /// # Errors
+    /// Those of the flush; the handle is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        if self.engine.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper {
+            if keeper.is_of_this_process(&self.engine) {
+                keeper.stop();
+            } else {
+                keeper.forget();
+            }
+        }
+        let must_flush = !self.engine.read_only && self.engine.is_flushed() && !self.engine.orphaned.load(Ordering::Relaxed);
+        if must_flush { self.engine.flush_all() } else { Ok(()) }
+    }
+
+    /// Whether the handle was closed.
+    pub fn is_closed(&self) -> bool {
+        self.engine.closed.load(Ordering::Relaxed)
+    }
+
+    /// The engine, for this crate's own layers and tests.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    #[inline]
+    fn wanted<'a>(&self, key: &'a [u8]) -> Wanted<'a> {
+        Wanted { key, hash: self.engine.hash(key) }
+    }
+
+    /// Background threads do not survive a fork; the child's first call brings its own.
+    #[inline]
+    fn enter(&self) -> Result<()> {
+        if self.engine.forks.load(Ordering::Relaxed) != 0 {
+            self.ensure_keeper();
+        }
+        self.engine.check_usable()
+    }
+
+    /// Copies a value into memory that `buffer` returns for it (at least `value_len` bytes; it may be called again).
+    ///
+    /// # Errors
+    /// Closed, Corrupt, Io.
+    #[inline]
+    pub fn get_into(&self, key: &[u8], mut buffer: impl FnMut(&RecordMeta) -> *mut u8) -> Result<Option<RecordMeta>> {
+        self.enter()?;
+        self.get_hashed(self.wanted(key), &mut buffer)
+    }
+
+    #[inline]
+    fn get_hashed(&self, wanted: Wanted<'_>, buffer: &mut impl FnMut(&RecordMeta) -> *mut u8) -> Result<Option<RecordMeta>> {
+        let found = self.engine.find(wanted, buffer)?;
+        let counters = self.engine.counters();
+        match found {
+            Some(found) => {
+                Engine::count(&counters.hits, 1);
+                if found.promote {
+                    self.engine.promote(wanted, found.entry)?;
+                }
+                Ok(Some(found.meta))
+            }
+            None => {
+                Engine::count(&counters.misses, 1);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A value and what is known of it.
+    ///
+    /// # Errors
+    /// As [`Store::get_into`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<(RecordMeta, Vec<u8>)>> {
+        let mut value = Vec::new();
+        let meta = self.get_into(key, |meta| {
+            value = vec![0_u8; meta.value_len as usize];
+            value.as_mut_ptr()
+        })?;
+        Ok(meta.map(|meta| (meta, value)))
+    }
+
+    /// Copies many values: `buffer(i, meta)` says where value `i` goes; `out[i]` says what was found.
+    ///
+    /// # Errors
+    /// As [`Store::get_into`].
+    pub fn get_many_into(
+        &self,
+        keys: &[&[u8]],
+        buffer: &mut dyn FnMut(usize, &RecordMeta) -> *mut u8,
+        out: &mut [Option<RecordMeta>],
+    ) -> Result<()> {
+        self.enter()?;
+        for (chunk_index, chunk) in keys.chunks(BATCH_KEYS).enumerate() {
+            let mut hashes = [0_u64; BATCH_KEYS];
+            for (hash, key) in hashes.iter_mut().zip(chunk) {
+                *hash = self.engine.hash(key);
+                self.engine.prefetch_bucket(*hash);
+            }
+            hashes[..chunk.len()].iter().for_each(|&hash| self.engine.prefetch_record(hash));
+            for (offset, (key, &hash)) in chunk.iter().zip(&hashes).enumerate() {
+                let index = chunk_index * BATCH_KEYS + offset;
+                out[index] = self.get_hashed(Wanted { key, hash }, &mut |meta| buffer(index, meta))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of a key's value, without copying it.
+    ///
+    /// # Errors
+    /// As [`Store::get_into`].
+    pub fn meta(&self, key: &[u8]) -> Result<Option<RecordMeta>> {
+        self.enter()?;
+        Ok(self.engine.find(self.wanted(key), &mut |_| std::ptr::null_mut())?.map(|found| found.meta))
+    }
+
+    /// Waits until `sequence` is as durable as the store promises.
+    #[inline]
+    fn acknowledge(&self, sequence: u64) -> Result<()> {
+        if self.engine.cold.is_some() && self.engine.durability() == Durability::Always {
+            self.engine.wait_durable(sequence)?;
+        }
+        Ok(())
+    }
+
+    /// Stores a value.
+    ///
+    /// # Errors
+    /// ReadOnly, Closed, InvalidKey, ValueTooLarge, Full, WritesStopped, Io, Corrupt.
+    #[inline]
+    pub fn set(&self, key: &[u8], value: &[u8], options: &SetOptions) -> Result<SetOutcome> {
+        let outcome = self.set_without_waiting(key, value, options)?;
+        if let SetOutcome::Stored(sequence) = outcome {
+            self.acknowledge(sequence)?;
+        }
+        Ok(outcome)
+    }
+
+    #[inline]
+    fn set_without_waiting(&self, key: &[u8], value: &[u8], options: &SetOptions) -> Result<SetOutcome> {
+        self.enter()?;
+        let wanted = self.wanted(key);
+        let large = if value.len() > self.engine.geometry.inline_value_max() {
+            self.engine.check_writable()?;
+            Engine::check_key(key)?;
+            Some(write_large(&self.engine, wanted.hash, value)?)
+        } else {
+            None
+        };
+        let payload = large.as_ref().map_or(Payload::Inline(value), |large| Payload::Large(large.len, &large.list));
+        let result = self.engine.update_key(wanted, |present| {
+            if !holds(options.condition, present) {
+                return Ok(Change::Keep);
+            }
+            let expires_at_ms = match present {
+                Some(present) if options.keep_ttl => present.meta.expires_at_ms,
+                _ => options.expires_at_ms,
+            };
+            Ok(Change::Put(NewValue { encoding: options.encoding, expires_at_ms, payload }))
+        });
+        if let Some(large) = &large {
+            if !matches!(result, Ok(Some(_))) {
+                large.slots.iter().for_each(|&slot| self.engine.retire(slot));
+            }
+        }
+        Ok(match result? {
+            Some((sequence, _)) => {
+                Engine::count(&self.engine.counters().sets, 1);
+                SetOutcome::Stored(sequence)
+            }
+            None => SetOutcome::NotStored,
+        })
+    }
+
+    /// Stores many values, each by itself, waiting once for all. On an error, those before it are stored.
+    ///
+    /// # Errors
+    /// As [`Store::set`].
+    pub fn set_many(&self, items: &[(&[u8], &[u8], u8)], options: &SetOptions) -> Result<()> {
+        let mut last = 0;
+        for chunk in items.chunks(BATCH_KEYS) {
+            for (key, ..) in chunk {
+                self.engine.prefetch_bucket(self.engine.hash(key));
+            }
+            for &(key, value, encoding) in chunk {
+                if let SetOutcome::Stored(sequence) = self.set_without_waiting(key, value, &SetOptions { encoding, ..*options })? {
+                    last = last.max(sequence);
+                }
+            }
+        }
+        self.acknowledge(last)
+    }
+
+    /// Deletes a key; false where it was absent.
+    ///
+    /// # Errors
+    /// As [`Store::set`], but never Full while any frame is in reserve.
+    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        let sequence = self.delete_without_waiting(key)?;
+        if let Some(sequence) = sequence {
+            self.acknowledge(sequence)?;
+        }
+        Ok(sequence.is_some())
+    }
+
+    fn delete_without_waiting(&self, key: &[u8]) -> Result<Option<u64>> {
+        self.enter()?;
+        let result = self.engine.update_key(self.wanted(key), |_| Ok(Change::Delete))?;
+        Ok(result.filter(|&(_, was_visible)| was_visible).map(|(sequence, _)| {
+            Engine::count(&self.engine.counters().deletes, 1);
+            sequence
+        }))
+    }
+
+    /// Deletes many keys; returns how many were present.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub fn delete_many(&self, keys: &[&[u8]]) -> Result<u64> {
+        let (mut count, mut last) = (0, 0);
+        for key in keys {
+            if let Some(sequence) = self.delete_without_waiting(key)? {
+                count += 1;
+                last = last.max(sequence);
+            }
+        }
+        self.acknowledge(last)?;
+        Ok(count)
+    }
+
+    /// Removes a key and returns its value.
+    ///
+    /// # Errors
+    /// As [`Store::get`] and [`Store::delete`].
+    pub fn pop(&self, key: &[u8]) -> Result<Option<(RecordMeta, Vec<u8>)>> {
+        self.engine.check_writable()?;
+        // A value is read first and deleted if it is still that version: a large one is thus never copied under a lock.
+        loop {
+            let Some((meta, value)) = self.get(key)? else { return Ok(None) };
+            let result = self.engine.update_key(self.wanted(key), |present| {
+                Ok(if present.is_some_and(|present| present.meta.version == meta.version) { Change::Delete } else { Change::Keep })
+            })?;
+            if let Some((sequence, _)) = result {
+                Engine::count(&self.engine.counters().deletes, 1);
+                self.acknowledge(sequence)?;
+                return Ok(Some((meta, value)));
+            }
+        }
+    }
+
+    /// Gives a key another expiry (store clock, 0 = never); false where it is absent.
+    ///
+    /// # Errors
+    /// As [`Store::set`].
+    pub fn touch(&self, key: &[u8], expires_at_ms: u64) -> Result<bool> {
+        loop {
+            let Some((meta, value)) = self.get(key)? else { return Ok(false) };
+            let options = SetOptions {
+                encoding: meta.encoding,
+                expires_at_ms,
+                keep_ttl: false,
+                condition: Condition::IfVersion(meta.version),
+            };
+            if let SetOutcome::Stored(_) = self.set(key, &value, &options)? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Adds to an integer and returns the sum. An absent key counts as `initial`, with the expiry given for new keys.
+    ///
+    /// # Errors
+    /// WrongType where the value is no integer of 64 bits; Overflow; as [`Store::set`].
+    pub fn incr(&self, key: &[u8], by: i64, initial: i64, expires_at_ms: u64) -> Result<i64> {
+        let mut sum = 0;
+        self.update(key, &mut |current| {
+            let (before, expires_at_ms) = match current {
+                None => (initial, expires_at_ms),
+                Some(current) => (
+                    std::str::from_utf8(current.value).ok().and_then(|text| text.parse::<i64>().ok()).ok_or_else(|| {
+                        Error::WrongType(format!(
+                            "the value of key {} is no integer of 64 bits, so nothing can be added to it: store an int first, or use another key",
+                            show_key(key)
+                        ))
+                    })?,
+                    current.meta.expires_at_ms,
+                ),
+            };
+            sum = before.checked_add(by).ok_or_else(|| {
+                Error::Overflow(format!(
+                    "adding {by} to {before} at key {} leaves the range of 64-bit integers; the value is unchanged",
+                    show_key(key)
+                ))
+            })?;
+            Ok(Update::Set { value: sum.to_string().into_bytes(), encoding: ENCODING_INTEGER, expires_at_ms })
+        })?;
+        Ok(sum)
+    }
+
+    /// Reads, decides and writes as one step: `decide` sees the current value and says what becomes of it. It may be called more than
+    /// once. Returns the new version, if anything changed (0 for a deletion that left no record).
+    ///
+    /// # Errors
+    /// Those of `decide`, and as [`Store::set`].
+    pub fn update(&self, key: &[u8], decide: &mut dyn FnMut(Option<Current<'_>>) -> Result<Update>) -> Result<Option<u64>> {
+        self.enter()?;
+        loop {
+            // Decided on a copy, applied if the version is still the same: no caller's code runs under a lock.
+            let current = self.get(key)?;
+            let version = current.as_ref().map_or(0, |(meta, _)| meta.version);
+            let update = decide(current.as_ref().map(|(meta, value)| Current { meta: *meta, value }))?;
+            let condition = Condition::IfVersion(version);
+            match update {
+                Update::Keep => return Ok(None),
+                Update::Set { value, encoding, expires_at_ms } => {
+                    let options = SetOptions { encoding, expires_at_ms, keep_ttl: false, condition };
+                    if let SetOutcome::Stored(sequence) = self.set(key, &value, &options)? {
+                        return Ok(Some(sequence));
+                    }
+                }
+                Update::Delete if version == 0 => return Ok(None),
+                Update::Delete => {
+                    let result = self.engine.update_key(self.wanted(key), |present| {
+                        Ok(if holds(condition, present) { Change::Delete } else { Change::Keep })
+                    })?;
+                    if let Some((sequence, _)) = result {
+                        Engine::count(&self.engine.counters().deletes, 1);
+                        self.acknowledge(sequence)?;
+                        return Ok(Some(sequence));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keys that are present. Expired ones are removed first, so that they do not count.
+    ///
+    /// # Errors
+    /// Closed, Io.
+    pub fn len(&self) -> Result<u64> {
+        self.enter()?;
+        if !self.engine.read_only {
+            self.engine.expire_due(self.engine.now_ms())?;
+        }
+        Ok(self.count_entries())
+    }
+
+    /// Whether there is no key.
+    ///
+    /// # Errors
+    /// As [`Store::len`].
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    fn count_entries(&self) -> u64 {
+        self.engine.partitions().iter().map(|partition| u64::from(partition.count.load(Ordering::Relaxed))).sum()
+    }
+
+    /// Deletes all keys; returns how many.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub fn clear(&self) -> Result<u64> {
+        self.engine.check_writable()?;
+        let mut scan = self.scan(b"");
+        let mut count = 0;
+        while let Some(batch) = scan.next_batch()? {
+            let keys: Vec<&[u8]> = batch.iter().map(|(key, _)| key.as_slice()).collect();
+            count += self.delete_many(&keys)?;
+        }
+        Ok(count)
+    }
+
+    /// Walks over the keys that begin with `prefix`.
+    pub fn scan(&self, prefix: &[u8]) -> Scan {
+        Scan::new(self.engine.clone(), prefix)
+    }
+
+    /// A value's bytes where they lie, valid while held. Their checksum is not verified: that would read them all.
+    ///
+    /// # Errors
+    /// As [`Store::get_into`].
+    pub fn view(&self, key: &[u8]) -> Result<Option<View>> {
+        self.enter()?;
+        let view = view::view(&self.engine, self.wanted(key))?;
+        let counters = self.engine.counters();
+        Engine::count(if view.is_some() { &counters.hits } else { &counters.misses }, 1);
+        Ok(view)
+    }
+
+    /// Applies all of `ops` or none; for each of `expected`, the key must still have that version (`None` = be absent).
+    ///
+    /// # Errors
+    /// Conflict, TransactionTooLarge, and as [`Store::set`]; then nothing was changed.
+    pub fn transaction(&self, ops: &[BatchOp<'_>], expected: &[(&[u8], Option<u64>)]) -> Result<()> {
+        self.enter()?;
+        let sequence = self.engine.apply_batch(ops, expected)?;
+        self.acknowledge(sequence + ops.len() as u64 - u64::from(!ops.is_empty()))
+    }
+
+    /// Takes the lock `name`, waiting at most `timeout`. It is freed when this process dies. `interrupted` is asked now and then while waiting.
+    ///
+    /// # Errors
+    /// Timeout, Full (too many locks held), ReadOnly, Closed, and what `interrupted` returns.
+    pub fn lock_acquire(
+        &self,
+        name: &[u8],
+        timeout: Option<Duration>,
+        interrupted: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<LockToken> {
+        self.enter()?;
+        self.engine.acquire_name(name, timeout, interrupted)
+    }
+
+    /// Releases a lock; false where it was not held under this token any more.
+    ///
+    /// # Errors
+    /// Closed.
+    pub fn lock_release(&self, token: &LockToken) -> Result<bool> {
+        self.enter()?;
+        Ok(self.engine.release_name(token))
+    }
+
+    /// The store's clock in milliseconds: close to the wall clock's, but it never jumps with it.
+    pub fn now_ms(&self) -> u64 {
+        self.engine.now_ms()
+    }
+
+    /// Returns when everything acknowledged so far is durable. Without a cold tier there is nothing to do.
+    ///
+    /// # Errors
+    /// WritesStopped, ReadOnly, Closed.
+    pub fn flush(&self) -> Result<()> {
+        self.enter()?;
+        self.engine.check_writable()?;
+        if self.engine.cold.is_some() { self.engine.flush_all() } else { Ok(()) }
+    }
+
+    /// Changes the durability of the running store, for all participants.
+    ///
+    /// # Errors
+    /// InvalidOption without a cold tier; ReadOnly; those of the flush that a stricter durability begins with.
+    pub fn set_durability(&self, durability: Durability) -> Result<()> {
+        self.enter()?;
+        self.engine.check_writable()?;
+        if durability != Durability::None && self.engine.cold.is_none() {
+            return Err(Error::invalid_option(format!(
+                "{} has no cold tier, so nothing can be made durable: create the store with cold=",
+                self.engine.paths.location
+            )));
+        }
+        self.engine.globals().durability.store(u32::from(durability.code()), Ordering::SeqCst);
+        self.engine.update_superblock(|superblock| superblock.options.durability = durability)?;
+        if durability == Durability::None { Ok(()) } else { self.engine.flush_all() }
+    }
+
+    /// Changes what a full store does, for all participants.
+    ///
+    /// # Errors
+    /// ReadOnly, Io.
+    pub fn set_when_full(&self, when_full: WhenFull) -> Result<()> {
+        self.enter()?;
+        self.engine.check_writable()?;
+        self.engine.globals().when_full.store(u32::from(when_full.code()), Ordering::SeqCst);
+        self.engine.update_superblock(|superblock| superblock.options.when_full = when_full)
+    }
+
+    /// How the store is configured now.
+    pub fn config(&self) -> Config {
+        let engine = &self.engine;
+        let fixed = &engine.superblock.options;
+        Config {
+            location: engine.paths.location.to_string(),
+            hot_bytes: fixed.hot_bytes,
+            cold_bytes: fixed.cold_bytes,
+            frame_bytes: fixed.frame_bytes,
+            durability: engine.durability().to_string(),
+            when_full: engine.when_full().to_string(),
+            read_only: engine.read_only,
+            participants_max: fixed.participants_max,
+            volatile_directory: engine.paths.volatile.display().to_string(),
+        }
+    }
+
+    /// What the store holds and has done.
+    ///
+    /// # Errors
+    /// Closed.
+    pub fn stats(&self) -> Result<Stats> {
+        self.enter()?;
+        let engine = &self.engine;
+        let globals = engine.globals();
+        let frame_bytes = u64::from(engine.geometry.frame_bytes);
+        let sum = |field: fn(&crate::layout::Counters) -> &std::sync::atomic::AtomicU64| -> u64 {
+            (0..engine.geometry.participants).map(|slot| field(&engine.participant(slot).counters).load(Ordering::Relaxed)).sum()
+        };
+        let (index_bytes, index_frame_bytes) = engine.index_bytes();
+        let free = |count: &std::sync::atomic::AtomicU32| u64::from(count.load(Ordering::Relaxed));
+        let live_bytes = engine
+            .segments()
+            .iter()
+            .filter(|segment| matches!(segment.state.load(Ordering::Relaxed), state::OPEN | state::CLOSED | state::EXTENT))
+            .map(|segment| u64::from(segment.live_bytes.load(Ordering::Relaxed)))
+            .sum();
+        let participants = (0..engine.geometry.participants)
+            .filter(|&slot| engine.participant(slot).state.load(Ordering::Relaxed) != 0 && engine.member.is_alive(slot))
+            .count();
+        Ok(Stats {
+            keys: self.count_entries(),
+            hits: sum(|counters| &counters.hits),
+            misses: sum(|counters| &counters.misses),
+            sets: sum(|counters| &counters.sets),
+            deletes: sum(|counters| &counters.deletes),
+            evicted: sum(|counters| &counters.evicted),
+            expired: sum(|counters| &counters.expired),
+            promoted: sum(|counters| &counters.promoted),
+            demoted_segments: sum(|counters| &counters.demoted_segments),
+            cold_reads: sum(|counters| &counters.cold_reads),
+            retries: sum(|counters| &counters.retries),
+            inherited_locks: sum(|counters| &counters.inherited_locks),
+            compacted_bytes: sum(|counters| &counters.compacted_bytes),
+            hot_bytes: engine.superblock.options.hot_bytes,
+            hot_used_bytes: (u64::from(engine.geometry.hot_frames) - free(&globals.free_hot)) * frame_bytes,
+            cold_bytes: engine.superblock.options.cold_bytes,
+            cold_used_bytes: (u64::from(engine.geometry.cold_frames) - free(&globals.free_cold)) * frame_bytes,
+            live_bytes,
+            index_bytes,
+            index_frame_bytes,
+            control_bytes: engine.geometry.control_bytes() as u64,
+            log_bytes: globals.log_bytes.load(Ordering::Relaxed),
+            cold_written_bytes: globals.cold_written_bytes.load(Ordering::Relaxed),
+            sequence: globals.next_sequence.load(Ordering::Relaxed) - 1,
+            watermark: globals.watermark.load(Ordering::Relaxed),
+            flushes: globals.flush_count.load(Ordering::Relaxed),
+            checkpoint_sequence: globals.checkpoint_sequence.load(Ordering::Relaxed),
+            participants: participants as u32,
+            pinned_segments: engine.pinned_count(),
+        })
+    }
+
+    /// Frees at least one frame of a full tier, as a writer would. For tests and tools.
+    ///
+    /// # Errors
+    /// Full where nothing can be freed.
+    pub fn make_room(&self) -> Result<()> {
+        self.enter()?;
+        self.engine.check_writable()?;
+        self.engine.make_room(Room::Hot, &mut 0)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A destructor has nobody to report to; whoever needs to know calls close().
+        let _ = self.close();
+    }
+}
+
+#[inline]
+fn holds(condition: Condition, present: Option<&Present<'_>>) -> bool {
+    match condition {
+        Condition::Always => true,
+        Condition::IfAbsent => present.is_none(),
+        Condition::IfPresent => present.is_some(),
+        Condition::IfVersion(version) => present.map_or(0, |present| present.meta.version) == version,
+    }
+}

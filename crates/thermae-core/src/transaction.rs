@@ -1,0 +1,263 @@
+//! Several keys at once: all change or none, for readers, for survivors and after a crash.
+//!
+//! The batch is one contiguous region of the log: a BATCH record, then the records. All partitions concerned are locked in ascending order;
+//! expected versions are checked; the records are written with the entries they replace as links; the lead becomes PENDING;
+//! the entries are published; the lead becomes BATCH, in one store, and that is the moment at which everything changes.
+
+use crate::crash::crash_point;
+use crate::engine::{Engine, PartitionGuard};
+use crate::error::{Error, Result};
+use crate::index::{EntryRef, entry};
+use crate::log::Sequence;
+use crate::read::{Wanted, show_key};
+use crate::record::{self, BATCH_BYTES, Draft, Word0, flag, kind};
+use crate::segment::Purpose;
+use crate::store::{LargeValue, write_large};
+use crate::write::{ColdRecords, Present, Stop};
+use std::collections::HashMap;
+
+/// One change of a transaction.
+#[derive(Debug, Clone, Copy)]
+pub enum BatchOp<'a> {
+    /// Store a value.
+    Set {
+        /// Key.
+        key: &'a [u8],
+        /// Value.
+        value: &'a [u8],
+        /// How the value is encoded.
+        encoding: u8,
+        /// When it expires (store clock), 0 = never.
+        expires_at_ms: u64,
+    },
+    /// Delete a key.
+    Delete {
+        /// Key.
+        key: &'a [u8],
+    },
+}
+
+impl<'a> BatchOp<'a> {
+    fn key(&self) -> &'a [u8] {
+        match self {
+            Self::Set { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
+/// A record of the batch, planned.
+struct Planned<'a> {
+    wanted: Wanted<'a>,
+    draft: Draft<'a>,
+    /// Offset from the start of the region. Where that begins is not known yet, so values in a batch are not aligned.
+    offset: usize,
+    total: usize,
+}
+
+impl Engine {
+    /// Applies all of `ops` or none. `expected` are versions that must still be current (`None` = absent).
+    pub(crate) fn apply_batch(&self, ops: &[BatchOp<'_>], expected: &[(&[u8], Option<u64>)]) -> Result<u64> {
+        self.check_writable()?;
+        // The last change of a key is the one that counts.
+        let mut latest: HashMap<&[u8], usize> = HashMap::with_capacity(ops.len());
+        for (index, op) in ops.iter().enumerate() {
+            Self::check_key(op.key())?;
+            latest.insert(op.key(), index);
+        }
+        let chosen: Vec<&BatchOp<'_>> = ops.iter().enumerate().filter(|(index, op)| latest[op.key()] == *index).map(|(_, op)| op).collect();
+        let larges = self.write_larges(&chosen)?;
+        let result = self.apply_prepared(&chosen, &larges, expected);
+        if result.is_err() {
+            larges.iter().flatten().for_each(|large| large.slots.iter().for_each(|&slot| self.retire(slot)));
+        }
+        result
+    }
+
+    fn write_larges(&self, ops: &[&BatchOp<'_>]) -> Result<Vec<Option<LargeValue>>> {
+        let mut larges: Vec<Option<LargeValue>> = Vec::with_capacity(ops.len());
+        for op in ops {
+            let large = match op {
+                BatchOp::Set { key, value, .. } if value.len() > self.geometry.inline_value_max() => write_large(self, self.hash(key), value),
+                _ => {
+                    larges.push(None);
+                    continue;
+                }
+            };
+            match large {
+                Ok(large) => larges.push(Some(large)),
+                Err(error) => {
+                    larges.iter().flatten().for_each(|large| large.slots.iter().for_each(|&slot| self.retire(slot)));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(larges)
+    }
+
+    fn plan<'a>(&self, ops: &[&BatchOp<'a>], larges: &'a [Option<LargeValue>]) -> Result<(Vec<Planned<'a>>, usize)> {
+        let mut offset = BATCH_BYTES;
+        let mut planned = Vec::with_capacity(ops.len());
+        for (op, large) in ops.iter().zip(larges) {
+            let (base, encoding, expiry_ms, value_len, payload): (u8, u8, u64, u32, &[u8]) = match (op, large) {
+                (BatchOp::Delete { .. }, _) => (kind::BATCH_TOMBSTONE, 0, 0, 0, &[]),
+                (BatchOp::Set { encoding, expires_at_ms, .. }, Some(large)) => {
+                    (kind::BATCH_LARGE, *encoding, *expires_at_ms, large.len, &large.list)
+                }
+                (BatchOp::Set { value, encoding, expires_at_ms, .. }, None) => {
+                    (kind::BATCH_PUT, *encoding, *expires_at_ms, value.len() as u32, value)
+                }
+            };
+            let word = Word0 {
+                value_len,
+                key_len: op.key().len() as u16,
+                kind: base | if expiry_ms != 0 { flag::EXPIRY } else { 0 },
+                encoding,
+            };
+            let total = record::shape(word, 0, self.geometry.frame_bytes as usize).total;
+            let key = op.key();
+            planned.push(Planned {
+                wanted: Wanted { key, hash: self.hash(key) },
+                draft: Draft { word, expiry_ms, link: 0, batch_offset: 0, key, payload },
+                offset,
+                total,
+            });
+            offset += total;
+        }
+        let most = self.geometry.frame_bytes as usize / 2;
+        if offset > most {
+            return Err(Error::TransactionTooLarge(format!(
+                "the transaction's records take {offset} bytes and may take {most} in {}: split it, or create the store with larger frames",
+                self.paths.location
+            )));
+        }
+        Ok((planned, offset))
+    }
+
+    fn apply_prepared(&self, ops: &[&BatchOp<'_>], larges: &[Option<LargeValue>], expected: &[(&[u8], Option<u64>)]) -> Result<u64> {
+        let (planned, total) = self.plan(ops, larges)?;
+        let expected: Vec<(Wanted<'_>, Option<u64>)> =
+            expected.iter().map(|&(key, version)| (Wanted { key, hash: self.hash(key) }, version)).collect();
+        let mut numbers: Vec<u32> =
+            planned.iter().map(|item| item.wanted.hash).chain(expected.iter().map(|(wanted, _)| wanted.hash)).map(|hash| self.partition_of(hash)).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut cold = ColdRecords::new();
+        let mut attempts = 0;
+        loop {
+            let guards: Vec<PartitionGuard<'_>> = numbers.iter().map(|&number| self.lock_partition(number)).collect();
+            let result = self.apply_locked(&guards, &numbers, &planned, total, &expected, &cold);
+            match result {
+                Ok((sequence, dead_extents)) => {
+                    drop(guards);
+                    self.retire_extents(&dead_extents);
+                    return Ok(sequence);
+                }
+                Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::Cold(entry)) => {
+                    drop(guards);
+                    self.fetch_cold(entry, &mut cold)?;
+                }
+                Err(Stop::Room(room)) => {
+                    drop(guards);
+                    self.make_room(room, &mut attempts)?;
+                }
+            }
+        }
+    }
+
+    fn apply_locked(
+        &self,
+        guards: &[PartitionGuard<'_>],
+        numbers: &[u32],
+        planned: &[Planned<'_>],
+        total: usize,
+        expected: &[(Wanted<'_>, Option<u64>)],
+        cold: &ColdRecords,
+    ) -> Result<(u64, Vec<u64>), Stop> {
+        let guard_of = |hash: u64| {
+            let at = numbers.binary_search(&self.partition_of(hash)).unwrap_or_else(|_| unreachable!("all partitions are locked"));
+            &guards[at]
+        };
+        for (wanted, version) in expected {
+            let present = self.locate(guard_of(wanted.hash), *wanted, cold)?;
+            let actual = present.filter(|present| !present.is_expired).map(|present| present.meta.version);
+            if actual != *version {
+                return Err(Stop::Error(Error::Conflict(format!(
+                    "key {} changed while the transaction ran (expected version {version:?}, found {actual:?}); nothing was changed: run it again",
+                    show_key(wanted.key)
+                ))));
+            }
+        }
+        // Vacancies first, so that nothing is written that can't be published. Growing invalidates places, so presents are found after.
+        for item in planned {
+            self.reserve_entries(guard_of(item.wanted.hash), planned.len() as u32)?;
+        }
+        let mut presents: Vec<Option<Present<'_>>> = Vec::with_capacity(planned.len());
+        for item in planned {
+            presents.push(self.locate(guard_of(item.wanted.hash), item.wanted, cold)?);
+        }
+        let count = u32::try_from(planned.len()).unwrap_or(u32::MAX);
+        let reserved = self.reserve(self.head_for(0), |_| total, Sequence::New(count), Purpose::Write)?;
+        crash_point!("batch.reserved");
+        for (index, item) in planned.iter().enumerate() {
+            let link = presents[index].as_ref().map_or(0, |present| present.entry);
+            let draft = Draft { link, batch_offset: reserved.offset as u32, ..item.draft };
+            let sequence = reserved.sequence + index as u64;
+            let crc = record::checksum(draft.word, sequence, draft.expiry_ms, draft.key, draft.payload);
+            let shape = record::shape(draft.word, reserved.offset + item.offset, self.geometry.frame_bytes as usize);
+            debug_assert_eq!(shape.total, item.total);
+            // SAFETY: within the region just reserved; offsets and totals add up to it.
+            unsafe {
+                let at = reserved.at.add(item.offset);
+                record::write_body(at, &draft, &shape, sequence, crc, reserved.segment_id);
+                record::commit(at, draft.word);
+            }
+        }
+        let crc = record::batch_checksum(reserved.sequence, total as u32, count) ^ record::checksum_mask(reserved.segment_id);
+        let lead = Word0 { value_len: total as u32, key_len: 0, kind: kind::BATCH_PENDING, encoding: 0 };
+        // SAFETY: the lead's 32 bytes begin the region just reserved.
+        unsafe {
+            reserved.at.add(16).cast::<u32>().write_unaligned(crc.to_le());
+            reserved.at.add(20).cast::<u32>().write_unaligned(count.to_le());
+            reserved.at.add(24).cast::<u32>().write_unaligned((self.me() + 1).to_le());
+            reserved.at.add(28).cast::<u32>().write_unaligned(0);
+            record::commit(reserved.at, lead);
+        }
+        crash_point!("batch.pending");
+        for (index, item) in planned.iter().enumerate() {
+            let guard = guard_of(item.wanted.hash);
+            let tag = self.tag(item.wanted.hash);
+            let word = entry(tag, self.address(reserved.slot, reserved.offset + item.offset));
+            if item.draft.word.base_kind() == kind::LARGE {
+                self.adopt_extents(item.draft.payload);
+            }
+            match &presents[index] {
+                Some(present) => present.place.store(word),
+                None if item.draft.word.base_kind() == kind::TOMBSTONE => {}
+                None => {
+                    // Room for all of them was reserved above, so this can't fail half way.
+                    let place: EntryRef<'_> = self.vacancy(guard, tag)?;
+                    self.fill_entry(guard, place, word);
+                }
+            }
+            crash_point!("batch.publishing");
+        }
+        // SAFETY: as above. This store is the moment at which the transaction happens.
+        unsafe { record::commit(reserved.at, Word0 { kind: kind::BATCH, ..lead }) };
+        crash_point!("batch.committed");
+        let mut dead_extents = Vec::new();
+        for (item, present) in planned.iter().zip(&mut presents) {
+            if item.draft.word.base_kind() != kind::TOMBSTONE {
+                self.count_live(reserved.slot, item.total, item.draft.expiry_ms);
+            }
+            if let Some(present) = present {
+                if item.draft.word.base_kind() == kind::TOMBSTONE {
+                    self.remove_entry(guard_of(item.wanted.hash), present.place, false);
+                }
+                self.count_dead(present);
+                dead_extents.append(&mut present.extents);
+            }
+        }
+        Ok((reserved.sequence, dead_extents))
+    }
+}

@@ -1,0 +1,187 @@
+//! Values used where they lie: pinned, mapped, never copied while hot.
+//!
+//! A view pins the segments its bytes are in, then makes sure that the entry still leads there: from then on the frames are not reused, whatever
+//! happens to the key. Pins count by participant, so they vanish with a dead process. Records of a transaction that is not
+//! decided yet, and cold values, are copied into memory of the view's own instead: same bytes, same life time.
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::index::ADDRESS_MASK;
+use crate::layout::Place;
+use crate::pool::Joined;
+use crate::read::{RecordMeta, Wanted};
+use crate::record::{self, kind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A value's bytes, valid as long as this lives.
+#[derive(Debug)]
+pub struct View {
+    bytes: Bytes,
+    len: usize,
+    meta: RecordMeta,
+    pinned: Vec<u32>,
+    /// After the bytes: the mapping must outlive them.
+    engine: Arc<Engine>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(*const u8),
+    Joined(Joined),
+    Owned(Vec<u8>),
+}
+
+// SAFETY: the bytes are read-only, pinned and mapped for the view's life.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// What is known of the value.
+    pub fn meta(&self) -> &RecordMeta {
+        &self.meta
+    }
+
+    /// Whether the bytes are the store's own, not a copy.
+    pub fn is_zero_copy(&self) -> bool {
+        !matches!(self.bytes, Bytes::Owned(_))
+    }
+}
+
+impl std::ops::Deref for View {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let base = match &self.bytes {
+            Bytes::Mapped(base) => *base,
+            Bytes::Joined(joined) => joined.base(),
+            Bytes::Owned(bytes) => return bytes,
+        };
+        // SAFETY: the pinned segments hold `len` bytes from `base` on, for as long as this view lives.
+        unsafe { std::slice::from_raw_parts(base, self.len) }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.pinned.iter().for_each(|&slot| self.engine.unpin(slot));
+    }
+}
+
+/// Pins that are given back unless a view takes them over.
+struct Pins<'a> {
+    engine: &'a Engine,
+    slots: Vec<u32>,
+}
+
+impl Pins<'_> {
+    fn add(&mut self, slot: u32) {
+        self.engine.pin(slot);
+        self.slots.push(slot);
+    }
+}
+
+impl Drop for Pins<'_> {
+    fn drop(&mut self) {
+        self.slots.iter().for_each(|&slot| self.engine.unpin(slot));
+    }
+}
+
+/// Attempts to pin before the value is copied instead.
+const ATTEMPTS: usize = 8;
+
+/// A view of a key's value; `None` where the key is absent.
+pub(crate) fn view(engine: &Arc<Engine>, wanted: Wanted<'_>) -> Result<Option<View>> {
+    for _ in 0..ATTEMPTS {
+        let Some(found) = engine.find(wanted, &mut |_| std::ptr::null_mut())? else { return Ok(None) };
+        let mut pins = Pins { engine, slots: Vec::new() };
+        if let Some(bytes) = pin_value(engine, wanted, found.entry, &mut pins)? {
+            let pinned = std::mem::take(&mut pins.slots);
+            return Ok(Some(View {
+                bytes,
+                len: usize::try_from(found.meta.value_len).unwrap_or(0),
+                meta: found.meta,
+                pinned,
+                engine: engine.clone(),
+            }));
+        }
+    }
+    let mut copy = Vec::new();
+    let found = engine.find(wanted, &mut |meta| {
+        copy = vec![0_u8; usize::try_from(meta.value_len).unwrap_or(0)];
+        copy.as_mut_ptr()
+    })?;
+    Ok(found.map(|found| View {
+        len: copy.len(),
+        bytes: Bytes::Owned(copy),
+        meta: found.meta,
+        pinned: Vec::new(),
+        engine: engine.clone(),
+    }))
+}
+
+/// Pins the value of an entry; `None` where it moved, is cold, or is undecided.
+fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pins<'_>) -> Result<Option<Bytes>> {
+    let frame_bytes = engine.geometry.frame_bytes as usize;
+    let Some((slot, offset)) = engine.split(entry & ADDRESS_MASK) else { return Ok(None) };
+    pins.add(slot);
+    let place = Place::unpack(engine.segment(slot).place.load(Ordering::SeqCst));
+    let Some(base) = engine.hot_base(place) else { return Ok(None) };
+    if !engine.is_current(wanted.hash, entry) {
+        return Ok(None);
+    }
+    // SAFETY: pinned, and the entry leads here after the pin: the frame stays, and the record is committed.
+    let bytes = unsafe { std::slice::from_raw_parts(base.add(offset), frame_bytes - offset) };
+    let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.key == wanted.key) else {
+        return Err(engine.damaged(slot, offset, wanted.key));
+    };
+    if record.word.is_in_batch() && engine.is_undecided(base, record.batch_offset) {
+        return Ok(None);
+    }
+    if record.word.base_kind() != kind::LARGE {
+        return Ok(Some(Bytes::Mapped(record.payload.as_ptr())));
+    }
+    let Some((_, extents)) = record.extents(frame_bytes) else { return Err(engine.damaged(slot, offset, wanted.key)) };
+    let mut pieces = Vec::with_capacity(extents.len());
+    for segment_id in extents {
+        let Some(extent) = engine.slot_of(segment_id) else { return Ok(None) };
+        pins.add(extent);
+        let place = Place::unpack(engine.segment(extent).place.load(Ordering::SeqCst));
+        let (Some(_), Some(frame)) = (engine.slot_of(segment_id), place.hot) else { return Ok(None) };
+        pieces.push(u64::from(frame) * frame_bytes as u64);
+    }
+    if !engine.is_current(wanted.hash, entry) {
+        return Ok(None);
+    }
+    let joined = Joined::new(&**engine.hot.file(), &pieces, frame_bytes)
+        .map_err(|source| Error::io("map a large value of", &engine.paths.hot, source))?;
+    Ok(Some(Bytes::Joined(joined)))
+}
+
+impl Engine {
+    /// Whether the index still holds exactly this entry.
+    pub(crate) fn is_current(&self, hash: u64, entry: u64) -> bool {
+        let number = self.partition_of(hash);
+        loop {
+            let table = self.table(number);
+            let mut probe = self.probe(table, self.tag(hash));
+            let found = std::iter::from_fn(|| probe.next()).any(|(_, word)| word == entry);
+            std::sync::atomic::fence(Ordering::Acquire);
+            if self.table(number) == table {
+                return found;
+            }
+        }
+    }
+
+    /// Whether the batch led by the record at `batch_offset` has not happened (yet).
+    pub(crate) fn is_undecided(&self, base: *mut u8, batch_offset: u32) -> bool {
+        let offset = batch_offset as usize;
+        if offset % record::ALIGN_BYTES != 0 || offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize {
+            return true;
+        }
+        // SAFETY: aligned and within the frame, which the caller keeps in use.
+        let word = record::Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
+        word.kind() != kind::BATCH
+    }
+}

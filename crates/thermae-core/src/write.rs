@@ -1,0 +1,435 @@
+//! Changing a key: find it, decide, append a record, publish it.
+//!
+//! Everything about one key happens under its partition's lock, so conditions are decided on what is true when the record is published,
+//! and sequence numbers of one key grow in the order of publication. Nothing waits under that lock: where a frame is
+//! missing, or a record that must be compared lies in the cold tier, the lock is released, the room made or the record read, and
+//! the update starts over.
+
+use crate::crash::crash_point;
+use crate::engine::{Engine, PartitionGuard};
+use crate::error::{Error, Result};
+use crate::index::{ADDRESS_MASK, EntryRef, entry};
+use crate::layout::{ADDRESS_MIN, Place, state};
+use crate::log::{Reserved, Sequence};
+use crate::read::{RecordMeta, Wanted, show_key};
+use crate::record::{self, Draft, KEY_BYTES_MAX, Word0, flag, kind};
+use crate::segment::{Purpose, Room};
+use std::sync::atomic::Ordering;
+
+/// Encodings whose values start at a multiple of 64 bytes, so that arrays can be used where they lie.
+pub const ALIGNED_ENCODINGS: [u8; 2] = [7, 8];
+
+/// Why an update must let go of its lock.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// There is too little of something.
+    Room(Room),
+    /// This entry's record is cold and must be read first.
+    Cold(u64),
+    /// It failed.
+    Error(Error),
+}
+
+impl From<Room> for Stop {
+    fn from(room: Room) -> Self {
+        Self::Room(room)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// The record that a key has now.
+#[derive(Debug)]
+pub(crate) struct Present<'a> {
+    /// Its entry's place.
+    pub place: EntryRef<'a>,
+    /// Its entry.
+    pub entry: u64,
+    /// What is known of it.
+    pub meta: RecordMeta,
+    /// Its first word.
+    pub word: Word0,
+    /// Bytes of the record.
+    pub total: usize,
+    /// Link of an extended record.
+    pub link: u64,
+    /// Whether it has expired: present in memory, absent to users.
+    pub is_expired: bool,
+    /// Segment identities of a large value.
+    pub extents: Vec<u64>,
+}
+
+/// Cold records read while the lock was released: entry, segment identity, bytes.
+pub(crate) type ColdRecords = Vec<(u64, u64, Vec<u8>)>;
+
+/// What an update makes of a key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change<'a> {
+    /// Leave it.
+    Keep,
+    /// Store this.
+    Put(NewValue<'a>),
+    /// Delete it.
+    Delete,
+}
+
+/// A value to store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewValue<'a> {
+    pub encoding: u8,
+    pub expires_at_ms: u64,
+    pub payload: Payload<'a>,
+}
+
+/// Where a new value's bytes are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Payload<'a> {
+    /// To be written into the record.
+    Inline(&'a [u8]),
+    /// In extents already: value length and extent list.
+    Large(u32, &'a [u8]),
+}
+
+impl Engine {
+    /// Refuses keys that no record can hold.
+    #[inline]
+    pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Error::InvalidKey(format!(
+                "the key {} is {} bytes long; keys may have up to {KEY_BYTES_MAX} bytes: store the long part in the value, or use its hash as key",
+                show_key(key),
+                key.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Changes one key: `decide` is given its present record (`None` = absent or expired) and says what becomes of it. It may be
+    /// called again when the update has to start over. Returns what it replaced and the sequence number, if anything changed.
+    pub(crate) fn update_key<'a>(
+        &self,
+        wanted: Wanted<'_>,
+        mut decide: impl FnMut(Option<&Present<'_>>) -> Result<Change<'a>>,
+    ) -> Result<Option<(u64, bool)>> {
+        self.check_writable()?;
+        Self::check_key(wanted.key)?;
+        let partition = self.partition_of(wanted.hash);
+        let mut cold = ColdRecords::new();
+        let mut attempts = 0;
+        loop {
+            let guard = self.lock_partition(partition);
+            match self.update_locked(&guard, wanted, &cold, &mut decide) {
+                Ok((result, dead_extents)) => {
+                    drop(guard);
+                    self.retire_extents(&dead_extents);
+                    return Ok(result);
+                }
+                Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::Cold(entry)) => {
+                    drop(guard);
+                    self.fetch_cold(entry, &mut cold)?;
+                }
+                Err(Stop::Room(room)) => {
+                    drop(guard);
+                    self.make_room(room, &mut attempts)?;
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn update_locked<'a>(
+        &self,
+        guard: &PartitionGuard<'_>,
+        wanted: Wanted<'_>,
+        cold: &ColdRecords,
+        decide: &mut impl FnMut(Option<&Present<'_>>) -> Result<Change<'a>>,
+    ) -> Result<(Option<(u64, bool)>, Vec<u64>), Stop> {
+        let mut present = self.locate(guard, wanted, cold)?;
+        let visible = present.as_ref().filter(|present| !present.is_expired);
+        match decide(visible)? {
+            Change::Keep => Ok((None, Vec::new())),
+            Change::Put(value) => {
+                let sequence = self.put_locked(guard, wanted, present.as_ref(), value)?;
+                let replaced = present.as_ref().is_some_and(|present| !present.is_expired);
+                Ok((Some((sequence, replaced)), present.take().map(|present| present.extents).unwrap_or_default()))
+            }
+            Change::Delete => {
+                let Some(present) = present else { return Ok((None, Vec::new())) };
+                let sequence = self.delete_locked(guard, wanted, &present)?;
+                Ok(((!present.is_expired).then_some((sequence, true)), present.extents))
+            }
+        }
+    }
+
+    /// The record that a key has, in a locked partition.
+    #[inline]
+    pub(crate) fn locate<'a>(
+        &'a self,
+        guard: &PartitionGuard<'_>,
+        wanted: Wanted<'_>,
+        cold: &ColdRecords,
+    ) -> Result<Option<Present<'a>>, Stop> {
+        let mut probe = self.probe(self.table(guard.number), self.tag(wanted.hash));
+        while let Some((place, entry)) = probe.next() {
+            if let Some(present) = self.resolve(place, entry, wanted, cold)? {
+                return Ok(Some(present));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record of one entry, if it is the key's.
+    #[inline]
+    fn resolve<'a>(
+        &self,
+        place_ref: EntryRef<'a>,
+        entry: u64,
+        wanted: Wanted<'_>,
+        cold: &ColdRecords,
+    ) -> Result<Option<Present<'a>>, Stop> {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        let Some((slot, offset)) = self.split(entry & ADDRESS_MASK) else {
+            return Err(Stop::Error(self.damaged(0, 0, wanted.key)));
+        };
+        let segment = self.segment(slot);
+        loop {
+            let place_word = segment.place.load(Ordering::Acquire);
+            let Some(base) = self.hot_base(Place::unpack(place_word)) else {
+                let segment_id = segment.segment_id.load(Ordering::Acquire);
+                let Some((_, _, bytes)) = cold.iter().find(|known| known.0 == entry && known.1 == segment_id) else {
+                    return Err(Stop::Cold(entry));
+                };
+                let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id)) else {
+                    return Err(Stop::Error(self.damaged(slot, offset, wanted.key)));
+                };
+                return Ok((record.key == wanted.key).then(|| self.present(place_ref, entry, &record)));
+            };
+            let room = frame_bytes.saturating_sub(offset);
+            if room < record::HEADER_BYTES + 4 {
+                return Err(Stop::Error(self.damaged(slot, offset, wanted.key)));
+            }
+            // SAFETY: within the frame. A demotion may take the frame away meanwhile; then the place has changed and this is done again.
+            let at = unsafe { base.add(offset) };
+            // SAFETY: as above.
+            let head = unsafe { std::slice::from_raw_parts(at, 24) };
+            let sized = record::total_len(head, offset, frame_bytes, room);
+            // SAFETY: total was checked against the room.
+            let record = sized.and_then(|(_, total)| {
+                record::parse(unsafe { std::slice::from_raw_parts(at, total) }, offset, frame_bytes)
+            });
+            let result = record.map(|record| {
+                (record.key == wanted.key).then(|| self.present(place_ref, entry, &record))
+            });
+            std::sync::atomic::fence(Ordering::Acquire);
+            if segment.place.load(Ordering::Relaxed) != place_word {
+                continue;
+            }
+            return match result {
+                Some(present) => Ok(present),
+                None => Err(Stop::Error(self.damaged(slot, offset, wanted.key))),
+            };
+        }
+    }
+
+    #[inline]
+    fn present<'a>(&self, place: EntryRef<'a>, entry: u64, record: &record::Parsed<'_>) -> Present<'a> {
+        let is_large = record.word.base_kind() == kind::LARGE;
+        Present {
+            place,
+            entry,
+            meta: RecordMeta {
+                version: record.sequence,
+                encoding: record.word.encoding,
+                value_len: u64::from(record.word.value_len),
+                expires_at_ms: record.expiry_ms,
+            },
+            word: record.word,
+            total: record.total,
+            link: record.link,
+            is_expired: record.expiry_ms != 0 && record.expiry_ms <= self.now_ms(),
+            extents: if is_large {
+                record.extents(self.geometry.frame_bytes as usize).map(|extents| extents.1).unwrap_or_default()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// Reads the cold record of an entry, so that the next attempt need not.
+    pub(crate) fn fetch_cold(&self, entry: u64, cold: &mut ColdRecords) -> Result<()> {
+        let Some((slot, offset)) = self.split(entry & ADDRESS_MASK) else { return Ok(()) };
+        let segment = self.segment(slot);
+        let segment_id = segment.segment_id.load(Ordering::Acquire);
+        let place_word = segment.place.load(Ordering::Acquire);
+        let place = Place::unpack(place_word);
+        if place.hot.is_some() || place.cold.is_none() {
+            return Ok(());
+        }
+        let bytes = self.read_cold(place, offset)?;
+        std::sync::atomic::fence(Ordering::Acquire);
+        if segment.place.load(Ordering::Acquire) == place_word && segment.segment_id.load(Ordering::Acquire) == segment_id {
+            cold.retain(|known| known.0 != entry);
+            // Bytes that are no record are kept too: the attempt that uses them reports the damage.
+            cold.push((entry, segment_id, bytes.unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    /// Appends and publishes a value in a locked partition. Returns its sequence number.
+    #[inline]
+    pub(crate) fn put_locked(
+        &self,
+        guard: &PartitionGuard<'_>,
+        wanted: Wanted<'_>,
+        present: Option<&Present<'_>>,
+        value: NewValue<'_>,
+    ) -> Result<u64, Stop> {
+        let tag = self.tag(wanted.hash);
+        let vacancy = match present {
+            Some(_) => None,
+            None => Some(self.vacancy(guard, tag)?),
+        };
+        let head = if present.is_none() && self.cold.is_none() && self.take_ghost(guard, tag) && value.expires_at_ms == 0 {
+            crate::layout::SURVIVOR_HEAD
+        } else {
+            self.head_for(value.expires_at_ms)
+        };
+        let (value_len, payload, base_kind) = match value.payload {
+            Payload::Inline(bytes) => (bytes.len() as u32, bytes, kind::PUT),
+            Payload::Large(len, list) => (len, list, kind::LARGE),
+        };
+        let word = Word0 {
+            value_len,
+            key_len: wanted.key.len() as u16,
+            kind: base_kind
+                | if value.expires_at_ms != 0 { flag::EXPIRY } else { 0 }
+                | if ALIGNED_ENCODINGS.contains(&value.encoding) && base_kind == kind::PUT { flag::ALIGNED } else { 0 },
+            encoding: value.encoding,
+        };
+        let draft = Draft { word, expiry_ms: value.expires_at_ms, link: 0, batch_offset: 0, key: wanted.key, payload };
+        let reserved = self.append(guard, head, &draft, Purpose::Write)?;
+        crash_point!("put.committed");
+        if base_kind == kind::LARGE {
+            self.adopt_extents(payload);
+        }
+        let address = self.address(reserved.slot, reserved.offset);
+        match (present, vacancy) {
+            (Some(present), _) => present.place.store(entry(tag, address)),
+            (None, Some(vacancy)) => self.fill_entry(guard, vacancy, entry(tag, address)),
+            (None, None) => unreachable!("an absent key was given a vacancy"),
+        }
+        guard.partition.in_flight.store(0, Ordering::Release);
+        crash_point!("put.published");
+        self.count_live(reserved.slot, reserved.total, value.expires_at_ms);
+        if let Some(present) = present {
+            self.count_dead(present);
+        }
+        Ok(reserved.sequence)
+    }
+
+    /// Deletes a key in a locked partition.
+    pub(crate) fn delete_locked(&self, guard: &PartitionGuard<'_>, wanted: Wanted<'_>, present: &Present<'_>) -> Result<u64, Stop> {
+        let mut sequence = 0;
+        if self.needs_tombstones() {
+            let word = Word0 {
+                value_len: 0,
+                key_len: wanted.key.len() as u16,
+                kind: kind::TOMBSTONE,
+                encoding: 0,
+            };
+            let draft = Draft { word, expiry_ms: 0, link: 0, batch_offset: 0, key: wanted.key, payload: &[] };
+            sequence = self.append(guard, self.head_for(0), &draft, Purpose::Reserve)?.sequence;
+            crash_point!("delete.committed");
+        }
+        self.remove_entry(guard, present.place, false);
+        guard.partition.in_flight.store(0, Ordering::Release);
+        crash_point!("delete.published");
+        self.count_dead(present);
+        Ok(sequence)
+    }
+
+    /// Appends one record for a locked partition and commits it; the caller publishes it.
+    #[inline]
+    fn append(&self, guard: &PartitionGuard<'_>, head: u32, draft: &Draft<'_>, purpose: Purpose) -> Result<Reserved, Room> {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        let reserved = self.reserve(head, |offset| record::shape(draft.word, offset, frame_bytes).total, Sequence::New(1), purpose)?;
+        guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
+        crash_point!("append.reserved");
+        let crc = record::checksum(draft.word, reserved.sequence, draft.expiry_ms, draft.key, draft.payload);
+        self.fill(&reserved, draft, crc);
+        Ok(reserved)
+    }
+
+    /// Writes and commits a record into reserved space.
+    #[inline]
+    pub(crate) fn fill(&self, reserved: &Reserved, draft: &Draft<'_>, crc: u32) {
+        let shape = record::shape(draft.word, reserved.offset, self.geometry.frame_bytes as usize);
+        debug_assert_eq!(shape.total, reserved.total);
+        // SAFETY: the reservation is this thread's alone, and as long as the shape says.
+        unsafe {
+            record::write_body(reserved.at, draft, &shape, reserved.sequence, crc, reserved.segment_id);
+            crash_point!("append.written");
+            record::commit(reserved.at, draft.word);
+        }
+    }
+
+    /// Counts a published record towards its segment.
+    #[inline]
+    pub(crate) fn count_live(&self, slot: u32, total: usize, expires_at_ms: u64) {
+        let segment = self.segment(slot);
+        segment.live_bytes.fetch_add(total as u32, Ordering::Relaxed);
+        if expires_at_ms != 0 {
+            segment.next_expiry_ms.fetch_min(expires_at_ms, Ordering::Relaxed);
+            segment.last_expiry_ms.fetch_max(expires_at_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a record that is no longer published from its segment's count, and from its home's.
+    #[inline]
+    pub(crate) fn count_dead(&self, present: &Present<'_>) {
+        if let Some((slot, _)) = self.split(present.entry & ADDRESS_MASK) {
+            self.count_dead_bytes(slot, present.total);
+        }
+        if present.word.kind() == kind::COPY && present.link & ADDRESS_MASK >= ADDRESS_MIN {
+            if let Some((home, offset)) = self.split(present.link & ADDRESS_MASK) {
+                let word = Word0 { kind: (present.word.kind & !kind::MASK) | kind::PUT, ..present.word };
+                self.count_dead_bytes(home, record::shape(word, offset, self.geometry.frame_bytes as usize).total);
+            }
+        }
+    }
+
+    /// Takes bytes from a segment's live count.
+    #[inline]
+    pub(crate) fn count_dead_bytes(&self, slot: u32, bytes: usize) {
+        let live = &self.segment(slot).live_bytes;
+        let before = live.fetch_sub(bytes as u32, Ordering::Relaxed);
+        if before < bytes as u32 {
+            // A crash had left the count too low; it is a hint, and zero is the better one.
+            live.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the extents in a LARGE record's list a published value's own, so that the reaper leaves them alone. Called once the
+    /// record is committed and before it is published: whoever inherits the lock completes that.
+    pub(crate) fn adopt_extents(&self, list: &[u8]) {
+        for chunk in list.get(8..).unwrap_or_default().chunks_exact(8) {
+            let mut bytes = [0_u8; 8];
+            bytes.copy_from_slice(chunk);
+            if let Some(slot) = self.slot_of(u64::from_le_bytes(bytes)) {
+                self.segment(slot).state.store(state::EXTENT, Ordering::Release);
+            }
+        }
+    }
+
+    /// Retires the extents of a large value that is no longer published.
+    pub(crate) fn retire_extents(&self, extents: &[u64]) {
+        for slot in extents.iter().filter_map(|&segment_id| self.slot_of(segment_id)) {
+            self.retire(slot);
+        }
+    }
+}

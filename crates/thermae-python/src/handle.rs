@@ -1,0 +1,154 @@
+//! An open store with its codecs: one value read or written, which every verb is made of.
+//!
+//! Small values are copied with the GIL held, because that takes less time than letting it go and back. It is released
+//! for a large value, and for every write of a store whose durability makes the writer wait for the disk.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes};
+use thermae_core::{Condition, Durability, RecordMeta, SetOptions, SetOutcome};
+
+use crate::destination::{Arrived, Destination};
+use crate::encoding::ENCODING_ARRAY;
+use crate::errors::{IntoPython, invalid_option, wrong_type};
+use crate::gil::COPY_BYTES_RELEASE;
+use crate::value::{Encoded, Naming, decode, encode};
+
+/// Longer lifetimes than 30,000 years are taken for mistakes.
+const TTL_SECONDS_MAX: f64 = 1e12;
+
+/// A store, shared by the Python object and its iterators.
+pub(crate) struct Handle {
+    pub(crate) core: Arc<thermae_core::Store>,
+    /// The `thermae.codecs.Codecs` of the store.
+    pub(crate) codecs: Py<PyAny>,
+}
+
+impl Handle {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Handle {
+        Handle { core: Arc::clone(&self.core), codecs: self.codecs.clone_ref(py) }
+    }
+
+    /// One value, copied once, with what its record says.
+    #[inline]
+    pub(crate) fn read<'py>(
+        &self,
+        py: Python<'py>,
+        key: &[u8],
+        naming: Naming<'_, 'py>,
+    ) -> PyResult<Option<(RecordMeta, Bound<'py, PyAny>)>> {
+        let mut destination = Destination::new(py);
+        let found = self.core.get_into(key, &mut |meta| destination.prepare(meta));
+        destination.finish()?;
+        let Some(meta) = found.into_python(py)? else { return Ok(None) };
+        let value = decode(py, meta.encoding, destination.arrived(&meta), &self.codecs, naming)?;
+        Ok(Some((meta, value)))
+    }
+
+    /// One value, which is then gone.
+    pub(crate) fn take<'py>(
+        &self,
+        py: Python<'py>,
+        key: &[u8],
+        naming: Naming<'_, 'py>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let taken = if self.releases_for(0) { py.detach(|| self.core.pop(key)) } else { self.core.pop(key) };
+        let Some((meta, value)) = taken.into_python(py)? else { return Ok(None) };
+        self.decode(py, meta.encoding, &value, naming).map(Some)
+    }
+
+    /// A value that is in memory of ours.
+    pub(crate) fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        encoding: u8,
+        value: &[u8],
+        naming: Naming<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let arrived = Arrived::Object(if encoding == ENCODING_ARRAY {
+            PyByteArray::new(py, value).into_any()
+        } else {
+            PyBytes::new(py, value).into_any()
+        });
+        decode(py, encoding, arrived, &self.codecs, naming)
+    }
+
+    pub(crate) fn encode<'a, 'py>(
+        &self,
+        value: &'a Bound<'py, PyAny>,
+        codec: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<(u8, Encoded<'a, 'py>)> {
+        encode(value, &self.codecs, codec)
+    }
+
+    /// Whether a write of so many bytes is worth releasing the GIL for.
+    pub(crate) fn releases_for(&self, value_bytes: u64) -> bool {
+        value_bytes >= COPY_BYTES_RELEASE || self.core.durability() == Durability::Always
+    }
+
+    /// Writes one value; false where the condition did not hold.
+    #[inline]
+    pub(crate) fn write(
+        &self,
+        py: Python<'_>,
+        key: &[u8],
+        value: &Bound<'_, PyAny>,
+        codec: Option<&Bound<'_, PyAny>>,
+        options: Writing,
+    ) -> PyResult<bool> {
+        let (encoding, encoded) = encode(value, &self.codecs, codec.map(|codec| codec.as_any()))?;
+        let options = SetOptions {
+            encoding,
+            expires_at_ms: options.expires_at_ms,
+            keep_ttl: options.keep_ttl,
+            condition: options.condition,
+        };
+        let bytes = encoded.as_bytes();
+        let outcome = if self.releases_for(bytes.len() as u64) {
+            py.detach(|| self.core.set(key, bytes, &options))
+        } else {
+            self.core.set(key, bytes, &options)
+        };
+        Ok(matches!(outcome.into_python(py)?, SetOutcome::Stored(_)))
+    }
+
+    /// When a value written now with this lifetime expires; 0 is never.
+    #[inline]
+    pub(crate) fn expires_at_ms(&self, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
+        match ttl {
+            None => Ok(0),
+            Some(ttl) => Ok(self.core.now_ms().saturating_add(lifetime_ms(ttl)?)),
+        }
+    }
+}
+
+/// How a value is to be written.
+pub(crate) struct Writing {
+    pub(crate) expires_at_ms: u64,
+    pub(crate) keep_ttl: bool,
+    pub(crate) condition: Condition,
+}
+
+impl Writing {
+    pub(crate) fn always(expires_at_ms: u64) -> Writing {
+        Writing { expires_at_ms, keep_ttl: false, condition: Condition::Always }
+    }
+}
+
+/// A lifetime in whole milliseconds, rounded up: at least one, so that a value is never born expired.
+pub(crate) fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let py = ttl.py();
+    let Ok(seconds) = ttl.extract::<f64>() else {
+        let kind = ttl.get_type().name()?;
+        return Err(wrong_type(py, format!("ttl must be a number of seconds or None, not {kind}")));
+    };
+    // Written so that NaN is refused as well.
+    if !(seconds > 0.0 && seconds <= TTL_SECONDS_MAX) {
+        return Err(invalid_option(
+            py,
+            format!("ttl = {seconds} is no lifetime: give seconds above 0, or None for ever; delete(key) removes a key"),
+        ));
+    }
+    Ok((seconds * 1000.0).ceil() as u64)
+}

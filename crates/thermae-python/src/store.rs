@@ -1,0 +1,500 @@
+//! The class that Python derives its `Store` from: one method per verb, each a conversion and a call.
+//!
+//! Frozen: any number of threads may be in any number of methods. What a verb means is documented on `thermae.Store`
+//! in `docs/python.md`; the stub `_thermae.pyi` has the types.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView};
+use thermae_core::{BatchOp, Condition, Location};
+
+use crate::batch;
+use crate::errors::{IntoPython, invalid_option};
+use crate::handle::{Handle, Writing};
+use crate::key::{key_bytes, missing};
+use crate::lock::{self, LockToken};
+use crate::options::{engine_options, word};
+use crate::scan::Scan;
+use crate::value::{Encoded, Naming};
+use crate::view::View;
+use crate::wait::interruptibly;
+
+/// An argument that may be left away, where None is a value like any other.
+enum Given<'py> {
+    Missing,
+    Value(Bound<'py, PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Given<'py> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Given<'py>> {
+        Ok(Given::Value(object.to_owned()))
+    }
+}
+
+fn default_or_none<'py>(py: Python<'py>, default: Option<Bound<'py, PyAny>>) -> Bound<'py, PyAny> {
+    default.unwrap_or_else(|| py.None().into_bound(py))
+}
+
+/// A report of the engine as JSON, which `thermae.reports` reads.
+fn json(report: &impl serde::Serialize) -> PyResult<String> {
+    serde_json::to_string(report).map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
+}
+
+/// The engine's half of `thermae.Store`.
+#[pyclass(frozen, subclass, mapping, module = "thermae._thermae")]
+pub(crate) struct Store {
+    handle: Handle,
+    location: Location,
+    /// Fixed at creation, and asked for often enough to be kept.
+    config: thermae_core::Config,
+}
+
+/// Opening, closing, and what the store was opened as.
+#[pymethods]
+impl Store {
+    #[new]
+    #[pyo3(signature = (location, options, codecs))]
+    fn new(py: Python<'_>, location: &str, options: &Bound<'_, PyDict>, codecs: Py<PyAny>) -> PyResult<Store> {
+        let location = Location::parse(location).into_python(py)?;
+        let options = engine_options(options)?;
+        let core = py.detach(|| thermae_core::Store::open(&location, &options)).into_python(py)?;
+        let config = core.config();
+        Ok(Store { handle: Handle { core: Arc::new(core), codecs }, location, config })
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.handle.core.close()).into_python(py)
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.handle.core.is_closed()
+    }
+
+    #[getter]
+    fn location(&self) -> String {
+        self.location.to_string()
+    }
+
+    #[getter]
+    fn read_only(&self) -> bool {
+        self.config.read_only
+    }
+
+    #[getter]
+    fn hot_bytes(&self) -> u64 {
+        self.config.hot_bytes
+    }
+
+    #[getter]
+    fn cold_bytes(&self) -> u64 {
+        self.config.cold_bytes
+    }
+
+    #[getter]
+    fn frame_bytes(&self) -> u64 {
+        u64::from(self.config.frame_bytes)
+    }
+
+    #[getter]
+    fn durability(&self) -> &'static str {
+        self.handle.core.durability().as_str()
+    }
+
+    #[setter]
+    fn set_durability(&self, py: Python<'_>, durability: &Bound<'_, PyAny>) -> PyResult<()> {
+        let durability = word("durability", durability)?.parse().into_python(py)?;
+        py.detach(|| self.handle.core.set_durability(durability)).into_python(py)
+    }
+
+    #[getter]
+    fn when_full(&self) -> &'static str {
+        self.handle.core.config().when_full.as_str()
+    }
+
+    #[setter]
+    fn set_when_full(&self, py: Python<'_>, when_full: &Bound<'_, PyAny>) -> PyResult<()> {
+        let when_full = word("when_full", when_full)?.parse().into_python(py)?;
+        py.detach(|| self.handle.core.set_when_full(when_full)).into_python(py)
+    }
+
+    // The mapping protocol.
+
+    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self.handle.read(py, key_bytes(key)?, Naming::default())? {
+            Some((_, value)) => Ok(value),
+            None => Err(missing(key)),
+        }
+    }
+
+    fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.handle.write(py, key_bytes(key)?, value, None, Writing::always(0)).map(drop)
+    }
+
+    fn __delitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.delete(py, key)? { Ok(()) } else { Err(missing(key)) }
+    }
+
+    fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(self.handle.core.meta(key_bytes(key)?).into_python(py)?.is_some())
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.handle.core.len().into_python(py)? as usize)
+    }
+
+    // Verbs for one key.
+
+    #[pyo3(signature = (key, default=None, *, codec=None, as_type=None))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+        codec: Option<&Bound<'py, PyAny>>,
+        as_type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match self.handle.read(py, key_bytes(key)?, Naming { codec, kind: as_type })? {
+            Some((_, value)) => Ok(value),
+            None => Ok(default_or_none(py, default)),
+        }
+    }
+
+    #[pyo3(signature = (key, default=None, *, codec=None, as_type=None))]
+    fn get_with_version<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+        codec: Option<&Bound<'py, PyAny>>,
+        as_type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, u64)> {
+        match self.handle.read(py, key_bytes(key)?, Naming { codec, kind: as_type })? {
+            Some((meta, value)) => Ok((value, meta.version)),
+            None => Ok((default_or_none(py, default), 0)),
+        }
+    }
+
+    fn version(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<u64> {
+        Ok(self.handle.core.meta(key_bytes(key)?).into_python(py)?.map_or(0, |meta| meta.version))
+    }
+
+    fn value_bytes(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+        Ok(self.handle.core.meta(key_bytes(key)?).into_python(py)?.map(|meta| meta.value_len))
+    }
+
+    fn ttl(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+        let meta = self.handle.core.meta(key_bytes(key)?).into_python(py)?;
+        match meta {
+            None => Err(missing(key)),
+            Some(meta) if meta.expires_at_ms == 0 => Ok(None),
+            Some(meta) => {
+                let left_ms = meta.expires_at_ms.saturating_sub(self.handle.core.now_ms());
+                Ok(Some(left_ms as f64 / 1000.0))
+            }
+        }
+    }
+
+    #[pyo3(signature = (key, value, ttl=None, *, if_absent=false, if_present=false, if_version=None, keep_ttl=false, codec=None))]
+    #[allow(clippy::too_many_arguments, reason = "the verb's keywords")]
+    fn set(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        ttl: Option<&Bound<'_, PyAny>>,
+        if_absent: bool,
+        if_present: bool,
+        if_version: Option<u64>,
+        keep_ttl: bool,
+        codec: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let condition = match (if_absent, if_present, if_version) {
+            (false, false, None) => Condition::Always,
+            (true, false, None) => Condition::IfAbsent,
+            (false, true, None) => Condition::IfPresent,
+            (false, false, Some(version)) => Condition::IfVersion(version),
+            _ => {
+                return Err(invalid_option(
+                    py,
+                    "if_absent, if_present and if_version exclude each other: give one of them".to_string(),
+                ));
+            }
+        };
+        if keep_ttl && ttl.is_some() {
+            return Err(invalid_option(py, "ttl and keep_ttl exclude each other: give one of them".to_string()));
+        }
+        let writing = Writing { expires_at_ms: self.handle.expires_at_ms(ttl)?, keep_ttl, condition };
+        self.handle.write(py, key_bytes(key)?, value, codec, writing)
+    }
+
+    #[pyo3(signature = (key, value, ttl=None, *, codec=None))]
+    fn add(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        ttl: Option<&Bound<'_, PyAny>>,
+        codec: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
+        let writing = Writing { expires_at_ms, keep_ttl: false, condition: Condition::IfAbsent };
+        self.handle.write(py, key_bytes(key)?, value, codec, writing)
+    }
+
+    #[pyo3(signature = (key, value, version, ttl=None, *, codec=None))]
+    fn compare_and_set(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        version: u64,
+        ttl: Option<&Bound<'_, PyAny>>,
+        codec: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
+        let writing = Writing { expires_at_ms, keep_ttl: false, condition: Condition::IfVersion(version) };
+        self.handle.write(py, key_bytes(key)?, value, codec, writing)
+    }
+
+    fn delete(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let key = key_bytes(key)?;
+        if self.handle.releases_for(0) {
+            py.detach(|| self.handle.core.delete(key)).into_python(py)
+        } else {
+            self.handle.core.delete(key).into_python(py)
+        }
+    }
+
+    #[pyo3(signature = (key, default=Given::Missing, *, codec=None, as_type=None), text_signature = "($self, key, default=..., *, codec=None, as_type=None)")]
+    fn pop<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        default: Given<'py>,
+        codec: Option<&Bound<'py, PyAny>>,
+        as_type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match (self.handle.take(py, key_bytes(key)?, Naming { codec, kind: as_type })?, default) {
+            (Some(value), _) => Ok(value),
+            (None, Given::Value(default)) => Ok(default),
+            (None, Given::Missing) => Err(missing(key)),
+        }
+    }
+
+    #[pyo3(signature = (key, ttl=None))]
+    fn touch(&self, py: Python<'_>, key: &Bound<'_, PyAny>, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
+        let key = key_bytes(key)?;
+        if self.handle.releases_for(0) {
+            py.detach(|| self.handle.core.touch(key, expires_at_ms)).into_python(py)
+        } else {
+            self.handle.core.touch(key, expires_at_ms).into_python(py)
+        }
+    }
+
+    #[pyo3(signature = (key, by=1, default=Some(0), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
+    fn incr(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        by: i64,
+        default: Option<i64>,
+        ttl: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<i64> {
+        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
+        let bytes = key_bytes(key)?;
+        let counted = if self.handle.releases_for(0) {
+            py.detach(|| self.handle.core.incr(bytes, by, default, expires_at_ms))
+        } else {
+            self.handle.core.incr(bytes, by, default, expires_at_ms)
+        };
+        counted.into_python(py)?.ok_or_else(|| missing(key))
+    }
+
+    #[pyo3(signature = (key, by=1, default=Some(0), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
+    fn decr(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        by: i64,
+        default: Option<i64>,
+        ttl: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<i64> {
+        let by = by.checked_neg().ok_or_else(|| {
+            invalid_option(py, format!("by = {by} cannot be subtracted in 64 bits: use a smaller step"))
+        })?;
+        self.incr(py, key, by, default, ttl)
+    }
+
+    /// A read-only memoryview of the value's bytes and their encoding, or None.
+    fn _view<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<(u8, Bound<'py, PyMemoryView>)>> {
+        let key = key_bytes(key)?;
+        let Some(view) = self.handle.core.view(key).into_python(py)? else { return Ok(None) };
+        let encoding = view.meta().encoding;
+        let owner = Bound::new(py, View { view })?;
+        Ok(Some((encoding, PyMemoryView::from(owner.as_any())?)))
+    }
+
+    // Verbs for many keys.
+
+    #[pyo3(signature = (keys, default=None, *, codec=None, as_type=None))]
+    fn get_many<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+        codec: Option<&Bound<'py, PyAny>>,
+        as_type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        batch::get_many(&self.handle, keys, &default_or_none(py, default), Naming { codec, kind: as_type })
+    }
+
+    #[pyo3(signature = (items, ttl=None, *, codec=None))]
+    fn set_many<'py>(
+        &self,
+        items: &Bound<'py, PyAny>,
+        ttl: Option<&Bound<'py, PyAny>>,
+        codec: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        batch::set_many(&self.handle, items, ttl, codec)
+    }
+
+    fn delete_many(&self, keys: &Bound<'_, PyAny>) -> PyResult<u64> {
+        batch::delete_many(&self.handle, keys)
+    }
+
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.handle.core.clear()).into_python(py).map(drop)
+    }
+
+    /// Iterates over the keys with a prefix, or over their items.
+    fn _scan(&self, py: Python<'_>, prefix: &Bound<'_, PyAny>, with_values: bool) -> PyResult<Scan> {
+        let scan = self.handle.core.scan(key_bytes(prefix)?).into_python(py)?;
+        Ok(Scan::new(self.handle.clone_ref(py), scan, with_values))
+    }
+
+    // Transactions and locks, of which `thermae.transactions` and `thermae.locks` make classes.
+
+    /// A value's encoding and bytes, as a write would store them.
+    #[pyo3(signature = (value, codec=None))]
+    fn _encode<'py>(
+        &self,
+        value: &Bound<'py, PyAny>,
+        codec: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<(u8, Bound<'py, PyBytes>)> {
+        let (encoding, encoded) = self.handle.encode(value, codec)?;
+        let bytes = match encoded {
+            Encoded::Object(bytes) => bytes,
+            other => PyBytes::new(value.py(), other.as_bytes()),
+        };
+        Ok((encoding, bytes))
+    }
+
+    /// The value of an encoding and bytes, as a read would return it.
+    fn _decode<'py>(
+        &self,
+        py: Python<'py>,
+        encoding: u8,
+        data: &Bound<'py, PyBytes>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.handle.decode(py, encoding, data.as_bytes(), Naming::default())
+    }
+
+    /// Applies all operations, or none: `(key, None)` deletes, `(key, (encoding, bytes, ttl))` sets.
+    fn _commit(
+        &self,
+        py: Python<'_>,
+        operations: &Bound<'_, PyList>,
+        expected: &Bound<'_, PyList>,
+    ) -> PyResult<()> {
+        let operations = operations.iter().map(|pair| pair.extract()).collect::<PyResult<Vec<Operation<'_>>>>()?;
+        let expected = expected
+            .iter()
+            .map(|pair| pair.extract())
+            .collect::<PyResult<Vec<(Bound<'_, PyAny>, u64)>>>()?;
+        let operations = operations
+            .iter()
+            .map(|(key, write)| {
+                let key = key_bytes(key)?;
+                Ok(match write {
+                    None => BatchOp::Delete { key },
+                    Some((encoding, value, ttl)) => BatchOp::Set {
+                        key,
+                        value: value.as_bytes(),
+                        encoding: *encoding,
+                        expires_at_ms: self.handle.expires_at_ms(ttl.as_ref())?,
+                    },
+                })
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let expected = expected
+            .iter()
+            .map(|(key, version)| Ok((key_bytes(key)?, (*version != 0).then_some(*version))))
+            .collect::<PyResult<Vec<_>>>()?;
+        py.detach(|| self.handle.core.transaction(&operations, &expected)).into_python(py)
+    }
+
+    fn _lock_acquire(&self, py: Python<'_>, name: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<LockToken> {
+        let timeout = match timeout {
+            None => None,
+            Some(seconds) => Some(Duration::try_from_secs_f64(seconds).map_err(|_| {
+                invalid_option(
+                    py,
+                    format!("timeout = {seconds} is no time to wait: give seconds, 0 not to wait, or None for ever"),
+                )
+            })?),
+        };
+        lock::acquire(py, &self.handle.core, key_bytes(name)?, timeout)
+    }
+
+    fn _lock_release(&self, py: Python<'_>, token: &LockToken) -> PyResult<()> {
+        lock::release(py, &self.handle.core, token)
+    }
+
+    // The whole store.
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        let core = Arc::clone(&self.handle.core);
+        interruptibly(py, "flush", move || core.flush())?.into_python(py)
+    }
+
+    fn _stats(&self, py: Python<'_>) -> PyResult<String> {
+        json(&py.detach(|| self.handle.core.stats()).into_python(py)?)
+    }
+
+    fn _check(&self, py: Python<'_>, repair: bool) -> PyResult<String> {
+        let core = Arc::clone(&self.handle.core);
+        json(&interruptibly(py, "check", move || core.check(repair))?.into_python(py)?)
+    }
+
+    fn _snapshot(&self, py: Python<'_>, directory: PathBuf) -> PyResult<String> {
+        let core = Arc::clone(&self.handle.core);
+        json(&interruptibly(py, "snapshot", move || core.snapshot(&directory))?.into_python(py)?)
+    }
+}
+
+/// A key, and what to write: nothing deletes.
+type Operation<'py> = (Bound<'py, PyAny>, Option<(u8, Bound<'py, PyBytes>, Option<Bound<'py, PyAny>>)>);
+
+/// Makes a store in `directory` from a snapshot; answers a report as JSON.
+#[pyfunction]
+pub(crate) fn restore(py: Python<'_>, snapshot: PathBuf, directory: PathBuf) -> PyResult<String> {
+    json(&interruptibly(py, "restore", move || thermae_core::restore(&snapshot, &directory))?.into_python(py)?)
+}
+
+/// Removes a store's files and its shared memory.
+#[pyfunction]
+pub(crate) fn destroy(py: Python<'_>, location: &str) -> PyResult<()> {
+    let location = Location::parse(location).into_python(py)?;
+    py.detach(|| thermae_core::destroy(&location)).into_python(py)
+}

@@ -1,0 +1,441 @@
+"""`thermae.aio.Store`: the same store for asyncio.
+
+What never waits runs at once in the event loop: reading a small value takes a microsecond, handing it to a
+thread fifty. What may wait, for the disk or for a long copy, runs on a few threads of this store, never more
+calls at a time than there are threads. Waiting for a lock holds no thread. Use one object from one event loop
+at a time.
+
+Every call has its own answer. A call that is cancelled before its thread took it up never happens; one that
+is cancelled later ends on its own, and its answer goes to nobody. So a cancelled `pop` may have removed its
+value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import thermae.store
+from thermae.errors import InvalidOptionError, LockTimeoutError
+from thermae.flight import keep, lock_name
+from thermae.locks import Lock
+from thermae.memo import AsyncMemoized, P, R
+from thermae.options import AnyCodec, OpenOptions
+from thermae.transactions import Transaction
+
+T = TypeVar("T")
+
+THREADS_MAX_DEFAULT = 8
+# A copy of so many bytes takes longer than handing it to a thread and back.
+INLINE_BYTES_MAX = 64 << 10
+SCAN_BATCH_KEYS = 100
+# Waiting for a lock: how long to sleep between two looks, at first and at most.
+LOCK_SLEEP_SECONDS_MIN = 0.001
+LOCK_SLEEP_SECONDS_MAX = 0.05
+
+_MISSING = object()
+
+
+async def open(  # noqa: A001 - thermae.aio.open, as thermae.open
+    location: str | os.PathLike[str],
+    *,
+    codec: AnyCodec = "msgpack",
+    threads_max: int = THREADS_MAX_DEFAULT,
+    **options: Unpack[OpenOptions],
+) -> Store:
+    """Opens a store as `thermae.open` does, without holding up the event loop.
+
+    Example:
+        >>> import asyncio, thermae, thermae.aio
+        >>> async def main() -> object:
+        ...     async with await thermae.aio.open("shm://thermae-doc-aio", hot="16MiB") as store:
+        ...         await store.set("key", [1, 2, 3], ttl=60)
+        ...         return await store.get("key")
+        >>> asyncio.run(main())
+        [1, 2, 3]
+        >>> thermae.destroy("shm://thermae-doc-aio")
+    """
+    opened = await asyncio.to_thread(functools.partial(thermae.store.Store, location, codec=codec, **options))
+    return Store(opened, threads_max=threads_max)
+
+
+class Store:
+    """An open store with asynchronous verbs; each does what the verb of that name in `thermae.Store` does.
+
+    Args:
+        store: An open `thermae.Store`, which stays available as `sync`.
+        threads_max: How many calls that may wait run at the same time.
+    """
+
+    def __init__(self, store: thermae.store.Store, *, threads_max: int = THREADS_MAX_DEFAULT) -> None:
+        if threads_max < 1:
+            raise InvalidOptionError(f"threads_max = {threads_max} leaves no thread: give 1 or more")
+        self.sync = store
+        self._threads_max = threads_max
+        self._process = 0
+        self._threads: ThreadPoolExecutor | None = None
+        # A call takes its turn in its own loop, so that no queue grows out of sight of its caller.
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+        self._turns = weakref.WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"<thermae.aio.Store of {self.sync!r}>"
+
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._threads is None or self._process != os.getpid():
+            # Threads do not come along through a fork.
+            self._process = os.getpid()
+            self._threads = ThreadPoolExecutor(self._threads_max, thread_name_prefix="thermae-aio")
+        return self._threads
+
+    async def _wait(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs a call that may wait on a thread of this store."""
+        loop = asyncio.get_running_loop()
+        turns = self._turns.get(loop)
+        if turns is None:
+            turns = self._turns[loop] = asyncio.Semaphore(self._threads_max)
+        await turns.acquire()
+        try:
+            running = self._executor().submit(functools.partial(call, *args, **kwargs))
+        except BaseException:
+            turns.release()
+            raise
+
+        def ended(_: object) -> None:
+            try:
+                loop.call_soon_threadsafe(turns.release)
+            except RuntimeError:
+                # The loop was closed meanwhile, and its turns with it.
+                return
+
+        # The turn ends with the call, not with who waits for it: a cancelled call still has its thread.
+        running.add_done_callback(ended)
+        return await asyncio.wrap_future(running)
+
+    async def _read(self, key: str | bytes, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        if self.sync.cold_bytes or (self.sync.value_bytes(key) or 0) > INLINE_BYTES_MAX:
+            return await self._wait(call, *args, **kwargs)
+        return call(*args, **kwargs)
+
+    async def _write(self, value: object, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        is_small = isinstance(value, (int, float)) or (
+            isinstance(value, (str, bytes)) and len(value) <= INLINE_BYTES_MAX
+        )
+        if self.sync.cold_bytes or not (is_small or value is None):
+            return await self._wait(call, *args, **kwargs)
+        return call(*args, **kwargs)
+
+    # One key.
+
+    async def get(
+        self, key: str | bytes, default: Any = None, *, codec: AnyCodec | None = None, as_type: Any = None
+    ) -> Any:
+        """The key's value, or `default`."""
+        return await self._read(key, self.sync.get, key, default, codec=codec, as_type=as_type)
+
+    async def get_with_version(
+        self, key: str | bytes, default: Any = None, *, codec: AnyCodec | None = None, as_type: Any = None
+    ) -> tuple[Any, int]:
+        """The key's value and version; `default` and 0 where it is missing."""
+        return await self._read(key, self.sync.get_with_version, key, default, codec=codec, as_type=as_type)
+
+    async def view(self, key: str | bytes, default: Any = None) -> Any:
+        """The value without a copy."""
+        return await self._read(key, self.sync.view, key, default)
+
+    async def contains(self, key: str | bytes) -> bool:
+        """Whether the key is there."""
+        return key in self.sync
+
+    async def version(self, key: str | bytes) -> int:
+        """The key's version; 0 where it is missing."""
+        return self.sync.version(key)
+
+    async def ttl(self, key: str | bytes) -> float | None:
+        """Seconds until the key expires; None for never."""
+        return self.sync.ttl(key)
+
+    async def set(
+        self,
+        key: str | bytes,
+        value: Any,
+        ttl: float | None = None,
+        *,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_version: int | None = None,
+        keep_ttl: bool = False,
+        codec: AnyCodec | None = None,
+    ) -> bool:
+        """Sets the key's value; whether it did."""
+        return await self._write(
+            value,
+            self.sync.set,
+            key,
+            value,
+            ttl,
+            if_absent=if_absent,
+            if_present=if_present,
+            if_version=if_version,
+            keep_ttl=keep_ttl,
+            codec=codec,
+        )
+
+    async def add(
+        self, key: str | bytes, value: Any, ttl: float | None = None, *, codec: AnyCodec | None = None
+    ) -> bool:
+        """Sets a key that is missing; whether it did."""
+        return await self._write(value, self.sync.add, key, value, ttl, codec=codec)
+
+    async def compare_and_set(
+        self,
+        key: str | bytes,
+        value: Any,
+        version: int,
+        ttl: float | None = None,
+        *,
+        codec: AnyCodec | None = None,
+    ) -> bool:
+        """Sets a key that still has this version; whether it did."""
+        return await self._write(value, self.sync.compare_and_set, key, value, version, ttl, codec=codec)
+
+    async def delete(self, key: str | bytes) -> bool:
+        """Deletes a key; whether it was there."""
+        return await self._write(None, self.sync.delete, key)
+
+    async def pop(
+        self, key: str | bytes, default: Any = _MISSING, *, codec: AnyCodec | None = None, as_type: Any = None
+    ) -> Any:
+        """Removes a key and returns its value, or `default`."""
+        given = () if default is _MISSING else (default,)
+        return await self._wait(self.sync.pop, key, *given, codec=codec, as_type=as_type)
+
+    async def touch(self, key: str | bytes, ttl: float | None = None) -> bool:
+        """Gives a key another lifetime; whether it was there."""
+        return await self._write(None, self.sync.touch, key, ttl)
+
+    async def incr(
+        self, key: str | bytes, by: int = 1, default: int | None = 0, ttl: float | None = None
+    ) -> int:
+        """Adds to a counter and returns it."""
+        return await self._write(None, self.sync.incr, key, by, default, ttl)
+
+    async def decr(
+        self, key: str | bytes, by: int = 1, default: int | None = 0, ttl: float | None = None
+    ) -> int:
+        """Subtracts from a counter and returns it."""
+        return await self._write(None, self.sync.decr, key, by, default, ttl)
+
+    # Many keys.
+
+    async def get_many(
+        self,
+        keys: Iterable[str | bytes],
+        default: Any = None,
+        *,
+        codec: AnyCodec | None = None,
+        as_type: Any = None,
+    ) -> list[Any]:
+        """The values of the keys, in their order, with `default` for those that are missing."""
+        return await self._wait(self.sync.get_many, list(keys), default, codec=codec, as_type=as_type)
+
+    async def set_many(
+        self,
+        items: Mapping[Any, Any] | Iterable[tuple[str | bytes, Any]],
+        ttl: float | None = None,
+        *,
+        codec: AnyCodec | None = None,
+    ) -> None:
+        """Sets every item."""
+        await self._wait(self.sync.set_many, items, ttl, codec=codec)
+
+    async def delete_many(self, keys: Iterable[str | bytes]) -> int:
+        """Deletes the keys; how many were there."""
+        return await self._wait(self.sync.delete_many, list(keys))
+
+    async def clear(self) -> None:
+        """Deletes every key."""
+        await self._wait(self.sync.clear)
+
+    async def length(self) -> int:
+        """How many keys there are."""
+        return await self._wait(len, self.sync)
+
+    async def keys(self, *, prefix: str | bytes = b"") -> AsyncIterator[str | bytes]:
+        """Iterates over the keys that start with `prefix`."""
+        scan = self.sync._scan(prefix, False)
+        while batch := await self._wait(_up_to, scan, SCAN_BATCH_KEYS):
+            for key in batch:
+                yield key
+
+    async def items(self, *, prefix: str | bytes = b"") -> AsyncIterator[tuple[str | bytes, Any]]:
+        """Iterates over the pairs of key and value whose key starts with `prefix`."""
+        scan = self.sync._scan(prefix, True)
+        while batch := await self._wait(_up_to, scan, 1):
+            for item in batch:
+                yield item
+
+    # Computed values.
+
+    async def get_or_set(
+        self,
+        key: str | bytes,
+        make: Callable[[], Awaitable[Any]],
+        ttl: float | None = None,
+        *,
+        timeout: float | None = None,
+        codec: AnyCodec | None = None,
+        as_type: Any = None,
+    ) -> Any:
+        """The key's value, or what `await make()` returns, which is then stored.
+
+        Of all tasks, threads and processes that miss the key at once, one calls `make` and the others wait
+        for its value.
+
+        Raises:
+            LockTimeoutError: Another caller's `make` took longer than `timeout`.
+        """
+        value = await self.get(key, _MISSING, codec=codec, as_type=as_type)
+        if value is not _MISSING:
+            return value
+        async with self.lock(lock_name(key), timeout):
+            value = await self.get(key, _MISSING, codec=codec, as_type=as_type)
+            if value is not _MISSING:
+                return value
+            made = await make()
+            return await self._wait(
+                keep, self.sync, self.sync._codecs, key, made, ttl, codec=codec, as_type=as_type
+            )
+
+    def memoize(
+        self,
+        ttl: float | None = None,
+        *,
+        name: str | None = None,
+        ignore: Collection[str] = (),
+        codec: AnyCodec | None = None,
+    ) -> Callable[[Callable[P, Awaitable[R]]], AsyncMemoized[P, R]]:
+        """A decorator that keeps an asynchronous function's results in the store."""
+
+        async def find(key: str, make: Callable[[], Awaitable[R]], kind: Any) -> R:
+            value: R = await self.get_or_set(key, make, ttl, codec=codec, as_type=kind)
+            return value
+
+        return lambda function: AsyncMemoized(function, find, self.delete, name=name, ignore=ignore)
+
+    # Locks and transactions.
+
+    def lock(self, name: str | bytes, timeout: float | None = None) -> AsyncLock:
+        """The lock of this name; hold it with `async with`."""
+        return AsyncLock(self.sync, name, timeout)
+
+    async def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
+        """Calls `change(tx)` on a thread and commits, again as long as others change what it read.
+
+        Raises:
+            TransactionConflictError: Every attempt was overtaken.
+        """
+        return await self._wait(self.sync.transact, change, attempts_max=attempts_max)
+
+    # The whole store.
+
+    async def flush(self) -> None:
+        """Returns when everything acknowledged so far is durable."""
+        await self._wait(self.sync.flush)
+
+    async def stats(self) -> dict[str, Any]:
+        """Figures about the store now."""
+        return await self._wait(self.sync.stats)
+
+    async def check(self, *, repair: bool = False) -> dict[str, Any]:
+        """Verifies the store, and reports."""
+        return await self._wait(self.sync.check, repair=repair)
+
+    async def snapshot(self, directory: str | os.PathLike[str]) -> dict[str, Any]:
+        """Writes a consistent copy into `directory`."""
+        return await self._wait(self.sync.snapshot, directory)
+
+    async def close(self) -> None:
+        """Closes the store once the calls that have a thread have ended."""
+        await self._wait(self.sync.close)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+            self._threads = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncLock:
+    """A lock of a store by name, held by a task; made by `Store.lock`.
+
+    It is the same lock that `thermae.Store.lock` takes under that name. Waiting for it looks again at growing
+    intervals up to 50 ms, so that no thread is held and a cancelled wait leaves nothing behind.
+    """
+
+    def __init__(self, store: thermae.store.Store, name: str | bytes, timeout: float | None = None) -> None:
+        self.name = name
+        self.timeout = timeout
+        self._lock = Lock(store, name, 0, per_thread=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock.held
+
+    async def acquire(self) -> None:
+        """Waits for the lock.
+
+        Raises:
+            LockTimeoutError: It was not free in time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if self.timeout is None else loop.time() + self.timeout
+        sleep_seconds = LOCK_SLEEP_SECONDS_MIN
+        while True:
+            try:
+                self._lock.acquire()
+            except LockTimeoutError:
+                if deadline is not None and loop.time() >= deadline:
+                    raise LockTimeoutError(
+                        f"the lock {self.name!r} was not free within {self.timeout} s: "
+                        "wait longer, or see which process holds it"
+                    ) from None
+            else:
+                return
+            await asyncio.sleep(sleep_seconds)
+            sleep_seconds = min(2 * sleep_seconds, LOCK_SLEEP_SECONDS_MAX)
+
+    def release(self) -> None:
+        """Gives the lock back; it never waits."""
+        self._lock.release()
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, error, trace)
+
+
+def _up_to(items: Iterable[T], count: int) -> list[T]:
+    """The next `count` items at most."""
+    taken: list[T] = []
+    for item in items:
+        taken.append(item)
+        if len(taken) == count:
+            break
+    return taken

@@ -1,0 +1,227 @@
+"""More processes and more threads: readers side by side, and writers that share one fdatasync."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import thermae
+from thermae.bench.filling import fill, hot_bytes_for
+from thermae.bench.machine import this_machine
+from thermae.bench.places import reserved, scratch_directory
+from thermae.bench.processes import all_at_once, barrier
+from thermae.bench.report import Bound, Figure, Report
+from thermae.bench.timing import interleaved_medians
+from thermae.bench.workload import fresh_copies, make_keys, make_values, shuffled
+
+VALUE_BYTES = 100
+DURABLE_THREADS = 64
+_LOOKUPS_BETWEEN_CLOCK_READS = 2_000
+
+
+def run(
+    key_count: int,
+    durable_key_count: int,
+    rounds: int,
+    seconds_per_round: float,
+    announce: Callable[[str], None],
+) -> Report:
+    """Measures and reports; `announce` is told what is under way."""
+    report = Report(
+        name="scaling",
+        title="Scaling: processes that read, threads that write durably",
+        command=(
+            f"thermae bench scaling --keys {key_count} --durable-keys {durable_key_count} "
+            f"--rounds {rounds} --seconds {seconds_per_round:g}"
+        ),
+        machine=this_machine(),
+        peers=[],
+    )
+    with scratch_directory() as directory:
+        _measure_readers(report, directory, key_count, rounds, seconds_per_round, announce)
+        _measure_durable_writers(report, directory, durable_key_count, rounds, seconds_per_round, announce)
+    return report
+
+
+def _read_for_seconds(
+    location: str, key_count: int, seconds: float, processor: int, seed: int, start_together: Any
+) -> float:
+    """Look-ups a second of one process, pinned to one processor. Runs in a process of its own."""
+    os.sched_setaffinity(0, {processor})
+    store = thermae.open(location, create=False)
+    keys = fresh_copies(shuffled(make_keys(key_count), seed))
+    for key in keys[:100_000]:
+        store[key]
+    start_together.wait()
+    started = time.perf_counter()
+    deadline = started + seconds
+    done = 0
+    while time.perf_counter() < deadline:
+        first = done % len(keys)
+        some_keys = keys[first : first + _LOOKUPS_BETWEEN_CLOCK_READS]
+        for key in some_keys:
+            store[key]
+        done += len(some_keys)
+    elapsed = time.perf_counter() - started
+    store.close()
+    return done / elapsed
+
+
+def _measure_readers(
+    report: Report,
+    directory: Path,
+    key_count: int,
+    rounds: int,
+    seconds: float,
+    announce: Callable[[str], None],
+) -> None:
+    processors = sorted(os.sched_getaffinity(0))
+    counts = [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= len(processors)]
+    with reserved(directory / "readers") as location:
+        store = thermae.open(
+            location, hot=hot_bytes_for(key_count, VALUE_BYTES), durability="none", when_full="error"
+        )
+        try:
+            fill(store, key_count, VALUE_BYTES, announce)
+
+            def readers(count: int) -> Callable[[], float]:
+                def one_round() -> float:
+                    start_together = barrier(count)
+                    return sum(
+                        all_at_once(
+                            _read_for_seconds,
+                            [
+                                (location, key_count, seconds, processors[number], number, start_together)
+                                for number in range(count)
+                            ],
+                        )
+                    )
+
+                return one_round
+
+            announce(f"{' and '.join(map(str, counts))} processes reading")
+            medians = interleaved_medians({str(count): readers(count) for count in counts}, rounds)
+        finally:
+            store.close()
+    for count in counts:
+        owed = count == 2
+        report.figures.append(
+            Figure(
+                f"{count} process{'es' if count > 1 else ''} reading store[key]",
+                medians[str(count)],
+                "op/s",
+                "1 process",
+                medians["1"],
+                medians[str(count)] / medians["1"],
+                must=Bound("at least", 1.9) if owed else None,
+                aim=Bound("at least", 2.0) if owed else None,
+            )
+        )
+    report.notes.append(
+        f"readers start together, pinned to processors {', '.join(map(str, processors[: counts[-1]]))}"
+    )
+
+
+def _writes_per_second(
+    store: thermae.Store, key_count: int, value: bytes, thread_count: int, seconds: float
+) -> float:
+    keys = shuffled(make_keys(min(key_count, 1_000_000)))
+    done = [0] * thread_count
+    start_together = threading.Barrier(thread_count + 1)
+    stop = threading.Event()
+
+    def write(number: int) -> None:
+        start_together.wait()
+        position = number
+        while not stop.is_set():
+            store.set(keys[position % len(keys)], value)
+            position += thread_count
+            done[number] += 1
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(thread_count)]
+    for thread in threads:
+        thread.start()
+    start_together.wait()
+    started = time.perf_counter()
+    stop.wait(seconds)
+    counted = sum(done)
+    elapsed = time.perf_counter() - started
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return counted / elapsed
+
+
+def _fdatasync_appends_per_second(path: Path, record: bytes, seconds: float) -> float:
+    """What the device gives to anyone who syncs each record by itself."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    try:
+        done = 0
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            os.write(descriptor, record)
+            os.fdatasync(descriptor)
+            done += 1
+        return done / (time.perf_counter() - started)
+    finally:
+        os.close(descriptor)
+
+
+def _measure_durable_writers(
+    report: Report,
+    directory: Path,
+    key_count: int,
+    rounds: int,
+    seconds: float,
+    announce: Callable[[str], None],
+) -> None:
+    value = make_values(1, VALUE_BYTES)[0]
+    hot_bytes = hot_bytes_for(key_count, VALUE_BYTES)
+    with reserved(directory / "durable") as location:
+        # Loaded without waiting for each batch, then made durable as a whole.
+        store = thermae.open(location, hot=hot_bytes, cold=2 * hot_bytes, durability="none")
+        fill(store, key_count, VALUE_BYTES, announce)
+        store.close()
+        store = thermae.open(location, durability="always")
+        try:
+            announce(f"durability always: {DURABLE_THREADS} threads, 1 thread, fdatasync per put")
+            medians = interleaved_medians(
+                {
+                    "threads": lambda: _writes_per_second(store, key_count, value, DURABLE_THREADS, seconds),
+                    "one": lambda: _writes_per_second(store, key_count, value, 1, seconds),
+                    "fdatasync": lambda: _fdatasync_appends_per_second(
+                        directory / "appended", b"k" * 14 + value, seconds
+                    ),
+                },
+                rounds,
+            )
+        finally:
+            store.close()
+    measure = f'set, durability "always", {DURABLE_THREADS} threads, {key_count:,} keys'
+    report.figures.append(
+        Figure(
+            measure,
+            medians["threads"],
+            "op/s",
+            "1 thread",
+            medians["one"],
+            medians["threads"] / medians["one"],
+            must=Bound("at least", 10.0),
+        )
+    )
+    for name, measured in (("threads", measure), ("one", 'set, durability "always", 1 thread')):
+        report.figures.append(
+            Figure(
+                measured,
+                medians[name],
+                "op/s",
+                "fdatasync per put (append)",
+                medians["fdatasync"],
+                medians[name] / medians["fdatasync"],
+            )
+        )
+    report.notes.append(
+        "fdatasync per put: one process appends each record to a plain file and syncs it, nothing else"
+    )

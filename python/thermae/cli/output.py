@@ -1,0 +1,65 @@
+"""What commands print: results on standard output, progress on standard error where a person watches."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+
+def results_console() -> Console:
+    """Made anew for each use, so that it follows a redirected standard output."""
+    return Console()
+
+
+def progress_console() -> Console:
+    """Standard error, so that progress never mixes with results."""
+    return Console(stderr=True)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner with the time so far, for work whose end can't be told."""
+    console = progress_console()
+    if not console.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+def step_progress() -> Progress:
+    """A bar over named steps; silent where standard error is not a terminal."""
+    console = progress_console()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def print_json(document: Any) -> None:
+    """One document, on one line."""
+    click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def titled(title: str, table: Table) -> RenderableType:
+    """A table under its title, which may be wider than the table."""
+    return Group(Text(title, style="bold"), table)

@@ -1,0 +1,103 @@
+"""The options of `thermae.open`: written down once, for type checkers and for the check of names.
+
+Their values are judged by the engine, so that every face answers alike; here only unknown names are refused,
+with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+
+from thermae.errors import InvalidOptionError
+
+Durability = Literal["none", "everysec", "always"]
+WhenFull = Literal["evict", "error"]
+Placement = Literal["auto", "shared_memory", "directory"]
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """How values that have no encoding of their own become bytes. Implement it to bring your own.
+
+    `encoding` is the number that marks such values in the store, from 10 to 255: choose one and keep it.
+
+    Example:
+        >>> import json
+        >>> class JsonCodec:
+        ...     encoding = 10
+        ...     def encode(self, value: object) -> bytes:
+        ...         return json.dumps(value).encode()
+        ...     def decode(self, data: bytes) -> object:
+        ...         return json.loads(data)
+        >>> isinstance(JsonCodec(), Codec)
+        True
+    """
+
+    @property
+    def encoding(self) -> int:
+        """The number that marks values of this codec."""
+
+    def encode(self, value: Any, /) -> bytes:
+        """The value's bytes."""
+
+    def decode(self, data: bytes, /) -> Any:
+        """The value of these bytes."""
+
+
+CodecName = Literal["msgpack", "pickle"]
+AnyCodec = CodecName | Codec
+
+
+class OpenOptions(TypedDict, total=False):
+    """What may be given to `thermae.open` besides the location.
+
+    None or absent: as the store has it, or the default.
+    """
+
+    hot: int | str | None
+    """Size of the hot tier, in bytes or as "512MiB"; fixed at creation. Default 256MiB."""
+    cold: int | str | None
+    """Size of the cold tier; 0 for none. Default four times the hot tier, at least 1GiB."""
+    frame: int | str | None
+    """Size of a frame, "1MiB" or "8MiB"; fixed at creation. Default by the size of the hot tier."""
+    durability: Durability | None
+    """What has survived when a write returns; may be changed at any time. Default "everysec"."""
+    when_full: WhenFull | None
+    """Whether a full store evicts or refuses; may be changed at any time. Default "evict"."""
+    read_only: bool
+    """Map the data read-only and refuse writes."""
+    create: bool
+    """Create the store where there is none; the default."""
+    verify_reads: bool
+    """Verify the checksum of every value read; the default."""
+    placement: Placement
+    """Where a directory's hot tier is: "auto" takes the directory where shared memory is too small."""
+    participants_max: int
+    """How many processes may be attached at once; fixed at creation. Default 128."""
+    background: bool
+    """Take part in background work (flushing, expiry, compaction); the default."""
+
+
+def checked_names(options: Mapping[str, object]) -> dict[str, object]:
+    """The options as they are, if every name is known.
+
+    Raises:
+        InvalidOptionError: A name is unknown.
+
+    Example:
+        >>> checked_names({"hot": "512MiB"})
+        {'hot': '512MiB'}
+        >>> checked_names({"hott": "512MiB"})
+        Traceback (most recent call last):
+        ...
+        thermae.errors.InvalidOptionError: the option 'hott' is unknown: did you mean 'hot'?
+    """
+    known = list(OpenOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"use any of {', '.join(known)}"
+            raise InvalidOptionError(f"the option {name!r} is unknown: {remedy}")
+    return dict(options)

@@ -1,0 +1,345 @@
+"""`Store`: the mapping and cache that one opens.
+
+What is hot (`store[key]`, `get`, `set`, the batches) is inherited from the native class and never passes
+through Python code; here is what is made of those verbs: the rest of the mapping protocol, single flight,
+memoizing, locks and transactions.
+
+Safe to use from any number of threads, and in a child after fork, which becomes a participant of its own. A
+pickled store is "reopen this". Stores that are still open when the interpreter ends are closed then, so that
+the next start is a clean one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, overload
+
+from thermae import _thermae, flight
+from thermae.codecs import Codecs
+from thermae.errors import InvalidOptionError, ThermaeError, TransactionConflictError, WrongTypeError
+from thermae.locks import Lock
+from thermae.mapping import StoreItems, StoreKeys, StoreValues
+from thermae.memo import Memoized, P, R
+from thermae.options import AnyCodec, OpenOptions, checked_names
+from thermae.transactions import Transaction
+
+T = TypeVar("T")
+
+_MISSING = object()
+
+# By identity: as a mapping, a store has no hash. Weak, so that a store that is dropped is closed at once.
+_open_stores: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()
+
+
+class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
+    """A shared, tiered store of keys and values: a mapping and a cache. Opened by `thermae.open`.
+
+    Example:
+        >>> import thermae
+        >>> store = thermae.open("shm://thermae-doc-store", hot="16MiB")
+        >>> store["user:1"] = {"name": "Ada"}
+        >>> store["user:1"]
+        {'name': 'Ada'}
+        >>> store.set("session", b"token", ttl=60)
+        True
+        >>> sorted(store), len(store), "user:2" in store
+        (['session', 'user:1'], 2, False)
+        >>> store.close()
+        >>> thermae.destroy("shm://thermae-doc-store")
+    """
+
+    __slots__ = ("__weakref__", "_codec_name", "_codecs", "_options")
+
+    _codecs: Codecs
+    _codec_name: AnyCodec
+    _options: dict[str, object]
+
+    def __new__(
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        codec: AnyCodec = "msgpack",
+        **options: Unpack[OpenOptions],
+    ) -> Self:
+        """Opens a store; see `thermae.open`."""
+        codecs = Codecs(codec)
+        checked = checked_names(options)
+        self = super().__new__(cls, location_text(location), checked, codecs)
+        self._codecs = codecs
+        self._codec_name = codec
+        self._options = checked
+        _open_stores[id(self)] = self
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
+        """Pickles as "reopen this": where it is and how it was opened, none of its data."""
+        location = self.location
+        if not location.startswith("shm://"):
+            location = os.path.abspath(location)
+        return _reopen, (type(self), location, self._codec_name, {**self._options, "create": False})
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "read-only" if self.read_only else "open"
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self.location!r} {state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The mapping protocol, beyond what the native class has.
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        return self._scan(b"", False)
+
+    def keys(self, *, prefix: str | bytes = b"") -> StoreKeys:
+        """The keys that start with `prefix`, in no order."""
+        return StoreKeys(self, prefix)
+
+    def values(self, *, prefix: str | bytes = b"") -> StoreValues:
+        """The values of the keys that start with `prefix`, in no order."""
+        return StoreValues(self, prefix)
+
+    def items(self, *, prefix: str | bytes = b"") -> StoreItems:
+        """The pairs of key and value whose key starts with `prefix`, in no order."""
+        return StoreItems(self, prefix)
+
+    def popitem(self) -> tuple[str | bytes, Any]:
+        """Removes some item and returns it; of several callers, each gets another one.
+
+        Raises:
+            KeyError: The store is empty.
+        """
+        for key in self:
+            value = self.pop(key, _MISSING)
+            if value is not _MISSING:
+                return key, value
+        raise KeyError(f"popitem: {self.location} is empty")
+
+    def setdefault(self, key: str | bytes, default: Any = None) -> Any:
+        """The key's value; `default`, stored, where there is none. Of several callers, one stores."""
+        while True:
+            value = self.get(key, _MISSING)
+            if value is not _MISSING:
+                return value
+            if self.add(key, default):
+                return default
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """As `dict.update`, in batches."""
+        if not isinstance(other, Mapping) and hasattr(other, "keys"):
+            other = ((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update asks for
+        self.set_many(other)
+        if more:
+            self.set_many(more)
+
+    # Views.
+
+    def view(self, key: str | bytes, default: Any = None) -> Any:
+        """The value without a copy: a read-only NumPy array, an Arrow table, or for anything else its bytes.
+
+        What it returns stays as it is while it is held, whatever happens to the key or the store; meanwhile
+        it keeps that piece of memory from being reused.
+        """
+        found = self._view(key)
+        return default if found is None else self._codecs.view(*found)
+
+    # Computed values.
+
+    @overload
+    def get_or_set(
+        self,
+        key: str | bytes,
+        make: Callable[[], T],
+        ttl: float | None = None,
+        *,
+        timeout: float | None = None,
+        codec: AnyCodec | None = None,
+    ) -> T: ...
+    @overload
+    def get_or_set(
+        self,
+        key: str | bytes,
+        make: Callable[[], Any],
+        ttl: float | None = None,
+        *,
+        timeout: float | None = None,
+        codec: AnyCodec | None = None,
+        as_type: type[T],
+    ) -> T: ...
+    def get_or_set(
+        self,
+        key: str | bytes,
+        make: Callable[[], Any],
+        ttl: float | None = None,
+        *,
+        timeout: float | None = None,
+        codec: AnyCodec | None = None,
+        as_type: Any = None,
+    ) -> Any:
+        """The key's value, or what `make()` returns, which is then stored for `ttl` seconds.
+
+        Of all threads and processes that miss the key at once, one calls `make` and the others wait for its
+        value.
+
+        Args:
+            key: The key.
+            make: Called without arguments, by one caller at a time.
+            ttl: Lifetime of the value in seconds; None is for ever.
+            timeout: Seconds to wait for another caller's `make`; None is for ever.
+            codec: For a value that has no encoding of its own.
+            as_type: What to decode the value as.
+
+        Raises:
+            LockTimeoutError: Another caller's `make` took longer than `timeout`.
+        """
+        if not callable(make):
+            raise WrongTypeError(
+                f"make must be a function without arguments, not {make!r}: use setdefault or add"
+            )
+        return flight.get_or_set(
+            self, self._codecs, key, make, ttl, timeout=timeout, codec=codec, as_type=as_type
+        )
+
+    def memoize(
+        self,
+        ttl: float | None = None,
+        *,
+        name: str | None = None,
+        ignore: Collection[str] = (),
+        codec: AnyCodec | None = None,
+    ) -> Callable[[Callable[P, R]], Memoized[P, R]]:
+        """A decorator that keeps a function's results in the store, each computed once among all processes.
+
+        Args:
+            ttl: Lifetime of a result in seconds; None is for ever.
+            name: What the results are stored under; the function's module and name by default.
+            ignore: Names of parameters that do not tell calls apart, such as "self".
+            codec: For results that have no encoding of their own.
+        """
+        if callable(ttl):
+            raise InvalidOptionError(
+                "memoize needs its parentheses: write @store.memoize() or @store.memoize(ttl=300)"
+            )
+        return lambda function: Memoized(
+            self, self._codecs, function, ttl, name=name, ignore=ignore, codec=codec
+        )
+
+    # Locks and transactions.
+
+    def lock(self, name: str | bytes, timeout: float | None = None) -> Lock:
+        """The lock of this name, shared by all processes; hold it with `with`.
+
+        Args:
+            name: Any name; names of locks and keys are apart.
+            timeout: Seconds to wait for it; 0 does not wait, None waits for ever.
+        """
+        return Lock(self, name, timeout)
+
+    def transaction(self) -> Transaction:
+        """A transaction, which commits at the end of its `with` block."""
+        return Transaction(self)
+
+    def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
+        """Calls `change(tx)` and commits, again as long as others change what it read.
+
+        Args:
+            change: Reads and writes through the transaction it is given; may be called several times.
+            attempts_max: How often at most.
+
+        Returns:
+            What `change` returned when it was committed.
+
+        Raises:
+            TransactionConflictError: Every attempt was overtaken.
+        """
+        if attempts_max < 1:
+            raise InvalidOptionError(f"attempts_max = {attempts_max} allows no attempt: give 1 or more")
+        for attempt in range(1, attempts_max + 1):
+            tx = Transaction(self)
+            result = change(tx)
+            try:
+                tx.commit()
+            except TransactionConflictError:
+                if attempt == attempts_max:
+                    raise
+            else:
+                return result
+        raise AssertionError("the last attempt returns or raises")
+
+    # The whole store.
+
+    def stats(self) -> dict[str, Any]:
+        """Figures about the store now, each named with its unit."""
+        return _report(self._stats())
+
+    def check(self, *, repair: bool = False) -> dict[str, Any]:
+        """Verifies every invariant and checksum, and reports; quarantines and repairs where `repair`."""
+        return _report(self._check(repair))
+
+    def snapshot(self, directory: str | os.PathLike[str]) -> dict[str, Any]:
+        """Writes a consistent copy into `directory` while writes go on, for `thermae.restore`."""
+        return _report(self._snapshot(os.fspath(directory)))
+
+
+def location_text(location: str | os.PathLike[str]) -> str:
+    """A location as the engine takes it.
+
+    Raises:
+        WrongTypeError: It is neither text nor a path.
+
+    Example:
+        >>> import pathlib
+        >>> location_text(pathlib.Path("data")), location_text("shm://sessions")
+        ('data', 'shm://sessions')
+    """
+    try:
+        text: object = os.fspath(location)
+    except TypeError:
+        text = location
+    if not isinstance(text, str):
+        raise WrongTypeError(
+            f'a location must be a directory or "shm://name" as str or Path, not {type(location).__name__}'
+        )
+    return text
+
+
+def restore(snapshot: str | os.PathLike[str], directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """Makes a store in `directory`, which must not hold one, from a snapshot; reports what was restored."""
+    return _report(_thermae.restore(os.fspath(snapshot), os.fspath(directory)))
+
+
+def destroy(location: str | os.PathLike[str]) -> None:
+    """Removes a store with all its data: its files and its shared memory.
+
+    Raises:
+        StoreInUseError: Somebody is attached.
+        NotAStoreError: There is no store.
+    """
+    _thermae.destroy(location_text(location))
+
+
+def _reopen(cls: type[Store], location: str, codec: AnyCodec, options: OpenOptions) -> Store:
+    return cls(location, codec=codec, **options)
+
+
+def _report(text: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(text)
+    return report
+
+
+@atexit.register
+def _close_open_stores() -> None:
+    for store in list(_open_stores.values()):
+        # The interpreter is ending: there is nobody left to tell.
+        with contextlib.suppress(ThermaeError):
+            store.close()

@@ -1,0 +1,54 @@
+"""Fixtures shared by the Python tests."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import thermae
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def location() -> Iterator[str]:
+    """The location of a store in shared memory that nobody else uses; removed afterwards."""
+    name = f"shm://thermae-test-{os.getpid()}-{next(_numbers)}"
+    yield name
+    with contextlib.suppress(thermae.NotAStoreError):
+        thermae.destroy(name)
+
+
+@pytest.fixture
+def store(location: str) -> Iterator[thermae.Store]:
+    """An empty store in shared memory."""
+    with thermae.open(location, hot="16MiB") as opened:
+        yield opened
+
+
+@pytest.fixture
+def directory_store(tmp_path: Path) -> Iterator[thermae.Store]:
+    """An empty store in a directory, with a small cold tier."""
+    with thermae.open(tmp_path / "data", hot="16MiB", cold="32MiB") as opened:
+        yield opened
+    thermae.destroy(tmp_path / "data")
+
+
+@pytest.fixture
+def new_store() -> Iterator[Callable[[], thermae.Store]]:
+    """Makes empty stores in shared memory, as many as a test asks for."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> thermae.Store:
+            name = f"shm://thermae-test-{os.getpid()}-{next(_numbers)}"
+            opened = thermae.open(name, hot="16MiB")
+            stack.callback(thermae.destroy, name)
+            stack.callback(opened.close)
+            return opened
+
+        yield make
