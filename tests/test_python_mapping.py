@@ -57,7 +57,8 @@ class TestWholeProtocol(mapping_tests.TestMappingProtocol):
         d = self._full_mapping({"1": 1, "2": 2, "3": 3})
         d.clear()
         assert d == {}
-        self.assertRaises(TypeError, d.clear, None)
+        with pytest.raises(TypeError):
+            d.clear(None)
 
     def test_update(self) -> None:
         mapping_tests.BasicTestMappingProtocol.test_update(self)
@@ -120,7 +121,8 @@ class TestWholeProtocol(mapping_tests.TestMappingProtocol):
         assert d.pop("abc", "default") == "default"
         assert d.pop("abc", None) is None
         assert d.pop("abc", default=5) == 5
-        self.assertRaises(KeyError, d.pop, "abc")
+        with pytest.raises(KeyError):
+            d.pop("abc")
 
 
 def test_is_a_mutable_mapping(store: thermae.Store) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import pickle
 import sys
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +28,24 @@ USER_ENCODING_MIN: Final = 10
 USER_ENCODING_MAX: Final = 255
 
 
+# Made once: a codec that is made for one value costs more than the value.
+_encode_plain = msgspec.msgpack.Encoder().encode
+_decode_plain = msgspec.msgpack.Decoder().decode
+
+
+@lru_cache(maxsize=256)
+def _hashable_decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    try:
+        return _hashable_decoder(kind)
+    except TypeError:
+        # Either a type without a hash, or none that msgspec knows; the second raises again.
+        return msgspec.msgpack.Decoder(kind)
+
+
 class MessagePackCodec:
     """MessagePack by msgspec: lists, dicts, and what msgspec turns into those."""
 
@@ -35,7 +54,7 @@ class MessagePackCodec:
     def encode(self, value: Any, /) -> bytes:
         """The value as MessagePack."""
         try:
-            return msgspec.msgpack.encode(value)
+            return _encode_plain(value)
         except (TypeError, OverflowError, RecursionError, ValueError) as error:
             raise WrongTypeError(
                 f"a value of type {type(value).__name__} has no encoding ({error}): store what it is made of "
@@ -49,7 +68,7 @@ class MessagePackCodec:
     def decode_as(self, data: bytes, kind: Any) -> Any:
         """The value as `kind`, checked."""
         try:
-            return msgspec.msgpack.decode(data, type=kind)
+            return (_decode_plain if kind is Any else _decoder(kind).decode)(data)
         except (msgspec.MsgspecError, TypeError, RecursionError) as error:
             raise WrongTypeError(
                 f"a MessagePack value does not decode as {_name_of(kind)}: {error}; ask who wrote it, "

@@ -17,9 +17,9 @@ from thermae.errors import LockTimeoutError
 _held = threading.local()
 
 
-def _names_held() -> set[tuple[int, str, str | bytes]]:
+def _names_held() -> set[tuple[int, str, bytes]]:
     """The locks that this thread of this process holds."""
-    names: set[tuple[int, str, str | bytes]] | None = getattr(_held, "names", None)
+    names: set[tuple[int, str, bytes]] | None = getattr(_held, "names", None)
     if names is None:
         names = _held.names = set()
     return names
@@ -53,7 +53,7 @@ class Lock:
         self.timeout = timeout
         self._token: _thermae.LockToken | None = None
         self._process = 0
-        self._identity = (0, "", name)
+        self._identity = (0, "", b"")
 
     @property
     def held(self) -> bool:
@@ -69,7 +69,7 @@ class Lock:
         Raises:
             LockTimeoutError: It was not free in time, or this thread holds it already.
         """
-        identity = (os.getpid(), self.store.location, self.name)
+        identity = (os.getpid(), self.store.location, _thermae.key_bytes(self.name))
         if self._per_thread and identity in _names_held():
             raise LockTimeoutError(
                 f"this thread holds the lock {self.name!r} already and would wait for itself: "

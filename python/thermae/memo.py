@@ -39,7 +39,12 @@ class CallKeys:
                 f"memoize takes a function, not {type(function).__name__}: write @store.memoize(...) "
                 "with its parentheses, and under @staticmethod or @classmethod"
             )
-        self._signature = inspect.signature(function)
+        try:
+            self._signature = inspect.signature(function)
+        except ValueError as error:
+            raise WrongTypeError(
+                f"{_name_of(function)} does not tell its parameters: wrap it in a function that names them"
+            ) from error
         unknown = set(ignore) - set(self._signature.parameters)
         if unknown:
             raise InvalidOptionError(

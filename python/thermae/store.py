@@ -137,8 +137,9 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
     def update(self, other: Any = (), /, **more: Any) -> None:
         """As `dict.update`, in batches."""
         if not isinstance(other, Mapping) and hasattr(other, "keys"):
-            other = ((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update asks for
-        self.set_many(other)
+            self.set_many((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update does
+        else:
+            self.set_many(other)
         if more:
             self.set_many(more)
 
@@ -313,9 +314,25 @@ def location_text(location: str | os.PathLike[str]) -> str:
     return text
 
 
-def restore(snapshot: str | os.PathLike[str], directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Makes a store in `directory`, which must not hold one, from a snapshot; reports what was restored."""
-    return _report(_thermae.restore(os.fspath(snapshot), os.fspath(directory)))
+def restore(
+    snapshot: str | os.PathLike[str],
+    location: str | os.PathLike[str],
+    **options: Unpack[OpenOptions],
+) -> dict[str, Any]:
+    """Makes a store at `location`, where none may be, from a snapshot; reports what was restored.
+
+    Args:
+        snapshot: The directory that `Store.snapshot` wrote.
+        location: The directory of the new store.
+        **options: Other sizes of the tiers, another durability or `when_full`; the rest is as it was.
+
+    Raises:
+        NotAStoreError: There is no snapshot.
+        InvalidOptionError: The location is in use, or the sizes have no room for what the snapshot holds.
+        CorruptStoreError: The snapshot is damaged beyond use.
+    """
+    checked = checked_names(options)
+    return _report(_thermae.restore(os.fspath(snapshot), location_text(location), checked))
 
 
 def destroy(location: str | os.PathLike[str]) -> None:

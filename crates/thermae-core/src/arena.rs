@@ -9,6 +9,7 @@
 //! Rejected: size classes with free lists. All partitions grow at about the same time, so tables of one size are freed when nobody
 //! wants that size again: up to four times the memory in use would lie in the lists.
 
+use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
 use crate::index::Table;
 use crate::layout::BUCKET_BYTES;
@@ -63,6 +64,7 @@ impl Engine {
         let table = Table { line: (offset / BUCKET_BYTES) as u64, buckets, version };
         self.partitions()[partition as usize].pending_table.store(table.pack(), Ordering::Release);
         mark_run(self.bitmap(frame), granule, granules, true);
+        crash_point!("table.allocated");
         self.hot.slice::<AtomicU64>(offset, buckets as usize * BUCKET_BYTES / 8).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         Ok(table)
     }
@@ -72,12 +74,25 @@ impl Engine {
         mark_run(self.bitmap(frame), 0, self.bitmap_granules(), true);
     }
 
-    /// Ends a growth: the new table is published, so the pending note goes and the old table's memory is free.
-    pub(crate) fn release_table(&self, partition: u32, old: Option<Table>) {
+    /// Ends a growth: publishes the new table and frees the old one's memory, both under the arena lock: a repair of the arena, which knows
+    /// tables by their being published or pending, never falls in between.
+    pub(crate) fn publish_table(&self, partition: u32, new: Table, old: Table) {
         let _arena = self.lock_arena();
+        self.directory()[partition as usize].store(new.pack(), Ordering::SeqCst);
+        crash_point!("table.published");
+        self.end_growth(partition, Some(old));
+    }
+
+    /// Gives up a growth that was not finished: the pending note goes, and the memory of `table` is free.
+    pub(crate) fn release_table(&self, partition: u32, table: Option<Table>) {
+        let _arena = self.lock_arena();
+        self.end_growth(partition, table);
+    }
+
+    fn end_growth(&self, partition: u32, unused: Option<Table>) {
         self.partitions()[partition as usize].pending_table.store(0, Ordering::Release);
-        if let Some((frame, granule)) = old.and_then(|table| self.table_granule(table)) {
-            let granules = old.map_or(0, |table| table.buckets / GRANULE_BUCKETS) as usize;
+        if let Some((frame, granule)) = unused.and_then(|table| self.table_granule(table)) {
+            let granules = unused.map_or(0, |table| table.buckets / GRANULE_BUCKETS) as usize;
             mark_run(self.bitmap(frame), granule, granules, false);
         }
     }
@@ -101,6 +116,52 @@ impl Engine {
                 mark_run(self.bitmap(frame), granule, (table.buckets / GRANULE_BUCKETS) as usize, true);
             }
         }
+    }
+
+    /// What is wrong with the bitmaps and the tables' places; nothing is changed. The caller holds the arena lock, or reads a store that is not
+    /// being written to.
+    pub(crate) fn arena_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let count = (self.globals().index_frames.load(Ordering::Acquire) as usize).min(self.index_frames().len());
+        let words_per_frame = self.granules_per_frame() / 64;
+        let mut expected: Vec<(u32, Vec<AtomicU64>)> = Vec::with_capacity(count);
+        for frame in self.index_frames().iter().take(count).map(|frame| frame.load(Ordering::Relaxed)) {
+            if frame >= self.geometry.hot_frames || expected.iter().any(|(other, _)| *other == frame) {
+                problems.push(format!("the list of index frames names frame {frame}, which does not exist or is listed twice"));
+                continue;
+            }
+            let bits: Vec<AtomicU64> = (0..words_per_frame).map(|_| AtomicU64::new(0)).collect();
+            mark_run(&bits, 0, self.bitmap_granules(), true);
+            expected.push((frame, bits));
+        }
+        let published = self.directory().iter().map(|word| word.load(Ordering::Acquire));
+        let pending = self.partitions().iter().map(|partition| partition.pending_table.load(Ordering::Acquire));
+        let mut seen = std::collections::HashSet::new();
+        for word in published.chain(pending).filter(|&word| Table::unpack(word).buckets > 0 && seen.insert(word)) {
+            let table = Table::unpack(word);
+            let granules = (table.buckets / GRANULE_BUCKETS) as usize;
+            let place = self.table_granule(table).filter(|&(_, granule)| granule + granules <= self.granules_per_frame());
+            let Some((frame, granule)) = place else {
+                problems.push(format!("the table {word:#x} is outside of the hot tier"));
+                continue;
+            };
+            let Some((_, bits)) = expected.iter().find(|(other, _)| *other == frame) else {
+                problems.push(format!("the table {word:#x} is in frame {frame}, which holds no tables"));
+                continue;
+            };
+            let is_taken = |at: usize| bits[at / 64].load(Ordering::Relaxed) >> (at % 64) & 1 == 1;
+            if (granule..granule + granules).any(is_taken) {
+                problems.push(format!("the table {word:#x} overlaps another one in frame {frame}"));
+            }
+            mark_run(bits, granule, granules, true);
+        }
+        for (frame, bits) in &expected {
+            let differs = self.bitmap(*frame).iter().zip(bits).any(|(found, wanted)| found.load(Ordering::Relaxed) != wanted.load(Ordering::Relaxed));
+            if differs {
+                problems.push(format!("the bitmap of index frame {frame} does not agree with the tables in it"));
+            }
+        }
+        problems
     }
 
     /// Bytes of index tables in use, and of the frames that hold them.

@@ -178,9 +178,14 @@ impl ColdPool {
     ///
     /// Errors: `Io` with the system's "no space left" where the file system cannot hold the tier.
     pub fn create(env: &dyn Env, path: &Path, geometry: ColdGeometry) -> Result<ColdPool> {
+        Self::create_partial(env, path, geometry, geometry.frames)
+    }
+
+    /// The same, with only the first `frames` frames in the file: how a snapshot is kept. Opening it as a store gives it the rest.
+    pub fn create_partial(env: &dyn Env, path: &Path, geometry: ColdGeometry, frames: u32) -> Result<ColdPool> {
         geometry.validate()?;
         let temporary = temporary_path(path);
-        let made = write_new(env, &temporary, geometry).and_then(|file| {
+        let made = write_new(env, &temporary, geometry, frames).and_then(|file| {
             env.rename(&temporary, path).map_err(|error| Error::io("rename a new file to", path, error))?;
             Ok(file)
         });
@@ -381,6 +386,17 @@ impl ColdPool {
             .map_err(|error| Error::io("write", &self.path, error))
     }
 
+    /// How many of the two watermark blocks are intact and in their places.
+    pub fn intact_watermarks(&self) -> Result<u64> {
+        let mut intact = 0;
+        for index in 0..WATERMARK_BLOCKS {
+            let Some(block) = self.read_block(watermark_offset(index))? else { continue };
+            let is_ours = block.state(WATERMARK_MAGIC) == BlockState::Valid && block.identity() == self.geometry.uuid;
+            intact += u64::from(is_ours && block.generation() % WATERMARK_BLOCKS == index);
+        }
+        Ok(intact)
+    }
+
     /// The newest intact watermark; `None` if both blocks are damaged, which is a loss of knowledge, not of data.
     pub fn read_watermark(&self) -> Result<Option<Watermark>> {
         let mut newest: Option<Watermark> = None;
@@ -438,10 +454,11 @@ fn no_cold_file(path: &Path) -> Error {
     ))
 }
 
-fn write_new(env: &dyn Env, temporary: &Path, geometry: ColdGeometry) -> Result<Arc<dyn EnvFile>> {
+fn write_new(env: &dyn Env, temporary: &Path, geometry: ColdGeometry, frames: u32) -> Result<Arc<dyn EnvFile>> {
     let file =
         env.open(temporary, OpenHow::REPLACE).map_err(|error| Error::io("create", temporary, error))?;
-    file.allocate(0, geometry.file_bytes()).map_err(|error| Error::io("allocate", temporary, error))?;
+    let file_bytes = geometry.data_offset() + u64::from(frames.min(geometry.frames)) * u64::from(geometry.frame_bytes);
+    file.allocate(0, file_bytes).map_err(|error| Error::io("allocate", temporary, error))?;
     let write = |bytes: &[u8], position: u64| {
         file.write_all_at(bytes, position).map_err(|error| Error::io("write", temporary, error))
     };

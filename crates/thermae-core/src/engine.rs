@@ -250,7 +250,7 @@ impl Engine {
     /// Whether deletes must be logged: when some log may be replayed later.
     #[inline]
     pub fn needs_tombstones(&self) -> bool {
-        self.cold.is_some() || self.globals().snapshots_active.load(Ordering::SeqCst) > 0
+        self.cold.is_some() || self.globals().snapshot_lock.owner().is_some()
     }
 
     /// Takes a shared lock; where it is inherited from a dead participant, `repair` runs before anything else.
@@ -294,7 +294,7 @@ impl Engine {
     }
 
     #[cold]
-    fn unwritable(&self) -> Error {
+    pub(crate) fn unwritable(&self) -> Error {
         if self.read_only {
             return Error::ReadOnly(format!("{} was opened read-only; open it without read_only to write", self.paths.location));
         }

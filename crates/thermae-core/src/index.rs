@@ -16,6 +16,7 @@
 //! doubling (load would swing between 43 and 86 %: 20 bytes a key on average instead of 12).
 
 use crate::arena::GRANULE_BUCKETS;
+use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, BUCKET_ENTRIES, BUCKETS_MAX};
 use crate::segment::Room;
@@ -220,18 +221,23 @@ impl Engine {
             if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
                 return Err(Room::Hot);
             }
-            self.grow(guard, table)?;
+            let needed = (count + more).div_ceil(6);
+            self.grow_to(guard, table, needed.max(table.buckets + (table.buckets / 4).max(1)))?;
         }
     }
 
     /// Rebuilds a partition's table with about a quarter more buckets.
     fn grow(&self, guard: &PartitionGuard<'_>, old: Table) -> Result<Table, Room> {
-        let wanted = old.buckets + (old.buckets / 4).max(1);
+        self.grow_to(guard, old, old.buckets + (old.buckets / 4).max(1))
+    }
+
+    /// Rebuilds a partition's table with `wanted` buckets or more, as far as a table may have so many.
+    fn grow_to(&self, guard: &PartitionGuard<'_>, old: Table, wanted: u32) -> Result<Table, Room> {
         let buckets = wanted.next_multiple_of(GRANULE_BUCKETS).min(BUCKETS_MAX / GRANULE_BUCKETS * GRANULE_BUCKETS);
         let new = self.allocate_table(guard.number, buckets, old.version.wrapping_add(1))?;
         self.rehash(old, new);
-        self.directory()[guard.number as usize].store(new.pack(), Ordering::SeqCst);
-        self.release_table(guard.number, (old.buckets > 0).then_some(old));
+        crash_point!("table.filled");
+        self.publish_table(guard.number, new, old);
         Ok(new)
     }
 

@@ -8,6 +8,7 @@
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lock::SharedLock;
+use crate::pool::HUGE_PAGE_BYTES;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +18,12 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(250);
 /// How long the flusher sleeps when nobody wakes it.
 const FLUSH_TICK: Duration = Duration::from_millis(100);
+
+/// Huge pages asked for in one round: about 80 ms of work.
+const HUGE_PAGES_PER_TICK: u32 = 32;
+
+/// How far ahead of the frames in use.
+const HUGE_PAGES_AHEAD_BYTES: u64 = 64 << 20;
 
 /// The two threads.
 #[derive(Debug)]
@@ -139,7 +146,24 @@ impl Engine {
         if self.cold.is_some() && self.is_checkpoint_due() {
             note(self.write_checkpoint());
         }
+        self.widen_pages();
         first_error
+    }
+
+    /// Has the hot frames in use backed by huge pages, some at a time: a random access to small pages costs a walk through four
+    /// levels of page tables (eight under virtualisation), which is as long as the access itself.
+    fn widen_pages(&self) {
+        let globals = self.globals();
+        let used = u64::from(globals.hot_high_water.load(Ordering::Relaxed)) * u64::from(self.geometry.frame_bytes);
+        // Ahead of the writers, who then meet no page fault on fresh memory either.
+        let used = (used + HUGE_PAGES_AHEAD_BYTES).min(self.geometry.hot_file_bytes() as u64);
+        let wanted = (used as usize).div_ceil(HUGE_PAGE_BYTES) as u32;
+        let first = globals.huge_pages.load(Ordering::Relaxed);
+        for page in first..wanted.min(first.saturating_add(HUGE_PAGES_PER_TICK)) {
+            // What the kernel won't do now it would not do later either: each page is asked for once.
+            self.hot.collapse(page as usize * HUGE_PAGE_BYTES);
+            globals.huge_pages.store(page + 1, Ordering::Relaxed);
+        }
     }
 
     /// Releases what dead participants held.
@@ -147,11 +171,20 @@ impl Engine {
         for dead in self.dead_participants() {
             self.reap(dead, || {
                 self.inherit_all_locks(dead);
+                self.await_repairs(dead);
                 self.release_segments_of(dead);
                 Ok(())
             })?;
         }
         Ok(())
+    }
+
+    /// Waits for those who inherited a partition from a dead participant and are still repairing it: they may be about to adopt extents
+    /// that it had not published yet.
+    fn await_repairs(&self, dead: u32) {
+        for hash in self.pending_extent_hashes(dead) {
+            drop(self.lock_partition(self.partition_of(hash)));
+        }
     }
 
     /// Takes over every lock that a dead participant held, which repairs what it guards.
@@ -167,13 +200,16 @@ impl Engine {
                 self.close_open_segment(number);
             }
         }
+        if globals.room_lock.owner() == Some(dead) {
+            drop(self.lock_room());
+        }
         if globals.pool_lock.owner() == Some(dead) {
             drop(self.lock_pool());
         }
         if globals.arena_lock.owner() == Some(dead) {
             drop(self.lock_arena());
         }
-        for lock in [&globals.room_lock, &globals.flush_lease, &globals.checkpoint_lock, &globals.names_lock, &globals.keeper_lease] {
+        for lock in [&globals.snapshot_lock, &globals.flush_lease, &globals.checkpoint_lock, &globals.names_lock, &globals.keeper_lease] {
             if lock.owner() == Some(dead) {
                 drop(self.lock(lock, |_| {}));
             }

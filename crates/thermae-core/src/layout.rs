@@ -61,6 +61,8 @@ pub mod state {
     pub const EXTENT: u32 = 5;
     /// Holds nothing alive; its frames come back when pins and durability allow.
     pub const RETIRED: u32 = 6;
+    /// Set aside because its bytes are damaged: its frame is not reused before a repair.
+    pub const QUARANTINED: u32 = 7;
 }
 
 /// What a segment holds.
@@ -100,6 +102,12 @@ impl Geometry {
     /// The geometry of a store with these tiers. `hot_bytes` pays for the control file too: that is the one memory limit.
     /// `None` where the hot tier is too small to hold the control file and eight frames, or the tiers exceed the address space.
     pub fn of(hot_bytes: u64, cold_bytes: u64, frame_bytes: u32, participants: u32) -> Option<Self> {
+        let partitions = ((hot_bytes.checked_add(cold_bytes)?) / (128 << 10)).clamp(64, 1 << 18);
+        Self::with_partitions(hot_bytes, cold_bytes, frame_bytes, participants, 1 << partitions.ilog2())
+    }
+
+    /// The same with a number of partitions that was chosen before: a restored store keeps its index's, whatever its tiers' sizes.
+    pub fn with_partitions(hot_bytes: u64, cold_bytes: u64, frame_bytes: u32, participants: u32, partitions: u32) -> Option<Self> {
         let frame = u64::from(frame_bytes);
         let hot_most = hot_bytes / frame;
         let cold_frames = cold_bytes / frame;
@@ -108,15 +116,13 @@ impl Geometry {
         if slots >= slots_max {
             return None;
         }
-        let partitions = ((hot_bytes + cold_bytes) / (128 << 10)).max(64).min(1 << 18);
-        let partitions = 1_u64 << (63 - partitions.leading_zeros());
         let pin_bytes = slots.div_ceil(64) * 8;
         let mut geometry = Self {
             frame_bytes,
             hot_frames: u32::try_from(hot_most).ok()?,
             cold_frames: u32::try_from(cold_frames).ok()?,
             slots: u32::try_from(slots).ok()?,
-            partitions: u32::try_from(partitions).ok()?,
+            partitions,
             participants,
             participant_pages: u32::try_from((PINS_OFFSET as u64 + pin_bytes).div_ceil(PAGE_BYTES as u64)).ok()?,
         };
@@ -276,8 +282,8 @@ pub struct Globals {
     pub keeper_lease: SharedLock,
     /// Held by whoever writes a checkpoint or a snapshot.
     pub checkpoint_lock: SharedLock,
-    /// Snapshots being taken: deletes leave tombstones, nothing is evicted that a snapshot still needs.
-    pub snapshots_active: AtomicU32,
+    /// Held by whoever takes a snapshot. Meanwhile deletes leave tombstones, and slots that the snapshot needs are not freed.
+    pub snapshot_lock: SharedLock,
     /// Whether the last participant left cleanly.
     pub closed_cleanly: AtomicU32,
     /// Counter of segment identities.
@@ -312,7 +318,18 @@ pub struct Globals {
     pub names_lock: SharedLock,
     /// Futex: changes whenever a named lock is released.
     pub names_wakes: AtomicU32,
-    _pad2: [u64; 5],
+    /// Hot frames that were ever in use: frames from here on are untouched.
+    pub hot_high_water: AtomicU32,
+    /// Huge pages of the hot file that the kernel was asked for.
+    pub huge_pages: AtomicU32,
+    /// When the last flush ended (store clock).
+    pub flushed_at_ms: AtomicU64,
+    /// Number of the latest snapshot: says whether a slot's [`Segment::snapshot_copied`] is of this one.
+    pub snapshot_number: AtomicU64,
+    /// Segments numbered from here on were opened after the moment that the snapshot shows; `u64::MAX` while that lies ahead.
+    pub snapshot_end: AtomicU64,
+    /// The greatest sequence number in any freed segment of the log: up to it, numbers may rightly be gone.
+    pub freed_sequence: AtomicU64,
     /// The open segments.
     pub heads: [Head; HEADS],
 }
@@ -376,12 +393,17 @@ pub struct Segment {
     pub retired_flush: AtomicU64,
     /// Which part of a large value this is.
     pub part: AtomicU32,
-    _pad0: u32,
+    /// Of how many.
+    pub parts: AtomicU32,
     /// Hash of the key whose value this is a part of.
     pub key_hash: AtomicU64,
     /// Everything in it that expires up to this moment was removed (store clock).
     pub expired_until_ms: AtomicU64,
-    _pad: u64,
+    /// Number of the last snapshot that has no need of this slot any more.
+    pub snapshot_copied: AtomicU64,
+    /// Bytes of tombstones in it. A hint, like `live_bytes`: it weighs what must be copied on until a checkpoint covers it.
+    pub tombstone_bytes: AtomicU32,
+    _pad: u32,
 }
 
 /// State of an index partition.

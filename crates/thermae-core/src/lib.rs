@@ -14,9 +14,13 @@
 //! - write: changing a key
 //! - room: making room when a tier is full
 //! - expire: removing what has expired
-//! - evict: what leaves the hot tier, and what comes back
+//! - demote: what leaves the hot tier for the cold one, and what comes back
+//! - evict: what a store without a cold tier drops
 //! - compact: copying live records together
+//! - relocate: going through a segment and moving what is alive in it
+//! - census: what is in the tiers now
 //! - recover: the shared half rebuilt from the durable one
+//! - replay: a segment of the log read back
 //! - checkpoint: the index written down
 //! - flush: the log's bytes made durable
 //! - partition: locking a partition and making it whole
@@ -43,11 +47,13 @@
 
 mod arena;
 mod block;
-pub mod check;
+mod census;
+mod check;
 mod checkpoint;
 pub mod cold;
 mod compact;
 mod crash;
+mod demote;
 pub mod engine;
 pub mod env;
 #[cfg(any(test, feature = "test-env"))]
@@ -70,6 +76,8 @@ mod pool;
 mod read;
 pub mod record;
 mod recover;
+mod relocate;
+mod replay;
 mod room;
 mod scan;
 mod segment;
@@ -80,6 +88,7 @@ mod transaction;
 mod view;
 mod write;
 
+pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
 pub use names::LockToken;
 pub use open::{destroy, forget_shared_memory};
@@ -87,6 +96,7 @@ pub use options::{Durability, Location, Options, ShmPlacement, WhenFull, parse_s
 pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use scan::Scan;
+pub use snapshot::{RestoreReport, SnapshotReport, restore};
 pub use store::{Condition, Config, Current, SetOptions, SetOutcome, Stats, Store, Update};
 pub use transaction::BatchOp;
 pub use view::View;

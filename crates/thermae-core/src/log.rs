@@ -4,8 +4,9 @@
 //! belongs to a record whose length is known, and a writer that dies leaves a hole that says who made it and which
 //! sequence numbers it took. Only the tail is guarded by the head's lock; records are filled in outside it, in parallel.
 
+use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
-use crate::layout::{FRESH_HEADS_MAX, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state};
+use crate::layout::{FRESH_HEADS_MAX, HEADS, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state};
 use crate::record::{self, Word0, kind};
 use crate::segment::{Purpose, Room};
 use std::sync::atomic::Ordering;
@@ -36,8 +37,13 @@ pub enum Sequence {
     Kept(u64),
 }
 
-/// Offset of the count of sequence numbers in a RESERVED or ABANDONED record.
-const COUNT_OFFSET: usize = 20;
+/// Offset of the count of sequence numbers in an ABANDONED or BATCH record.
+pub(crate) const COUNT_OFFSET: usize = 20;
+/// A RESERVED record says in the upper half of its kind how many sequence numbers it took: none, one, or (from here on) those of a
+/// batch, whose count is at [`COUNT_OFFSET`] and stays there until the batch is decided.
+const COUNT_IN_BODY: u32 = 2;
+/// Bits of a participant's mark in a RESERVED record's word.
+const WRITER_MARK: u32 = 0xff_ffff;
 
 impl Engine {
     /// The head that a write with this expiry goes to: records that expire together die together.
@@ -56,7 +62,22 @@ impl Engine {
         self.me() % globals.fresh_heads.load(Ordering::Relaxed).clamp(1, FRESH_HEADS_MAX)
     }
 
-    fn lock_head(&self, number: u32) -> LockGuard<'_> {
+    /// Locks all heads: nothing is reserved while the guards live.
+    pub(crate) fn lock_heads(&self) -> Vec<LockGuard<'_>> {
+        (0..HEADS as u32).map(|number| self.lock_head(number)).collect()
+    }
+
+    /// Whether the participant with this short mark lives. Should a later participant have the same one (after 2^24 uses of slots), the
+    /// dead one's hole waits until that one has left too.
+    fn is_writer_alive(&self, short_mark: u32) -> bool {
+        (0..self.geometry.participants).any(|slot| {
+            let incarnation = self.participant(slot).incarnation.load(Ordering::Acquire);
+            incarnation as u32 & WRITER_MARK == short_mark && self.is_incarnation_alive(incarnation)
+        })
+    }
+
+    /// Takes the lock of a head.
+    pub(crate) fn lock_head(&self, number: u32) -> LockGuard<'_> {
         let head = self.head(number);
         self.lock(&head.lock, |_| {
             // The tail may or may not have moved; either is consistent. What the dead opened and did not announce, the reaper retires.
@@ -132,6 +153,7 @@ impl Engine {
             Sequence::New(count) => (globals.next_sequence.fetch_add(u64::from(count), Ordering::SeqCst), count),
             Sequence::Kept(kept) => (kept, 0),
         };
+        crash_point!("append.numbered");
         if first < segment.sequence_min.load(Ordering::Relaxed) {
             segment.sequence_min.store(first, Ordering::Relaxed);
         }
@@ -141,11 +163,17 @@ impl Engine {
         }
         // SAFETY: offset + total was checked against the frame; the space above the tail is this head's, whose lock is held.
         let at = unsafe { base.add(offset) };
-        let word = Word0 { value_len: total as u32, key_len: 0, kind: kind::RESERVED, encoding: 0 };
+        // Owner and count are in the word itself: the writer fills all other bytes while the word still says RESERVED.
+        let mark = self.member.mark();
+        let word = Word0 {
+            value_len: total as u32,
+            key_len: mark as u16,
+            kind: kind::RESERVED | (count.min(COUNT_IN_BODY) as u8) << 4,
+            encoding: (mark >> 16) as u8,
+        };
         // SAFETY: as above; records are at least 24 bytes long.
         unsafe {
             at.add(8).cast::<u64>().write_unaligned(first.to_le());
-            at.add(16).cast::<u32>().write_unaligned((self.me() + 1).to_le());
             at.add(COUNT_OFFSET).cast::<u32>().write_unaligned(count.to_le());
             record::commit(at, word);
         }
@@ -190,14 +218,24 @@ impl Engine {
         let field = |from: usize| {
             head.get(from..from + 4).map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
         };
-        let (owner, count) = match word.kind() {
-            kind::RESERVED => (field(16), field(COUNT_OFFSET)),
-            kind::BATCH_PENDING => (field(24), field(20)),
+        let (is_owner_alive, count) = match word.kind() {
+            kind::RESERVED => {
+                let code = u32::from(word.kind >> 4);
+                let count = if code < COUNT_IN_BODY { code } else { field(COUNT_OFFSET) };
+                (self.is_writer_alive(u32::from(word.key_len) | u32::from(word.encoding) << 16), count)
+            }
+            kind::BATCH_PENDING => (self.is_mark_alive(field(24)), field(COUNT_OFFSET)),
             kind::BATCH => return Some((word, record::BATCH_BYTES)),
             _ => return record::total_len(head, offset, frame_bytes, frame_bytes - offset),
         };
-        if owner == 0 || self.member.is_alive(owner - 1) {
+        if is_owner_alive {
             return None;
+        }
+        // The owner may have finished its work just before it died; only now is the word its last.
+        // SAFETY: as above.
+        let last = Word0::unpack(unsafe { record::word0_at(at) }.load(Ordering::Acquire));
+        if last != word {
+            return self.settle(base, offset, segment_id);
         }
         // SAFETY: as above.
         let sequence = u64::from_le(unsafe { at.add(8).cast::<u64>().read_unaligned() });

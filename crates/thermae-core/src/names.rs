@@ -9,8 +9,9 @@
 use crate::engine::{Engine, LockGuard};
 use crate::error::{Error, Result};
 use crate::layout::{NAMED_LOCKS, NamedLock};
+use crate::lock::{futex_wait, futex_wake_all};
 use crate::read::show_key;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Longest sleep between two looks.
@@ -21,22 +22,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct LockToken {
     index: usize,
     token: u64,
-}
-
-/// Sleeps until `word` is no longer `seen`, someone wakes its waiters, or `timeout` is over.
-pub(crate) fn futex_wait(word: &AtomicU32, seen: u32, timeout: Duration) {
-    let time = libc::timespec {
-        tv_sec: timeout.as_secs().cast_signed(),
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    };
-    // SAFETY: the word lives in a mapping that the caller borrows; every outcome, errors included, only means "look again".
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &raw const time, 0, 0) };
-}
-
-/// Wakes all who sleep on `word`.
-pub(crate) fn futex_wake_all(word: &AtomicU32) {
-    // SAFETY: as in futex_wait.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX, 0, 0, 0) };
 }
 
 impl Engine {

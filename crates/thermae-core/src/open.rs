@@ -48,7 +48,7 @@ fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
 }
 
 /// Refuses what is not this user's own directory; makes it where there is none.
-fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Result<()> {
+pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Result<()> {
     match env.metadata(path) {
         Ok(found) if !found.is_dir => Err(Error::NotAStore(format!(
             "{} is a file; a store is a directory: name another path, or move the file away",
@@ -111,7 +111,7 @@ fn check_vacant(env: &dyn Env, directory: &Path) -> Result<()> {
 }
 
 fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved) -> Result<Superblock> {
-    let geometry = geometry_of(&resolved)?;
+    let geometry = geometry_of(&resolved, None)?;
     let superblock = Superblock {
         generation: 0,
         uuid: env.random_bytes_16(),
@@ -128,8 +128,14 @@ fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved) -> Result<S
     Superblock::read(env, path)
 }
 
-fn geometry_of(resolved: &Resolved) -> Result<Geometry> {
-    Geometry::of(resolved.hot_bytes, resolved.cold_bytes, resolved.frame_bytes, resolved.participants_max).ok_or_else(|| {
+/// What follows from a store's options; `partitions` are those it was created with, if it exists.
+pub(crate) fn geometry_of(resolved: &Resolved, partitions: Option<u32>) -> Result<Geometry> {
+    let (hot, cold, frame, participants) = (resolved.hot_bytes, resolved.cold_bytes, resolved.frame_bytes, resolved.participants_max);
+    let geometry = match partitions {
+        Some(partitions) => Geometry::with_partitions(hot, cold, frame, participants, partitions),
+        None => Geometry::of(hot, cold, frame, participants),
+    };
+    geometry.ok_or_else(|| {
         Error::InvalidOption(format!(
             "a hot tier of {} has no room for the control file and eight frames beside a cold tier of {} and {} participants: \
              raise hot, or lower cold or participants_max",
@@ -140,7 +146,7 @@ fn geometry_of(resolved: &Resolved) -> Result<Geometry> {
     })
 }
 
-fn cold_geometry(superblock: &Superblock, geometry: &Geometry) -> ColdGeometry {
+pub(crate) fn cold_geometry(superblock: &Superblock, geometry: &Geometry) -> ColdGeometry {
     ColdGeometry { uuid: superblock.uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames }
 }
 
@@ -208,9 +214,14 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
     let env = options.env.clone();
     let directory = directory_of(&*env, location)?;
     let may_create = options.create && !options.read_only;
-    prepare_directory(&*env, &directory, may_create)?;
     let superblock_path = directory.join("store");
-    let has_store = env.exists(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
+    // A path through a file is answered below, by what is said of the directory.
+    let has_store = env.exists(&superblock_path).unwrap_or(false);
+    if !has_store && may_create {
+        // Options that can't be are refused before anything is made.
+        geometry_of(&options.resolve(location)?)?;
+    }
+    prepare_directory(&*env, &directory, may_create)?;
     if !has_store {
         if !may_create {
             return Err(Error::NotAStore(format!(
@@ -233,16 +244,14 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
         }
     };
     options.check_against(location, &superblock.options)?;
-    let geometry = geometry_of(&superblock.options)?;
-    if geometry.slots != superblock.slot_count || geometry.partitions != superblock.partitions {
+    let geometry = geometry_of(&superblock.options, Some(superblock.partitions))?;
+    if geometry.slots != superblock.slot_count {
         return Err(Error::WrongLayout(format!(
-            "{} was made by a build that lays stores out differently (slots {} and {}, partitions {} and {}): open it with that build, \
-             take a snapshot there and restore it here",
+            "{} was made by a build that lays stores out differently (slots {} and {}): open it with that build, take a snapshot there \
+             and restore it here",
             superblock_path.display(),
             superblock.slot_count,
-            geometry.slots,
-            superblock.partitions,
-            geometry.partitions
+            geometry.slots
         )));
     }
     let found = env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
@@ -403,6 +412,11 @@ fn build(
         Some(_) => Some(ColdPool::open(&**env, &paths.cold, cold_geometry(superblock, geometry), false)?),
         None => None,
     };
+    let is_snapshot = superblock.sequence_limit != 0;
+    if let Some(cold) = cold.as_ref().filter(|cold| is_snapshot && cold.damage().missing_bytes > 0) {
+        // A snapshot's file ends after the frames in use.
+        cold.repair_shape()?;
+    }
     let engine = assemble(env.clone(), paths.clone(), superblock.clone(), *geometry, cold, (control, hot), lock_file, &writer)?;
     let globals = engine.globals();
     globals.next_sequence.store(1, Ordering::Relaxed);
@@ -421,6 +435,12 @@ fn build(
     engine.repair_pool();
     if engine.cold.is_some() {
         recover::recover(&engine)?;
+        // What was superseded before it was flushed is in no file: up to here, numbers may rightly be missing.
+        globals.freed_sequence.store(globals.next_sequence.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+    if is_snapshot {
+        // A snapshot holds nothing above its limit, and what is written from here on must not be ignored by the next recovery.
+        Superblock::update(&**env, &paths.superblock, |superblock| superblock.sequence_limit = 0)?;
     }
     // Last of all: from here on the shared half is one that can be attached to.
     engine.control.at::<ControlHeader>(0).magic.store(CONTROL_MAGIC, Ordering::SeqCst);

@@ -12,6 +12,9 @@
 //! claims a slot for the child and copies its pins there; after it, the parent closes that file and the child closes the parent's. So at no
 //! instant is a view of the child unpinned, and the child never keeps its parent's lock alive.
 //!
+//! **Incarnations** number the uses of slots: what a participant leaves half done is marked with its own, so that a later user of
+//! the same slot is never taken for it.
+//!
 //! Rejected: process ids with start times (ambiguous across PID namespaces), heartbeats (a stopped process is not a dead one).
 
 use crate::engine::Engine;
@@ -137,16 +140,22 @@ impl Membership {
     ) -> Result<Option<Self>> {
         let claimed = claim_slot(file.fd(), participants, page, clear_pins, read_only, now_ms)
             .map_err(|source| Error::io("lock a participant's byte of", "lock", source))?;
-        Ok(claimed.map(|(slot, incarnation)| {
-            let fd = file.fd();
-            // Owned by number from here on: after a fork the child must close the parent's without touching its locks.
-            std::mem::forget(file);
-            Self {
-                slot: AtomicU32::new(slot),
-                incarnation: AtomicU64::new(incarnation),
-                fd: AtomicI32::new(fd),
-                pins: PinCounts::default(),
-            }
+        let Some((slot, incarnation)) = claimed else { return Ok(None) };
+        // A descriptor of its own, owned by number: after a fork the child must close the parent's without touching its locks, and
+        // the file that was attached through goes its own way.
+        // SAFETY: duplicates an open descriptor.
+        let fd = unsafe { libc::fcntl(file.fd(), libc::F_DUPFD_CLOEXEC, 0) };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            page(slot).state.store(participant_state::FREE, Ordering::Release);
+            unlock_byte(file.fd(), SLOT_BYTE_FIRST + i64::from(slot));
+            return Err(Error::io("duplicate the descriptor of", "lock", error));
+        }
+        Ok(Some(Self {
+            slot: AtomicU32::new(slot),
+            incarnation: AtomicU64::new(incarnation),
+            fd: AtomicI32::new(fd),
+            pins: PinCounts::default(),
         }))
     }
 
@@ -159,6 +168,12 @@ impl Membership {
     /// Number that no other use of any slot has had since the shared half was made.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// The low half of the incarnation: marks what this participant has begun and not finished.
+    #[inline]
+    pub fn mark(&self) -> u32 {
+        self.incarnation() as u32
     }
 
     /// Descriptor of the lock file.
@@ -174,8 +189,10 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        // SAFETY: the descriptor is this membership's own. Closing it ends the lock on the slot's byte.
-        unsafe { libc::close(self.fd()) };
+        if self.fd() >= 0 {
+            // SAFETY: the descriptor is this membership's own. Closing it ends the lock on the slot's byte.
+            unsafe { libc::close(self.fd()) };
+        }
     }
 }
 
@@ -260,6 +277,16 @@ impl Engine {
             && self.member.is_alive(slot)
     }
 
+    /// Whether the participant that left `mark` still lives and is the same use of its slot.
+    pub(crate) fn is_mark_alive(&self, mark: u32) -> bool {
+        let Some(number) = mark.checked_sub(1) else { return false };
+        // Marks repeat after 2^32 uses; within one use of a slot, the slot follows from the full number.
+        (0..self.geometry.participants).any(|slot| {
+            let incarnation = self.participant(slot).incarnation.load(Ordering::Acquire);
+            incarnation as u32 == number + 1 && self.is_incarnation_alive(incarnation)
+        })
+    }
+
     /// Pins a segment for this participant. The caller checks afterwards that the segment is still where it was.
     pub fn pin(&self, segment: u32) {
         self.member.pins.with(|counts| {
@@ -274,6 +301,10 @@ impl Engine {
 
     /// Takes back one pin.
     pub fn unpin(&self, segment: u32) {
+        // A forked child that found no slot has no pins: the bits that it sees are its parent's.
+        if self.orphaned.load(Ordering::Relaxed) {
+            return;
+        }
         self.member.pins.with(|counts| {
             let Some(count) = counts.get_mut(&segment) else {
                 debug_assert!(false, "unpin of segment {segment} that is not pinned");
@@ -477,7 +508,11 @@ extern "C" fn after_fork_in_child() {
                 // The engine owns the file from here on by its descriptor's number.
                 std::mem::forget(claim.file);
             }
-            None => heir.engine.orphaned.store(true, Ordering::Relaxed),
+            None => {
+                heir.engine.orphaned.store(true, Ordering::Relaxed);
+                // Closed below; the number may soon be another file's, which the engine's end must not close.
+                member.fd.store(-1, Ordering::Relaxed);
+            }
         }
         // SAFETY: the descriptor belongs to the file forgotten above (or to an orphaned engine that no longer uses it).
         unsafe { libc::close(old_fd) };

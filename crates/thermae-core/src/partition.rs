@@ -2,13 +2,17 @@
 //!
 //! The owner may have died anywhere: before its record was complete (the record is abandoned), between record and entry (the update is
 //! completed: it is in the log already, and would come back with the next replay), while growing (the new table is dropped),
-//! or within a transaction (undone). What inheriting the lock costs is one pass over the partition: about a thousand entries.
+//! within a transaction (undone, or completed where it had happened), or while it repaired this very partition: every step here can be
+//! taken again by the next one. What inheriting the lock costs is one pass over the partition, about a thousand entries, and one over
+//! the segment table.
 
+use crate::block::{get_u32, get_u64};
+use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::index::{ADDRESS_MASK, Table, entry};
-use crate::layout::{ADDRESS_MIN, Place, Segment, state};
+use crate::layout::{ADDRESS_MIN, Place, SLOT_BITS, Segment, state};
 use crate::lock::Acquired;
-use crate::record::{self, Parsed, Word0, kind};
+use crate::record::{self, Parsed, Word0, flag, kind};
 use std::sync::atomic::Ordering;
 
 impl Engine {
@@ -18,37 +22,36 @@ impl Engine {
         let partition = &self.partitions()[number as usize];
         let acquired = partition.lock.lock(self.me(), |slot| self.member.is_alive(slot));
         let guard = PartitionGuard { partition, number };
-        if let Acquired::Inherited(dead) = acquired {
+        if let Acquired::Inherited(_) = acquired {
             Self::count(&self.counters().inherited_locks, 1);
-            self.repair_partition(&guard, dead);
+            self.repair_partition(&guard);
         }
         guard
     }
 
-    /// Makes a partition whole whose lock was just inherited from `dead`.
+    /// Makes a partition whole whose lock was just inherited.
     #[cold]
-    pub(crate) fn repair_partition(&self, guard: &PartitionGuard<'_>, dead: u32) {
+    pub(crate) fn repair_partition(&self, guard: &PartitionGuard<'_>) {
         let pending = guard.partition.pending_table.load(Ordering::Acquire);
         if pending != 0 {
-            if pending == self.directory()[guard.number as usize].load(Ordering::Acquire) {
-                // Published, but the old table was not given back: the arena finds its granules again.
-                self.release_table(guard.number, None);
-                let _arena = self.lock(&self.globals().arena_lock, |_| {});
-                self.repair_arena();
-            } else {
-                self.release_table(guard.number, Some(Table::unpack(pending)));
-            }
+            // A table that was published is not pending: what held the old one's memory was the arena's lock, and that is repaired.
+            let is_published = pending == self.directory()[guard.number as usize].load(Ordering::Acquire);
+            self.release_table(guard.number, (!is_published).then(|| Table::unpack(pending)));
         }
-        self.undo_transactions(guard, dead);
+        self.finish_transactions(guard);
+        crash_point!("repair.transactions_finished");
         self.complete_in_flight(guard);
+        crash_point!("repair.update_completed");
+        self.retire_forgotten_extents(guard);
         let count = self.locked_entries(guard).count();
         guard.partition.count.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
-    /// Puts back the entries that a dead participant's undecided transaction replaced.
-    fn undo_transactions(&self, guard: &PartitionGuard<'_>, dead: u32) {
+    /// Puts back the entries that an undecided transaction replaced; does what is left to do for one that happened. Whoever began it held
+    /// this partition's lock, so it is dead, be it the one that the lock was inherited from or one before.
+    fn finish_transactions(&self, guard: &PartitionGuard<'_>) {
         for (place, word) in self.locked_entries(guard) {
-            let Some((base, _, offset)) = self.hot_record(word & ADDRESS_MASK) else { continue };
+            let Some((base, segment, offset)) = self.hot_record(word & ADDRESS_MASK) else { continue };
             // SAFETY: hot_record checked that a header of 32 bytes lies in the frame, which this entry keeps in use.
             let at = unsafe { base.add(offset) };
             // SAFETY: as above.
@@ -59,22 +62,22 @@ impl Engine {
             if !first.is_in_batch() {
                 continue;
             }
-            let field = |from: usize, bytes: &[u8]| u32::from_le_bytes([bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]]);
-            let lead_offset = field(record::BATCH_OFFSET_OFFSET, header) as usize;
+            let lead_offset = get_u32(header, record::BATCH_OFFSET_OFFSET) as usize;
             if lead_offset % record::ALIGN_BYTES != 0 || lead_offset >= offset {
                 continue;
             }
-            // SAFETY: below `offset`, hence within the frame.
-            let lead = unsafe { std::slice::from_raw_parts(base.add(lead_offset), record::BATCH_BYTES) };
-            // SAFETY: as above, and aligned.
-            let lead_word = Word0::unpack(unsafe { record::word0_at(base.add(lead_offset)) }.load(Ordering::Acquire));
-            let is_undecided = lead_word.kind() == kind::BATCH_PENDING && field(24, lead) == dead + 1;
-            if !is_undecided && lead_word.kind() != kind::ABANDONED {
+            // SAFETY: below `offset`, hence within the frame, and aligned.
+            let lead = Word0::unpack(unsafe { record::word0_at(base.add(lead_offset)) }.load(Ordering::Acquire));
+            if lead.kind() == kind::BATCH {
+                if first.base_kind() == kind::TOMBSTONE {
+                    self.remove_entry(guard, place, false);
+                } else if first.has(flag::EXPIRY) {
+                    let slot = (segment.segment_id.load(Ordering::Acquire) & ((1 << SLOT_BITS) - 1)) as u32;
+                    self.note_expiry(slot, get_u64(header, record::HEADER_BYTES + record::EXTENDED_BYTES));
+                }
                 continue;
             }
-            let mut link = [0_u8; 8];
-            link.copy_from_slice(&header[record::LINK_OFFSET..record::LINK_OFFSET + 8]);
-            let link = u64::from_le_bytes(link);
+            let link = get_u64(header, record::LINK_OFFSET);
             if link & ADDRESS_MASK >= ADDRESS_MIN {
                 place.store(link);
             } else {
@@ -83,12 +86,40 @@ impl Engine {
         }
     }
 
+    /// Retires extents of this partition's keys that no record lists: their owner died between unpublishing them and saying so, or
+    /// in a transaction that was undone.
+    fn retire_forgotten_extents(&self, guard: &PartitionGuard<'_>) {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        for (slot, segment) in self.segments().iter().enumerate() {
+            let hash = segment.key_hash.load(Ordering::Relaxed);
+            if segment.state.load(Ordering::Acquire) != state::EXTENT || self.partition_of(hash) != guard.number {
+                continue;
+            }
+            let segment_id = segment.segment_id.load(Ordering::Acquire);
+            let mut probe = self.probe(self.table(guard.number), self.tag(hash));
+            // A record that can't be read may list it.
+            let is_listed = std::iter::from_fn(|| probe.next()).any(|(_, word)| {
+                self.with_locked_record(word & ADDRESS_MASK, |record| {
+                    Some(record.extents(frame_bytes).is_some_and(|(_, extents)| extents.contains(&segment_id)))
+                })
+                .unwrap_or(true)
+            });
+            if !is_listed {
+                self.retire(slot as u32);
+            }
+        }
+    }
+
     /// Completes the update that a dead participant had in flight in this partition, or abandons its record.
     fn complete_in_flight(&self, guard: &PartitionGuard<'_>) {
-        let address = guard.partition.in_flight.swap(0, Ordering::AcqRel);
-        if address < ADDRESS_MIN {
-            return;
+        let address = guard.partition.in_flight.load(Ordering::Acquire);
+        if address >= ADDRESS_MIN {
+            self.complete_update(guard, address);
         }
+        guard.partition.in_flight.store(0, Ordering::Release);
+    }
+
+    fn complete_update(&self, guard: &PartitionGuard<'_>, address: u64) {
         let Some((base, segment, offset)) = self.hot_record(address) else { return };
         let segment_id = segment.segment_id.load(Ordering::Acquire);
         let tail = segment.tail.load(Ordering::Acquire) as usize;
@@ -104,6 +135,7 @@ impl Engine {
         let Some(record) = record::parse(bytes, offset, self.geometry.frame_bytes as usize) else { return };
         if record.is_intact(segment_id) && !record.word.is_in_batch() {
             self.republish(guard, &record, address);
+            self.note_expiry((segment_id & ((1 << SLOT_BITS) - 1)) as u32, record.expiry_ms);
         }
     }
 

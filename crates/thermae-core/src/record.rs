@@ -38,7 +38,7 @@ pub const VALUE_BYTES_MAX: u64 = u32::MAX as u64;
 
 /// What a record is. The low four bits of the kind byte.
 pub mod kind {
-    /// Space taken, bytes not yet written; the CRC field holds the owner's participant slot.
+    /// Space taken, bytes not yet written; the word holds its length, its owner's mark and how many sequence numbers it took.
     pub const RESERVED: u8 = 1;
     /// A key and its value.
     pub const PUT: u8 = 2;
@@ -260,6 +260,21 @@ pub fn batch_checksum(sequence: u64, total: u32, count: u32) -> u32 {
     bytes[8..12].copy_from_slice(&total.to_le_bytes());
     bytes[12..].copy_from_slice(&count.to_le_bytes());
     crc32c::crc32c(&bytes)
+}
+
+/// Bytes of [`hole`].
+pub const HOLE_BYTES: usize = 24;
+
+/// The beginning of an ABANDONED record of `total` bytes that takes no sequence number: it makes a stretch of a segment passable.
+pub fn hole(segment_id: u64, sequence: u64, total: usize) -> [u8; HOLE_BYTES] {
+    let total = u32::try_from(total).unwrap_or(u32::MAX);
+    let word = Word0 { value_len: total, key_len: 0, kind: kind::ABANDONED, encoding: 0 };
+    let crc = batch_checksum(sequence, total, 0) ^ checksum_mask(segment_id);
+    let mut bytes = [0; HOLE_BYTES];
+    bytes[..8].copy_from_slice(&word.pack().to_le_bytes());
+    bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
+    bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+    bytes
 }
 
 /// A record's fields, as parsed from bytes that hold all of it.

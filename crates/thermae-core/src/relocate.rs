@@ -16,6 +16,7 @@ use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::error::Result;
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry};
 use crate::layout::{Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state};
+use crate::lock::Acquired;
 use crate::log::{Reserved, Sequence};
 use crate::record::{self, Draft, LINK_OFFSET, Parsed, Word0, flag, kind};
 use crate::segment::{Purpose, Room};
@@ -45,6 +46,20 @@ pub(crate) struct Walk<'a> {
     pub items: Vec<Item>,
     /// Closed, and no record in it is still being written.
     pub is_complete: bool,
+    /// Whether a living writer is still at some of it.
+    pub has_unwritten: bool,
+    /// When the next of the records that were not listed expires.
+    pub next_expiry_ms: u64,
+    wanted: Wanted,
+}
+
+/// Which records a walk lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// All with a key, each verified.
+    All,
+    /// Those that expire after one moment and not after another.
+    Due { after_ms: u64, until_ms: u64 },
 }
 
 /// A record that is alive.
@@ -84,8 +99,6 @@ pub(crate) enum Fate {
     Cache(u8),
     /// Of a cache copy: the entry leads to its home again.
     Home,
-    /// The pass ends before it.
-    Stop,
 }
 
 /// What a pass came to.
@@ -97,8 +110,8 @@ pub(crate) struct Tally {
     pub copied_bytes: u64,
     /// Extents given up.
     pub extents: usize,
-    /// When the next of those that stayed expires.
-    pub next_expiry_ms: Option<u64>,
+    /// Records that had expired.
+    pub expired: u64,
     /// Ended early: for want of this, or because it was told to (`None`).
     pub stopped: Option<Option<Room>>,
 }
@@ -111,14 +124,25 @@ impl Tally {
 }
 
 impl Engine {
-    /// Takes the lock of those who make room. What it guards is never half changed: every step of a move is whole by itself.
+    /// Takes the lock of those who make room. Every step of a move is whole by itself; what a death leaves half done is a look for expired
+    /// records, which is made good.
     pub(crate) fn lock_room(&self) -> LockGuard<'_> {
-        self.lock(&self.globals().room_lock, |_| {})
+        self.lock(&self.globals().room_lock, |_| self.repair_expiries())
+    }
+
+    /// The same, if nobody alive holds it.
+    pub(crate) fn try_lock_room(&self) -> Option<LockGuard<'_>> {
+        let lock = &self.globals().room_lock;
+        let acquired = lock.try_lock_or_inherit(self.me(), |slot| self.member.is_alive(slot))?;
+        if matches!(acquired, Acquired::Inherited(_)) {
+            self.repair_expiries();
+        }
+        Some(LockGuard(lock))
     }
 
     /// The records of a segment. `None` where it can't be emptied now: a living writer is at it, or it is damaged. Of an open segment,
     /// the records that are whole. The caller holds the room lock.
-    pub(crate) fn walk(&self, slot: u32) -> Result<Option<Walk<'_>>> {
+    pub(crate) fn walk(&self, slot: u32, wanted: Wanted) -> Result<Option<Walk<'_>>> {
         let segment = self.segment(slot);
         let is_open = match segment.state.load(Ordering::Acquire) {
             state::OPEN => true,
@@ -138,6 +162,9 @@ impl Engine {
             bytes: Cow::Borrowed(&[]),
             items: Vec::new(),
             is_complete: !is_open,
+            has_unwritten: false,
+            next_expiry_ms: u64::MAX,
+            wanted,
         };
         let is_whole = if let Some(base) = self.hot_base(place) {
             // SAFETY: the tail was checked against the frame, which the room lock keeps from being reused. Space that a writer is
@@ -169,7 +196,7 @@ impl Engine {
                 let is_being_written = matches!(word.kind(), kind::RESERVED | kind::BATCH_PENDING);
                 let total = word.value_len as usize;
                 if is_being_written && is_open && total >= record::HEADER_BYTES && total <= tail - offset {
-                    walk.is_complete = false;
+                    walk.has_unwritten = true;
                     offset += total;
                     continue;
                 }
@@ -216,7 +243,21 @@ impl Engine {
         if !word.has_key() {
             return true;
         }
-        let parsed = record::parse(&walk.bytes[offset..offset + total], offset, self.geometry.frame_bytes as usize);
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        if let Wanted::Due { after_ms, until_ms } = walk.wanted {
+            let at = offset + record::shape(word, offset, frame_bytes).expiry_offset;
+            let Some(bytes) = walk.bytes.get(at..at + 8).filter(|_| word.has(flag::EXPIRY)) else { return true };
+            let mut expiry = [0_u8; 8];
+            expiry.copy_from_slice(bytes);
+            let expiry_ms = u64::from_le_bytes(expiry);
+            if expiry_ms <= after_ms || expiry_ms > until_ms {
+                if expiry_ms > until_ms {
+                    walk.next_expiry_ms = walk.next_expiry_ms.min(expiry_ms);
+                }
+                return true;
+            }
+        }
+        let parsed = record::parse(&walk.bytes[offset..offset + total], offset, frame_bytes);
         let Some(record) = parsed.filter(|record| record.is_intact(walk.segment_id)) else { return false };
         let hash = self.hash(record.key);
         walk.items.push(Item { offset: offset as u32, total: total as u32, hash });
@@ -323,18 +364,17 @@ impl Engine {
             decide(&live)
         };
         match fate {
-            Fate::Stop => {
-                tally.stopped = Some(None);
+            Fate::Stay => {
+                tally.stayed += 1;
                 return;
             }
-            Fate::Stay => return note_stayed(&live.record, tally),
             Fate::Home => return self.send_home(walk, &live.record, place, tag),
             Fate::Cache(access) => {
                 // Without room for a copy the record is served from where it is.
                 match self.copy_to_cache(&guard, walk, item, &live, place, access, tally) {
                     Ok(()) => {}
                     Err(_) if walk.class == class::CACHE => self.send_home(walk, &live.record, place, tag),
-                    Err(_) => note_stayed(&live.record, tally),
+                    Err(_) => tally.stayed += 1,
                 }
                 return;
             }
@@ -353,15 +393,15 @@ impl Engine {
         }
         let leave_ghost = matches!(fate, Fate::Evict { leave_ghost: true });
         self.remove_live(&guard, walk, item, &live.record, place, copy, leave_ghost);
+        let extents = live.record.extents(self.geometry.frame_bytes as usize).map(|(_, extents)| extents).unwrap_or_default();
+        self.retire_extents(&extents);
+        tally.extents += extents.len();
         drop(guard);
         if is_expired {
             Self::count(&self.counters().expired, 1);
+            tally.expired += 1;
         } else if live.record.word.base_kind() != kind::TOMBSTONE {
             Self::count(&self.counters().evicted, 1);
-        }
-        if let Some((_, extents)) = live.record.extents(self.geometry.frame_bytes as usize) {
-            self.retire_extents(&extents);
-            tally.extents += extents.len();
         }
     }
 
@@ -421,9 +461,9 @@ impl Engine {
                 place.access().store(access, Ordering::Relaxed);
             }
         }
-        guard.partition.in_flight.store(0, Ordering::Release);
         crash_point!("survivor.published");
         self.count_live(reserved.slot, reserved.total, live.record.expiry_ms);
+        guard.partition.in_flight.store(0, Ordering::Release);
         self.count_dead_bytes(walk.slot, item.total as usize);
         tally.copied_bytes += reserved.total as u64;
         Ok(())
@@ -466,9 +506,9 @@ impl Engine {
         let reserved =
             self.append_record(guard, segment_id, record, kind::COPY, home, crate::layout::CACHE_HEAD, purpose)?;
         place.store(entry(tag, self.address(reserved.slot, reserved.offset)));
-        guard.partition.in_flight.store(0, Ordering::Release);
         crash_point!("cache.published");
         self.count_live(reserved.slot, reserved.total, record.expiry_ms);
+        guard.partition.in_flight.store(0, Ordering::Release);
         Ok(reserved.total)
     }
 
@@ -519,6 +559,7 @@ impl Engine {
             let reserved = self.reserve(SURVIVOR_HEAD, total_at, Sequence::Kept(record.sequence), Purpose::Survivors)?;
             let crc = record::checksum(word, record.sequence, 0, record.key, &[]);
             self.fill(&reserved, &draft, crc);
+            self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
             carried_bytes += reserved.total as u64;
         }
         Ok(carried_bytes)
@@ -544,23 +585,47 @@ impl Engine {
     }
 }
 
-fn note_stayed(record: &Parsed<'_>, tally: &mut Tally) {
-    tally.stayed += 1;
-    if record.expiry_ms != 0 {
-        tally.next_expiry_ms = Some(tally.next_expiry_ms.unwrap_or(u64::MAX).min(record.expiry_ms));
-    }
-}
-
 /// The kind byte of a copy: another kind, the same flags.
 const fn with_kind(word: Word0, new_kind: u8) -> u8 {
     (word.kind & (flag::EXPIRY | flag::ALIGNED)) | new_kind
 }
 
-/// The smallest access count, `first` or more, at which the records that have it weigh no more than `budget_bytes`.
-pub(crate) fn threshold(bytes: &[u64; ACCESS_MAX as usize + 1], first: u8, budget_bytes: u64) -> u8 {
-    (first..=ACCESS_MAX)
-        .find(|&count| bytes[count as usize..].iter().sum::<u64>() <= budget_bytes)
-        .unwrap_or(ACCESS_MAX + 1)
+/// Which records of a victim are kept: the more often read ones first, as far as a budget goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// Records read at least so often are kept.
+    from_count: u8,
+    /// Of those read once less, so many bytes are kept too; zero if such records were not read often enough.
+    left_bytes: u64,
+}
+
+impl Keep {
+    /// Keeps records read `first` times or more, at most `budget_bytes` of the live `bytes` by access count.
+    pub(crate) fn new(bytes: &[u64; ACCESS_MAX as usize + 1], first: u8, budget_bytes: u64) -> Self {
+        let mut keep = Self { from_count: ACCESS_MAX + 1, left_bytes: budget_bytes };
+        while keep.from_count > first {
+            let next = bytes[keep.from_count as usize - 1];
+            if next > keep.left_bytes {
+                return keep;
+            }
+            keep.left_bytes -= next;
+            keep.from_count -= 1;
+        }
+        keep.left_bytes = 0;
+        keep
+    }
+
+    /// Whether a record is kept.
+    pub(crate) fn keeps(&mut self, count: u8, total: usize) -> bool {
+        if count >= self.from_count {
+            return true;
+        }
+        let is_kept = count + 1 == self.from_count && total as u64 <= self.left_bytes;
+        if is_kept {
+            self.left_bytes -= total as u64;
+        }
+        is_kept
+    }
 }
 
 #[cfg(test)]
@@ -568,12 +633,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_threshold_rises_until_what_is_kept_fits() {
-        assert_eq!(threshold(&[1000, 100, 100, 100], 1, 300), 1);
-        assert_eq!(threshold(&[1000, 100, 100, 100], 1, 299), 2);
-        assert_eq!(threshold(&[1000, 100, 100, 100], 2, 100), 3);
-        assert_eq!(threshold(&[0, 0, 0, 101], 1, 100), ACCESS_MAX + 1);
-        assert_eq!(threshold(&[0; 4], 1, 0), 1);
+    fn the_most_read_are_kept_first_and_the_budget_holds() {
+        let bytes = [1000, 100, 200, 300];
+        let kept = |first, budget| {
+            let mut keep = Keep::new(&bytes, first, budget);
+            let counts = (0..=3_u8).flat_map(|count| vec![count; bytes[count as usize] as usize / 10]);
+            counts.filter(|&count| keep.keeps(count, 10)).fold([0; 4], |mut sums, count| {
+                sums[count as usize] += 10;
+                sums
+            })
+        };
+        assert_eq!(kept(1, u64::MAX), [0, 100, 200, 300]);
+        assert_eq!(kept(2, 5000), [0, 0, 200, 300]);
+        assert_eq!(kept(1, 600), [0, 100, 200, 300]);
+        assert_eq!(kept(1, 550), [0, 50, 200, 300]);
+        assert_eq!(kept(1, 400), [0, 0, 100, 300]);
+        assert_eq!(kept(1, 120), [0, 0, 0, 120]);
+        assert_eq!(kept(1, 0), [0; 4]);
     }
 
     #[test]

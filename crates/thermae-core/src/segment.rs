@@ -9,8 +9,9 @@
 //! A retired slot keeps its frames while a living participant pins it, and its cold frame until a flush that began later has
 //! recorded a watermark that covers the retirement: until then a power failure could need its bytes.
 
+use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
-use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
+use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What there is too little of.
@@ -46,6 +47,17 @@ impl Purpose {
 
 /// First eight bytes of a segment.
 pub const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"THRMseg1");
+
+/// The header of a segment: what its frame holds.
+pub(crate) fn header(segment_id: u64, class: u32) -> [u8; SEGMENT_HEADER_BYTES] {
+    let mut header = [0_u8; SEGMENT_HEADER_BYTES];
+    header[..8].copy_from_slice(&SEGMENT_MAGIC.to_le_bytes());
+    header[8..16].copy_from_slice(&segment_id.to_le_bytes());
+    header[16..20].copy_from_slice(&class.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..60]);
+    header[60..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
 
 /// Flushes that must complete after a retirement before the cold frame may be reused: one may be under way, one
 /// makes the survivors durable, one records that watermark.
@@ -108,6 +120,7 @@ impl Engine {
         let pool = self.lock_pool();
         let slot = self.take_slot(class, state::OPENING, purpose, class != class::CACHE && self.is_flushed())?;
         drop(pool);
+        crash_point!("segment.opening");
         self.write_segment_header(slot);
         let segment = self.segment(slot);
         segment.tail.store(SEGMENT_HEADER_BYTES as u32, Ordering::Relaxed);
@@ -122,7 +135,8 @@ impl Engine {
         for part in 0..count {
             match self.take_slot(class::EXTENT, state::EXTENT_PENDING, Purpose::Write, self.is_flushed()) {
                 Ok(slot) => {
-                    self.segment(slot).part.store(u32::try_from(part).unwrap_or(u32::MAX), Ordering::Relaxed);
+                    self.segment(slot).part.store(part as u32, Ordering::Relaxed);
+                    self.segment(slot).parts.store(count as u32, Ordering::Relaxed);
                     slots.push(slot);
                 }
                 Err(room) => {
@@ -140,6 +154,7 @@ impl Engine {
         let globals = self.globals();
         let slot = self.find_free_slot().ok_or(Room::Cold)?;
         let hot = self.pop_hot(purpose).ok_or(Room::Hot)?;
+        crash_point!("segment.frame_taken");
         let cold = if with_cold {
             match self.pop_cold(purpose) {
                 Some(frame) => Some(frame),
@@ -164,6 +179,8 @@ impl Engine {
         segment.sequence_min.store(u64::MAX, Ordering::Relaxed);
         segment.sequence_max.store(0, Ordering::Relaxed);
         segment.part.store(0, Ordering::Relaxed);
+        segment.parts.store(1, Ordering::Relaxed);
+        segment.tombstone_bytes.store(0, Ordering::Relaxed);
         segment.segment_id.store(number << SLOT_BITS | u64::from(slot), Ordering::Release);
         segment.state.store(new_state, Ordering::Release);
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
@@ -176,12 +193,7 @@ impl Engine {
         let segment = self.segment(slot);
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
         let Some(base) = self.hot_base(place) else { return };
-        let mut header = [0_u8; SEGMENT_HEADER_BYTES];
-        header[..8].copy_from_slice(&SEGMENT_MAGIC.to_le_bytes());
-        header[8..16].copy_from_slice(&segment.segment_id.load(Ordering::Relaxed).to_le_bytes());
-        header[16..20].copy_from_slice(&segment.class.load(Ordering::Relaxed).to_le_bytes());
-        let crc = crc32c::crc32c(&header[..60]);
-        header[60..].copy_from_slice(&crc.to_le_bytes());
+        let header = header(segment.segment_id.load(Ordering::Relaxed), segment.class.load(Ordering::Relaxed));
         // SAFETY: the frame was just taken by this participant and nothing points into it yet.
         unsafe { std::ptr::copy_nonoverlapping(header.as_ptr(), base, header.len()) };
     }
@@ -200,8 +212,12 @@ impl Engine {
     fn free_slot(&self, slot: u32) {
         let globals = self.globals();
         let segment = self.segment(slot);
+        if !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT) {
+            globals.freed_sequence.fetch_max(segment.sequence_max.load(Ordering::Relaxed), Ordering::SeqCst);
+        }
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
         segment.place.store(place.moved(None, None).pack(), Ordering::SeqCst);
+        crash_point!("segment.freeing");
         segment.segment_id.store(0, Ordering::Release);
         segment.state.store(state::FREE, Ordering::Release);
         if let Some(frame) = place.hot {
@@ -222,7 +238,7 @@ impl Engine {
                 continue;
             }
             let _pool = self.lock_pool();
-            if segment.state.load(Ordering::Acquire) != state::RETIRED {
+            if segment.state.load(Ordering::SeqCst) != state::RETIRED || self.is_held_for_snapshot(slot) {
                 continue;
             }
             let before = Place::unpack(segment.place.load(Ordering::Relaxed));
@@ -244,11 +260,33 @@ impl Engine {
                 hot_count += 1;
             }
             if is_reusable {
+                self.forget_cold_frame(before, segment.flushed.load(Ordering::Relaxed));
                 cold_count += u32::from(before.cold.is_some());
                 self.free_slot(slot);
             }
         }
         (hot_count, cold_count)
+    }
+
+    /// Clears the frame record of a cold frame that is given back without a flush, which would have cleared it: or a deleted key
+    /// could come back with it after a reboot.
+    fn forget_cold_frame(&self, place: Place, flushed: u32) {
+        if let (Some(cold), Some(frame), false) = (&self.cold, place.cold, self.is_flushed() || flushed == 0) {
+            // Without durability nothing is promised that a failure here could break.
+            let _ = cold.clear_frame_record(frame);
+        }
+    }
+
+    /// Whether a snapshot still has to copy what a retired slot holds. What was retired before a snapshot began is not in it, so
+    /// whoever saw no snapshot frees nothing that one which begins now could need.
+    fn is_held_for_snapshot(&self, slot: u32) -> bool {
+        let globals = self.globals();
+        let Some(owner) = globals.snapshot_lock.owner() else { return false };
+        let segment = self.segment(slot);
+        let number = segment.segment_id.load(Ordering::SeqCst) >> SLOT_BITS;
+        number < globals.snapshot_end.load(Ordering::SeqCst)
+            && segment.snapshot_copied.load(Ordering::SeqCst) != globals.snapshot_number.load(Ordering::SeqCst)
+            && self.member.is_alive(owner)
     }
 
     /// Gives a segment a cold frame, where it has none.
@@ -320,6 +358,13 @@ impl Engine {
             top += 1;
         }
         height.store(u32::try_from(top).unwrap_or(u32::MAX), Ordering::Release);
+    }
+
+    /// Hashes of the keys whose large values a dead participant was writing.
+    pub(crate) fn pending_extent_hashes(&self, dead: u32) -> Vec<u64> {
+        let is_pending =
+            |segment: &&Segment| segment.owner.load(Ordering::Relaxed) == dead && segment.state.load(Ordering::Acquire) == state::EXTENT_PENDING;
+        self.segments().iter().filter(is_pending).map(|segment| segment.key_hash.load(Ordering::Relaxed)).collect()
     }
 
     /// Gives up what a dead participant was setting up: segments half opened, extents never published.

@@ -3,6 +3,7 @@
 //! Each method is one request: check, look up or change, wait where durability says so. Nothing here knows how records or
 //! indexes look. A `Store` may be used from any thread; after a fork the child uses its own copy of the same value.
 
+use crate::crash::crash_point;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
@@ -222,6 +223,7 @@ pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<La
         segment.key_hash.store(hash, Ordering::Relaxed);
         segment.live_bytes.store(piece.len() as u32, Ordering::Relaxed);
         segment.tail.store(piece.len() as u32, Ordering::Release);
+        crash_point!("large.piece_written");
         list.extend_from_slice(&segment.segment_id.load(Ordering::Relaxed).to_le_bytes());
     }
     Ok(LargeValue { len, list, slots })
@@ -255,7 +257,9 @@ impl Store {
     fn ensure_keeper(&self) {
         if self.wants_keeper {
             let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-            if keeper.as_ref().is_none_or(|keeper| !keeper.is_of_this_process(&self.engine)) {
+            // Not after a close by another thread, which takes the keeper under the same mutex.
+            let is_missing = keeper.as_ref().is_none_or(|keeper| !keeper.is_of_this_process(&self.engine));
+            if is_missing && !self.is_closed() {
                 if let Some(inherited) = keeper.replace(Keeper::start(&self.engine)) {
                     inherited.forget();
                 }
@@ -301,10 +305,11 @@ impl Store {
     /// Background threads do not survive a fork; the child's first call brings its own.
     #[inline]
     fn enter(&self) -> Result<()> {
+        self.engine.check_usable()?;
         if self.engine.forks.load(Ordering::Relaxed) != 0 {
             self.ensure_keeper();
         }
-        self.engine.check_usable()
+        Ok(())
     }
 
     /// Copies a value into memory that `buffer` returns for it (at least `value_len` bytes; it may be called again).
@@ -537,15 +542,20 @@ impl Store {
         }
     }
 
-    /// Adds to an integer and returns the sum. An absent key counts as `initial`, with the expiry given for new keys.
+    /// Adds to an integer and returns the sum. An absent key counts as `initial`, with the expiry given for new keys; without an initial
+    /// value it stays absent, and `None` is returned.
     ///
     /// # Errors
     /// WrongType where the value is no integer of 64 bits; Overflow; as [`Store::set`].
-    pub fn incr(&self, key: &[u8], by: i64, initial: i64, expires_at_ms: u64) -> Result<i64> {
-        let mut sum = 0;
+    pub fn incr(&self, key: &[u8], by: i64, initial: Option<i64>, expires_at_ms: u64) -> Result<Option<i64>> {
+        let mut result = None;
         self.update(key, &mut |current| {
+            result = None;
             let (before, expires_at_ms) = match current {
-                None => (initial, expires_at_ms),
+                None => match initial {
+                    Some(initial) => (initial, expires_at_ms),
+                    None => return Ok(Update::Keep),
+                },
                 Some(current) => (
                     std::str::from_utf8(current.value).ok().and_then(|text| text.parse::<i64>().ok()).ok_or_else(|| {
                         Error::WrongType(format!(
@@ -556,15 +566,16 @@ impl Store {
                     current.meta.expires_at_ms,
                 ),
             };
-            sum = before.checked_add(by).ok_or_else(|| {
+            let sum = before.checked_add(by).ok_or_else(|| {
                 Error::Overflow(format!(
                     "adding {by} to {before} at key {} leaves the range of 64-bit integers; the value is unchanged",
                     show_key(key)
                 ))
             })?;
+            result = Some(sum);
             Ok(Update::Set { value: sum.to_string().into_bytes(), encoding: ENCODING_INTEGER, expires_at_ms })
         })?;
-        Ok(sum)
+        Ok(result)
     }
 
     /// Reads, decides and writes as one step: `decide` sees the current value and says what becomes of it. It may be called more than
@@ -666,7 +677,7 @@ impl Store {
     pub fn transaction(&self, ops: &[BatchOp<'_>], expected: &[(&[u8], Option<u64>)]) -> Result<()> {
         self.enter()?;
         let sequence = self.engine.apply_batch(ops, expected)?;
-        self.acknowledge(sequence + ops.len() as u64 - u64::from(!ops.is_empty()))
+        self.acknowledge(sequence)
     }
 
     /// Takes the lock `name`, waiting at most `timeout`. It is freed when this process dies. `interrupted` is asked now and then while waiting.
@@ -734,6 +745,11 @@ impl Store {
         self.engine.check_writable()?;
         self.engine.globals().when_full.store(u32::from(when_full.code()), Ordering::SeqCst);
         self.engine.update_superblock(|superblock| superblock.options.when_full = when_full)
+    }
+
+    /// What is acknowledged survives what, at present.
+    pub fn durability(&self) -> Durability {
+        self.engine.durability()
     }
 
     /// How the store is configured now.

@@ -110,6 +110,21 @@ impl Superblock {
         read_newest(file.as_ref(), path)
     }
 
+    /// How many of the two copies are intact and in their places.
+    pub fn intact_copies(env: &dyn Env, path: &Path) -> Result<u64> {
+        let file = open_owned(env, path, OpenHow::READ)?;
+        let mut intact = 0;
+        for copy in 0..COPIES {
+            let mut block = Block::zeroed();
+            match file.read_exact_at(&mut block.0[..], copy * BLOCK_BYTES as u64) {
+                Ok(()) => intact += u64::from(block.state(MAGIC) == BlockState::Valid && block.generation() % COPIES == copy),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                Err(error) => return Err(Error::io("read", path, error)),
+            }
+        }
+        Ok(intact)
+    }
+
     /// Changes what the file says and makes it durable; returns what it says then. The caller holds the attach lock.
     pub fn update(env: &dyn Env, path: &Path, change: impl FnOnce(&mut Superblock)) -> Result<Superblock> {
         let file = open_owned(env, path, OpenHow::READ_WRITE)?;

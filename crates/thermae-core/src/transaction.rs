@@ -55,7 +55,8 @@ struct Planned<'a> {
 }
 
 impl Engine {
-    /// Applies all of `ops` or none. `expected` are versions that must still be current (`None` = absent).
+    /// Applies all of `ops` or none. `expected` are versions that must still be current (`None` = absent). Returns the last sequence
+    /// number taken, 0 for none.
     pub(crate) fn apply_batch(&self, ops: &[BatchOp<'_>], expected: &[(&[u8], Option<u64>)]) -> Result<u64> {
         self.check_writable()?;
         // The last change of a key is the one that counts.
@@ -148,8 +149,8 @@ impl Engine {
             let result = self.apply_locked(&guards, &numbers, &planned, total, &expected, &cold);
             match result {
                 Ok((sequence, dead_extents)) => {
-                    drop(guards);
                     self.retire_extents(&dead_extents);
+                    drop(guards);
                     return Ok(sequence);
                 }
                 Err(Stop::Error(error)) => return Err(error),
@@ -188,6 +189,9 @@ impl Engine {
                 ))));
             }
         }
+        if planned.is_empty() {
+            return Ok((0, Vec::new()));
+        }
         // Vacancies first, so that nothing is written that can't be published. Growing invalidates places, so presents are found after.
         for item in planned {
             self.reserve_entries(guard_of(item.wanted.hash), planned.len() as u32)?;
@@ -219,7 +223,7 @@ impl Engine {
         unsafe {
             reserved.at.add(16).cast::<u32>().write_unaligned(crc.to_le());
             reserved.at.add(20).cast::<u32>().write_unaligned(count.to_le());
-            reserved.at.add(24).cast::<u32>().write_unaligned((self.me() + 1).to_le());
+            reserved.at.add(24).cast::<u32>().write_unaligned(self.member.mark().to_le());
             reserved.at.add(28).cast::<u32>().write_unaligned(0);
             record::commit(reserved.at, lead);
         }
@@ -247,7 +251,9 @@ impl Engine {
         crash_point!("batch.committed");
         let mut dead_extents = Vec::new();
         for (item, present) in planned.iter().zip(&mut presents) {
-            if item.draft.word.base_kind() != kind::TOMBSTONE {
+            if item.draft.word.base_kind() == kind::TOMBSTONE {
+                self.segment(reserved.slot).tombstone_bytes.fetch_add(item.total as u32, std::sync::atomic::Ordering::Relaxed);
+            } else {
                 self.count_live(reserved.slot, item.total, item.draft.expiry_ms);
             }
             if let Some(present) = present {
@@ -258,6 +264,6 @@ impl Engine {
                 dead_extents.append(&mut present.extents);
             }
         }
-        Ok((reserved.sequence, dead_extents))
+        Ok((reserved.sequence + u64::from(count) - 1, dead_extents))
     }
 }

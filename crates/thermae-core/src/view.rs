@@ -96,12 +96,12 @@ pub(crate) fn view(engine: &Arc<Engine>, wanted: Wanted<'_>) -> Result<Option<Vi
     for _ in 0..ATTEMPTS {
         let Some(found) = engine.find(wanted, &mut |_| std::ptr::null_mut())? else { return Ok(None) };
         let mut pins = Pins { engine, slots: Vec::new() };
-        if let Some(bytes) = pin_value(engine, wanted, found.entry, &mut pins)? {
+        if let Some((bytes, meta)) = pin_value(engine, wanted, found.entry, &mut pins)? {
             let pinned = std::mem::take(&mut pins.slots);
             return Ok(Some(View {
                 bytes,
-                len: usize::try_from(found.meta.value_len).unwrap_or(0),
-                meta: found.meta,
+                len: usize::try_from(meta.value_len).unwrap_or(0),
+                meta,
                 pinned,
                 engine: engine.clone(),
             }));
@@ -122,7 +122,7 @@ pub(crate) fn view(engine: &Arc<Engine>, wanted: Wanted<'_>) -> Result<Option<Vi
 }
 
 /// Pins the value of an entry; `None` where it moved, is cold, or is undecided.
-fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pins<'_>) -> Result<Option<Bytes>> {
+fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pins<'_>) -> Result<Option<(Bytes, RecordMeta)>> {
     let frame_bytes = engine.geometry.frame_bytes as usize;
     let Some((slot, offset)) = engine.split(entry & ADDRESS_MASK) else { return Ok(None) };
     pins.add(slot);
@@ -139,8 +139,17 @@ fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pi
     if record.word.is_in_batch() && engine.is_undecided(base, record.batch_offset) {
         return Ok(None);
     }
-    if record.word.base_kind() != kind::LARGE {
-        return Ok(Some(Bytes::Mapped(record.payload.as_ptr())));
+    // Of this record: the one that was found may be its predecessor, if it belongs to a transaction that was decided since.
+    let meta = RecordMeta {
+        version: record.sequence,
+        encoding: record.word.encoding,
+        value_len: u64::from(record.word.value_len),
+        expires_at_ms: record.expiry_ms,
+    };
+    match record.word.base_kind() {
+        kind::PUT => return Ok(Some((Bytes::Mapped(record.payload.as_ptr()), meta))),
+        kind::LARGE => {}
+        _ => return Ok(None),
     }
     let Some((_, extents)) = record.extents(frame_bytes) else { return Err(engine.damaged(slot, offset, wanted.key)) };
     let mut pieces = Vec::with_capacity(extents.len());
@@ -156,7 +165,7 @@ fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pi
     }
     let joined = Joined::new(&**engine.hot.file(), &pieces, frame_bytes)
         .map_err(|source| Error::io("map a large value of", &engine.paths.hot, source))?;
-    Ok(Some(Bytes::Joined(joined)))
+    Ok(Some((Bytes::Joined(joined), meta)))
 }
 
 impl Engine {

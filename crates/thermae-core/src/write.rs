@@ -124,8 +124,9 @@ impl Engine {
             let guard = self.lock_partition(partition);
             match self.update_locked(&guard, wanted, &cold, &mut decide) {
                 Ok((result, dead_extents)) => {
-                    drop(guard);
+                    // Under the lock still: whoever inherits it retires extents that nothing refers to.
                     self.retire_extents(&dead_extents);
+                    drop(guard);
                     return Ok(result);
                 }
                 Err(Stop::Error(error)) => return Err(error),
@@ -323,9 +324,10 @@ impl Engine {
             (None, Some(vacancy)) => self.fill_entry(guard, vacancy, entry(tag, address)),
             (None, None) => unreachable!("an absent key was given a vacancy"),
         }
-        guard.partition.in_flight.store(0, Ordering::Release);
         crash_point!("put.published");
         self.count_live(reserved.slot, reserved.total, value.expires_at_ms);
+        // Last: until the expiry is noted, whoever inherits the lock has something to complete.
+        guard.partition.in_flight.store(0, Ordering::Release);
         if let Some(present) = present {
             self.count_dead(present);
         }
@@ -343,7 +345,9 @@ impl Engine {
                 encoding: 0,
             };
             let draft = Draft { word, expiry_ms: 0, link: 0, batch_offset: 0, key: wanted.key, payload: &[] };
-            sequence = self.append(guard, self.head_for(0), &draft, Purpose::Reserve)?.sequence;
+            let reserved = self.append(guard, self.head_for(0), &draft, Purpose::Reserve)?;
+            sequence = reserved.sequence;
+            self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
             crash_point!("delete.committed");
         }
         self.remove_entry(guard, present.place, false);
@@ -383,7 +387,14 @@ impl Engine {
     pub(crate) fn count_live(&self, slot: u32, total: usize, expires_at_ms: u64) {
         let segment = self.segment(slot);
         segment.live_bytes.fetch_add(total as u32, Ordering::Relaxed);
+        self.note_expiry(slot, expires_at_ms);
+    }
+
+    /// Makes sure that a published record is removed when it expires.
+    #[inline]
+    pub(crate) fn note_expiry(&self, slot: u32, expires_at_ms: u64) {
         if expires_at_ms != 0 {
+            let segment = self.segment(slot);
             segment.next_expiry_ms.fetch_min(expires_at_ms, Ordering::Relaxed);
             segment.last_expiry_ms.fetch_max(expires_at_ms, Ordering::Relaxed);
         }

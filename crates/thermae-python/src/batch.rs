@@ -1,7 +1,8 @@
 //! Many keys in one call: the engine looks ahead in memory, and the cost of a call is paid once.
 //!
-//! The caller's collection is copied into a tuple first, so that whatever another thread does to it meanwhile, the keys'
-//! memory stays. Writes are cut into pieces of bounded size, so that a generator of any length may be written.
+//! The caller's collection is copied into a tuple first, so that whatever another thread does to it
+//! meanwhile, the keys' memory stays. Writes are cut into pieces of bounded size, so that a generator of any
+//! length may be written.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -10,7 +11,7 @@ use thermae_core::{Condition, SetOptions};
 
 use crate::destination::{Arrived, Destinations};
 use crate::errors::{IntoPython, wrong_type};
-use crate::handle::Handle;
+use crate::handle::{Handle, expires_at_ms, releases_for};
 use crate::key::key_bytes;
 use crate::value::{Naming, decode};
 
@@ -25,7 +26,8 @@ fn owned_keys<'py>(keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
     if keys.is_instance_of::<PyString>() || keys.is_instance_of::<PyBytes>() {
         return Err(wrong_type(
             keys.py(),
-            "keys must be an iterable of keys, not one key: write [key], or use the verb for one key".to_string(),
+            "keys must be an iterable of keys, not one key: write [key], or use the verb for one key"
+                .to_string(),
         ));
     }
     if let Ok(list) = keys.cast::<PyList>() {
@@ -55,12 +57,10 @@ pub(crate) fn get_many<'py>(
     let owned: Vec<_> = owned.iter_borrowed().collect();
     let keys = owned.iter().map(|key| key_bytes(key)).collect::<PyResult<Vec<&[u8]>>>()?;
     let mut metas = vec![None; keys.len()];
+    let core = handle.opened.enter(py)?;
     let mut destinations = Destinations::new(py, keys.len());
-    let outcome = handle.core.get_many_into(
-        &keys,
-        &mut |position, meta| destinations.prepare(position, meta),
-        &mut metas,
-    );
+    let outcome =
+        core.get_many_into(&keys, &mut |position, meta| destinations.prepare(position, meta), &mut metas);
     destinations.finish()?;
     outcome.into_python(py)?;
     let mut values = Vec::with_capacity(metas.len());
@@ -82,11 +82,9 @@ pub(crate) fn delete_many(handle: &Handle, keys: &Bound<'_, PyAny>) -> PyResult<
     let owned = owned_keys(keys)?;
     let owned: Vec<_> = owned.iter_borrowed().collect();
     let keys = owned.iter().map(|key| key_bytes(key)).collect::<PyResult<Vec<&[u8]>>>()?;
-    if keys.len() >= DELETE_KEYS_RELEASE || handle.releases_for(0) {
-        py.detach(|| handle.core.delete_many(&keys)).into_python(py)
-    } else {
-        handle.core.delete_many(&keys).into_python(py)
-    }
+    let core = handle.opened.enter(py)?;
+    let releases = keys.len() >= DELETE_KEYS_RELEASE || releases_for(&core, 0);
+    core.run(releases, |core| core.delete_many(&keys)).into_python(py)
 }
 
 /// Writes every item of a mapping, or of an iterable of pairs.
@@ -96,7 +94,10 @@ pub(crate) fn set_many<'py>(
     ttl: Option<&Bound<'py, PyAny>>,
     codec: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<()> {
-    let expires_at_ms = handle.expires_at_ms(ttl)?;
+    let expires_at_ms = {
+        let core = handle.opened.enter(items.py())?;
+        expires_at_ms(&core, ttl)?
+    };
     let mut pairs = pairs_of(items)?;
     loop {
         let mut piece = Vec::new();
@@ -161,11 +162,7 @@ fn set_piece<'py>(
     }
     let items: Vec<(&[u8], &[u8], u8)> =
         encoded.iter().map(|(key, value, encoding)| (*key, value.as_bytes(), *encoding)).collect();
-    let options =
-        SetOptions { encoding: 0, expires_at_ms, keep_ttl: false, condition: Condition::Always };
-    if handle.releases_for(value_bytes) {
-        py.detach(|| handle.core.set_many(&items, &options)).into_python(py)
-    } else {
-        handle.core.set_many(&items, &options).into_python(py)
-    }
+    let options = SetOptions { encoding: 0, expires_at_ms, keep_ttl: false, condition: Condition::Always };
+    let core = handle.opened.enter(py)?;
+    core.run(releases_for(&core, value_bytes), |core| core.set_many(&items, &options)).into_python(py)
 }

@@ -1,8 +1,9 @@
 //! Fresh Python memory that the engine copies a value into, so that a value is copied exactly once.
 //!
-//! The engine calls `prepare` when it knows a record's size, and again when it has to retry; then it copies. Short texts and
-//! numbers go to a buffer on the stack, because they become objects of another shape; everything else becomes the very
-//! `bytes` object that is returned (an array: the `bytearray` that it stays backed by, so that it is writable).
+//! The engine calls `prepare` when it knows a record's size, and again when it has to retry; then it copies.
+//! Short texts and numbers go to a buffer on the stack, because they become objects of another shape;
+//! everything else becomes the very `bytes` object that is returned (an array: the `bytearray` that it stays
+//! backed by, so that it is writable).
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -27,8 +28,9 @@ impl Slot {
         self.clear();
         let Ok(len) = pyo3::ffi::Py_ssize_t::try_from(meta.value_len) else { return ptr::null_mut() };
         let is_array = meta.encoding == ENCODING_ARRAY;
-        // SAFETY: the GIL is held; a null source asks for memory without contents, which is ours alone until it is
-        // handed out, after the engine has written it. A failure sets Python's error, which `finish` raises anew.
+        // SAFETY: the GIL is held; a null source asks for memory without contents, which is ours alone until
+        // it is handed out, after the engine has written it. A failure sets Python's error, which `finish`
+        // raises anew.
         unsafe {
             self.0 = if is_array {
                 pyo3::ffi::PyByteArray_FromStringAndSize(ptr::null(), len)
@@ -130,9 +132,11 @@ impl<'py> Destination<'py> {
     pub(crate) fn arrived(&mut self, meta: &RecordMeta) -> Arrived<'_, 'py> {
         if Self::fits_scratch(meta) {
             let len = meta.value_len as usize;
-            // SAFETY: the engine has written `value_len` bytes at the address that `prepare` gave for this record, and
-            // `fits_scratch` bounds them.
-            return Arrived::Scratch(unsafe { std::slice::from_raw_parts(self.scratch.as_ptr().cast(), len) });
+            // SAFETY: the engine has written `value_len` bytes at the address that `prepare` gave for this
+            // record, and `fits_scratch` bounds them.
+            return Arrived::Scratch(unsafe {
+                std::slice::from_raw_parts(self.scratch.as_ptr().cast(), len)
+            });
         }
         let object = self.slot.take(self.py).expect("the engine asks for memory before it copies");
         Arrived::Object(object)

@@ -1,7 +1,8 @@
 //! The engine's errors as Python exceptions: the class of the same meaning from `thermae.errors`.
 //!
-//! The classes are written in Python, where their bases and docstrings are read; they are looked up when an error
-//! happens, which is never the hot path. A table of classes created here was rejected: it would hide them from type checkers.
+//! The classes are written in Python, where their bases and docstrings are read; they are looked up when an
+//! error happens, which is never the hot path. A table of classes created here was rejected: it would hide
+//! them from type checkers.
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -46,7 +47,8 @@ pub(crate) fn class_names(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// The exception for an error of the engine.
 #[cold]
 pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
-    let class = match py.import("thermae.errors").and_then(|module| module.getattr(class_name(error.name()))) {
+    let class = match py.import("thermae.errors").and_then(|module| module.getattr(class_name(error.name())))
+    {
         Ok(class) => class,
         Err(failure) => return failure,
     };

@@ -1,9 +1,10 @@
 //! The GIL, released late and taken back early.
 //!
-//! A get asks the engine for a value whose size is known only in the middle of the call, when the engine asks for
-//! memory to copy it into. [`LateRelease`] lets the GIL go exactly then, if the copy is worth it, and takes it back
-//! before anything touches Python again. Releasing around every call was rejected: it costs as much as a small get, and
-//! with several threads each release may hand the interpreter to another thread for a whole switch interval.
+//! A get asks the engine for a value whose size is known only in the middle of the call, when the engine asks
+//! for memory to copy it into. [`LateRelease`] lets the GIL go exactly then, if the copy is worth it, and
+//! takes it back before anything touches Python again. Releasing around every call was rejected: it costs as
+//! much as a small get, and with several threads each release may hand the interpreter to another thread for
+//! a whole switch interval.
 
 use std::ptr;
 
@@ -27,8 +28,8 @@ impl LateRelease {
     /// Lets other Python threads run. Until `take_back`, nothing on this thread may touch a Python object.
     pub(crate) fn release(&mut self) {
         if self.state.is_null() {
-            // SAFETY: the GIL is held, as `state` is null; the constructor was given proof that it was, and raw pointers
-            // keep this type on its thread.
+            // SAFETY: the GIL is held, as `state` is null; the constructor was given proof that it was, and
+            // raw pointers keep this type on its thread.
             self.state = unsafe { pyo3::ffi::PyEval_SaveThread() };
         }
     }

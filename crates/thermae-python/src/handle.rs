@@ -1,7 +1,8 @@
 //! An open store with its codecs: one value read or written, which every verb is made of.
 //!
-//! Small values are copied with the GIL held, because that takes less time than letting it go and back. It is released
-//! for a large value, and for every write of a store whose durability makes the writer wait for the disk.
+//! Small values are copied with the GIL held, because that takes less time than letting it go and back. It is
+//! released for a large value, and for every write of a store whose durability makes the writer wait for the
+//! disk.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::destination::{Arrived, Destination};
 use crate::encoding::ENCODING_ARRAY;
 use crate::errors::{IntoPython, invalid_option, wrong_type};
 use crate::gil::COPY_BYTES_RELEASE;
+use crate::opened::Opened;
 use crate::value::{Encoded, Naming, decode, encode};
 
 /// Longer lifetimes than 30,000 years are taken for mistakes.
@@ -20,14 +22,14 @@ const TTL_SECONDS_MAX: f64 = 1e12;
 
 /// A store, shared by the Python object and its iterators.
 pub(crate) struct Handle {
-    pub(crate) core: Arc<thermae_core::Store>,
+    pub(crate) opened: Arc<Opened>,
     /// The `thermae.codecs.Codecs` of the store.
     pub(crate) codecs: Py<PyAny>,
 }
 
 impl Handle {
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Handle {
-        Handle { core: Arc::clone(&self.core), codecs: self.codecs.clone_ref(py) }
+        Handle { opened: Arc::clone(&self.opened), codecs: self.codecs.clone_ref(py) }
     }
 
     /// One value, copied once, with what its record says.
@@ -38,8 +40,9 @@ impl Handle {
         key: &[u8],
         naming: Naming<'_, 'py>,
     ) -> PyResult<Option<(RecordMeta, Bound<'py, PyAny>)>> {
+        let core = self.opened.enter(py)?;
         let mut destination = Destination::new(py);
-        let found = self.core.get_into(key, &mut |meta| destination.prepare(meta));
+        let found = core.get_into(key, |meta| destination.prepare(meta));
         destination.finish()?;
         let Some(meta) = found.into_python(py)? else { return Ok(None) };
         let value = decode(py, meta.encoding, destination.arrived(&meta), &self.codecs, naming)?;
@@ -53,7 +56,8 @@ impl Handle {
         key: &[u8],
         naming: Naming<'_, 'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let taken = if self.releases_for(0) { py.detach(|| self.core.pop(key)) } else { self.core.pop(key) };
+        let core = self.opened.enter(py)?;
+        let taken = core.run(releases_for(&core, 0), |core| core.pop(key));
         let Some((meta, value)) = taken.into_python(py)? else { return Ok(None) };
         self.decode(py, meta.encoding, &value, naming).map(Some)
     }
@@ -82,62 +86,58 @@ impl Handle {
         encode(value, &self.codecs, codec)
     }
 
-    /// Whether a write of so many bytes is worth releasing the GIL for.
-    pub(crate) fn releases_for(&self, value_bytes: u64) -> bool {
-        value_bytes >= COPY_BYTES_RELEASE || self.core.durability() == Durability::Always
-    }
-
     /// Writes one value; false where the condition did not hold.
     #[inline]
-    pub(crate) fn write(
+    pub(crate) fn write<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         key: &[u8],
-        value: &Bound<'_, PyAny>,
-        codec: Option<&Bound<'_, PyAny>>,
-        options: Writing,
+        value: &Bound<'py, PyAny>,
+        writing: Writing<'_, 'py>,
     ) -> PyResult<bool> {
-        let (encoding, encoded) = encode(value, &self.codecs, codec.map(|codec| codec.as_any()))?;
+        // Before the call into the engine begins: encoding may run Python code.
+        let (encoding, encoded) = encode(value, &self.codecs, writing.codec)?;
+        let core = self.opened.enter(py)?;
         let options = SetOptions {
             encoding,
-            expires_at_ms: options.expires_at_ms,
-            keep_ttl: options.keep_ttl,
-            condition: options.condition,
+            expires_at_ms: expires_at_ms(&core, writing.ttl)?,
+            keep_ttl: writing.keep_ttl,
+            condition: writing.condition,
         };
         let bytes = encoded.as_bytes();
-        let outcome = if self.releases_for(bytes.len() as u64) {
-            py.detach(|| self.core.set(key, bytes, &options))
-        } else {
-            self.core.set(key, bytes, &options)
-        };
+        let outcome =
+            core.run(releases_for(&core, bytes.len() as u64), |core| core.set(key, bytes, &options));
         Ok(matches!(outcome.into_python(py)?, SetOutcome::Stored(_)))
     }
+}
 
-    /// When a value written now with this lifetime expires; 0 is never.
-    #[inline]
-    pub(crate) fn expires_at_ms(&self, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
-        match ttl {
-            None => Ok(0),
-            Some(ttl) => Ok(self.core.now_ms().saturating_add(lifetime_ms(ttl)?)),
-        }
+/// Whether a write of so many bytes is worth releasing the GIL for.
+#[inline]
+pub(crate) fn releases_for(core: &thermae_core::Store, value_bytes: u64) -> bool {
+    value_bytes >= COPY_BYTES_RELEASE || core.durability() == Durability::Always
+}
+
+/// When a value written now with this lifetime expires; 0 is never.
+#[inline]
+pub(crate) fn expires_at_ms(core: &thermae_core::Store, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
+    match ttl {
+        None => Ok(0),
+        Some(ttl) => Ok(core.now_ms().saturating_add(lifetime_ms(ttl)?)),
     }
 }
 
 /// How a value is to be written.
-pub(crate) struct Writing {
-    pub(crate) expires_at_ms: u64,
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Writing<'a, 'py> {
+    /// Seconds from now, as the caller gave them.
+    pub(crate) ttl: Option<&'a Bound<'py, PyAny>>,
     pub(crate) keep_ttl: bool,
     pub(crate) condition: Condition,
-}
-
-impl Writing {
-    pub(crate) fn always(expires_at_ms: u64) -> Writing {
-        Writing { expires_at_ms, keep_ttl: false, condition: Condition::Always }
-    }
+    pub(crate) codec: Option<&'a Bound<'py, PyAny>>,
 }
 
 /// A lifetime in whole milliseconds, rounded up: at least one, so that a value is never born expired.
-pub(crate) fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
+fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
     let py = ttl.py();
     let Ok(seconds) = ttl.extract::<f64>() else {
         let kind = ttl.get_type().name()?;
@@ -147,7 +147,9 @@ pub(crate) fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
     if !(seconds > 0.0 && seconds <= TTL_SECONDS_MAX) {
         return Err(invalid_option(
             py,
-            format!("ttl = {seconds} is no lifetime: give seconds above 0, or None for ever; delete(key) removes a key"),
+            format!(
+                "ttl = {seconds} is no lifetime: give seconds above 0, or None for ever; delete(key) removes a key"
+            ),
         ));
     }
     Ok((seconds * 1000.0).ceil() as u64)

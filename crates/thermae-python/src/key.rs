@@ -1,7 +1,7 @@
 //! Keys: `str` (its UTF-8) or `bytes`, borrowed from the Python object without a copy.
 //!
-//! A `str` and its UTF-8 bytes are the same key. A key comes back as `str` where it is valid UTF-8, else as `bytes`: what a
-//! key was written as is not stored, because over other faces a key has bytes only.
+//! A `str` and its UTF-8 bytes are the same key. A key comes back as `str` where it is valid UTF-8, else as
+//! `bytes`: what a key was written as is not stored, because over other faces a key has bytes only.
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;

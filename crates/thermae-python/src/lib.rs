@@ -1,9 +1,10 @@
 //! The compiled half of the Python package `thermae`: the module `thermae._thermae`.
 //!
-//! It converts keys and values, releases the GIL where the engine waits or copies much, and calls the engine. It decides
-//! nothing: what a key, a version or an expiry means is the engine's business, and what a list or an array looks
-//! like as bytes is decided in `thermae.codecs`. `thermae.Store` derives from [`store::Store`], so `store[key]` goes
-//! from the interpreter's slot straight into Rust, without a Python frame between.
+//! It converts keys and values, releases the GIL where the engine waits or copies much, and calls the engine.
+//! It decides nothing: what a key, a version or an expiry means is the engine's business, and what a list or
+//! an array looks like as bytes is decided in `thermae.codecs`. `thermae.Store` derives from
+//! [`store::Store`], so `store[key]` goes from the interpreter's slot straight into Rust, without a Python
+//! frame between.
 //!
 //! Layers, top to bottom; each stands only on those below it:
 //!
@@ -13,10 +14,11 @@
 //! - `handle`: an open store with its codecs: one value read or written
 //! - `view`: a stored value as a read-only buffer, without a copy
 //! - `options`: what `open` was asked for, as the engine takes it
-//! - `lock`: a named lock, waited for in slices so that Ctrl-C works
+//! - `lock`: a named lock, waited for so that Ctrl-C works
 //! - `wait`: long work on another thread, so that Ctrl-C works
 //! - `value`: Python value to bytes and encoding, and back
 //! - `destination`: fresh Python memory that the engine copies a value into
+//! - `opened`: the engine's store, until it is closed and the last call has left
 //! - `encoding`: the encodings' numbers
 //! - `key`: Python key to bytes, and back
 //! - `gil`: the GIL, released late and taken back early
@@ -30,6 +32,7 @@ mod gil;
 mod handle;
 mod key;
 mod lock;
+mod opened;
 mod options;
 mod scan;
 mod store;
@@ -38,7 +41,8 @@ mod view;
 mod wait;
 
 /// The engine of `thermae`, compiled; use the package, which adds the rest.
-#[pyo3::pymodule]
+// The GIL guards cells of `opened`.
+#[pyo3::pymodule(gil_used = true)]
 mod _thermae {
     use pyo3::prelude::*;
 

@@ -1,12 +1,15 @@
-//! A named lock of the store, waited for in slices so that Ctrl-C works.
+//! A named lock of the store, waited for without the GIL and so that Ctrl-C works.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use thermae_core::Error;
 
-use crate::errors::{IntoPython, to_python};
-use crate::wait::SIGNALS_EVERY;
+use crate::errors::{IntoPython, invalid_option};
+use crate::opened::Entered;
+
+/// Whoever waits longer may as well wait for ever, and no clock of any machine overflows.
+const TIMEOUT_SECONDS_MAX: f64 = 1e9;
 
 /// Proof that a lock is held; `thermae.locks.Lock` keeps it.
 #[pyclass(frozen, module = "thermae._thermae")]
@@ -14,51 +17,40 @@ pub(crate) struct LockToken {
     pub(crate) token: thermae_core::LockToken,
 }
 
-/// Waits for the lock called `name`, for ever where `timeout` is none.
+/// Waits for the lock called `name`: `timeout` seconds, or for ever where there is none.
 pub(crate) fn acquire(
-    py: Python<'_>,
-    store: &thermae_core::Store,
+    core: &Entered<'_, '_>,
     name: &[u8],
-    timeout: Option<Duration>,
+    timeout: Option<f64>,
+    py: Python<'_>,
 ) -> PyResult<LockToken> {
-    // A duration of centuries is no deadline at all.
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut slice = Duration::ZERO;
-    loop {
-        let waited = slice;
-        match py.detach(|| store.lock_acquire(name, Some(millis(waited)))) {
-            Ok(token) => return Ok(LockToken { token }),
-            Err(Error::Timeout(_)) => {}
-            Err(error) => return Err(to_python(py, &error)),
-        }
-        py.check_signals()?;
-        slice = match (timeout, deadline) {
-            (Some(timeout), Some(deadline)) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(to_python(py, &timed_out(name, timeout)));
-                }
-                left.min(SIGNALS_EVERY)
-            }
-            _ => SIGNALS_EVERY,
-        };
+    let timeout = match timeout {
+        Some(seconds) if seconds <= TIMEOUT_SECONDS_MAX => Some(duration(py, seconds)?),
+        Some(seconds) if seconds.is_nan() => Some(duration(py, seconds)?),
+        _ => None,
+    };
+    let mut raised = None;
+    // The engine asks now and then while it waits; only Python's main thread has signals to look for.
+    let mut interrupted = || {
+        Python::attach(|py| {
+            py.check_signals().map_err(|error| {
+                raised = Some(error);
+                Error::Timeout("a signal handler raised".to_string())
+            })
+        })
+    };
+    let outcome = core.run(true, |core| core.lock_acquire(name, timeout, &mut interrupted));
+    match raised {
+        Some(error) => Err(error),
+        None => Ok(LockToken { token: outcome.into_python(py)? }),
     }
 }
 
-/// Rounded up, so that a rest of a millisecond is waited for and not spun through.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
-}
-
-fn timed_out(name: &[u8], timeout: Duration) -> Error {
-    Error::Timeout(format!(
-        "the lock {:?} was not free within {} s: wait longer, or see which process holds it",
-        String::from_utf8_lossy(name),
-        timeout.as_secs_f64()
-    ))
-}
-
-/// Gives the lock back.
-pub(crate) fn release(py: Python<'_>, store: &thermae_core::Store, token: &LockToken) -> PyResult<()> {
-    py.detach(|| store.lock_release(&token.token)).into_python(py)
+fn duration(py: Python<'_>, seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        invalid_option(
+            py,
+            format!("timeout = {seconds} is no time to wait: give seconds, 0 not to wait, or None for ever"),
+        )
+    })
 }

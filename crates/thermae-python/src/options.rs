@@ -54,7 +54,10 @@ pub(crate) fn engine_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
             "background" => options.background = flag(&name, &value)?,
             "participants_max" => {
                 options.participants_max = value.extract().map_err(|_| {
-                    invalid_option(py, format!("participants_max = {value} is no number of processes: use 1 to 4096"))
+                    invalid_option(
+                        py,
+                        format!("participants_max = {value} is no number of processes: use 1 to 4096"),
+                    )
                 })?;
             }
             _ => return Err(invalid_option(py, format!("the option {name:?} is unknown: remove it"))),

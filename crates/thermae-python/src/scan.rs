@@ -1,7 +1,8 @@
 //! Iteration over keys or items, a bounded batch of keys at a time.
 //!
-//! A key that is present throughout is given once; one that comes or goes meanwhile, at most once. Values are read
-//! when they are asked for: reading a batch of them ahead was rejected, as a batch of large values is no bounded memory.
+//! A key that is present throughout is given once; one that comes or goes meanwhile, at most once. Values are
+//! read when they are asked for: reading a batch of them ahead was rejected, as a batch of large values is no
+//! bounded memory.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -9,7 +10,7 @@ use std::sync::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::errors::IntoPython;
+use crate::errors::to_python;
 use crate::handle::Handle;
 use crate::key::key_object;
 use crate::value::Naming;
@@ -35,9 +36,14 @@ impl Scan {
             let scan = scan
                 .get_mut()
                 .map_err(|_| PyRuntimeError::new_err("this iterator failed before: start a new one"))?;
-            match py.detach(|| scan.next_batch()).into_python(py)? {
-                Some(batch) => self.batch.extend(batch.into_iter().map(|(key, _)| key)),
-                None => self.scan = None,
+            match py.detach(|| scan.next_batch()) {
+                Ok(Some(batch)) => self.batch.extend(batch.into_iter().map(|(key, _)| key)),
+                Ok(None) => self.scan = None,
+                Err(error) => {
+                    // Over for good: nothing of a closed store is held on to.
+                    self.scan = None;
+                    return Err(to_python(py, &error));
+                }
             }
         }
         Ok(self.batch.pop_front())

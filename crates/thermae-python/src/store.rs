@@ -1,21 +1,21 @@
 //! The class that Python derives its `Store` from: one method per verb, each a conversion and a call.
 //!
-//! Frozen: any number of threads may be in any number of methods. What a verb means is documented on `thermae.Store`
-//! in `docs/python.md`; the stub `_thermae.pyi` has the types.
+//! Frozen: any number of threads may be in any number of methods. What a verb means is documented on
+//! `thermae.Store` in `docs/python.md`; the stub `_thermae.pyi` has the types.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView};
-use thermae_core::{BatchOp, Condition, Location};
+use thermae_core::{BatchOp, Condition, Location, Options};
 
 use crate::batch;
 use crate::errors::{IntoPython, invalid_option};
-use crate::handle::{Handle, Writing};
+use crate::handle::{Handle, Writing, expires_at_ms, releases_for};
 use crate::key::{key_bytes, missing};
 use crate::lock::{self, LockToken};
+use crate::opened::Opened;
 use crate::options::{engine_options, word};
 use crate::scan::Scan;
 use crate::value::{Encoded, Naming};
@@ -42,7 +42,8 @@ fn default_or_none<'py>(py: Python<'py>, default: Option<Bound<'py, PyAny>>) -> 
 
 /// A report of the engine as JSON, which `thermae.reports` reads.
 fn json(report: &impl serde::Serialize) -> PyResult<String> {
-    serde_json::to_string(report).map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
+    serde_json::to_string(report)
+        .map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
 }
 
 /// The engine's half of `thermae.Store`.
@@ -50,7 +51,7 @@ fn json(report: &impl serde::Serialize) -> PyResult<String> {
 pub(crate) struct Store {
     handle: Handle,
     location: Location,
-    /// Fixed at creation, and asked for often enough to be kept.
+    /// What stays as it was when the store was opened; durability and `when_full` are asked for anew.
     config: thermae_core::Config,
 }
 
@@ -59,68 +60,88 @@ pub(crate) struct Store {
 impl Store {
     #[new]
     #[pyo3(signature = (location, options, codecs))]
-    fn new(py: Python<'_>, location: &str, options: &Bound<'_, PyDict>, codecs: Py<PyAny>) -> PyResult<Store> {
+    fn new(
+        py: Python<'_>,
+        location: &str,
+        options: &Bound<'_, PyDict>,
+        codecs: Py<PyAny>,
+    ) -> PyResult<Store> {
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
         let core = py.detach(|| thermae_core::Store::open(&location, &options)).into_python(py)?;
         let config = core.config();
-        Ok(Store { handle: Handle { core: Arc::new(core), codecs }, location, config })
+        let opened = Arc::new(Opened::new(core, location.to_string()));
+        Ok(Store { handle: Handle { opened, codecs }, location, config })
     }
 
+    /// Closes this handle; closing twice is fine. What durability promises is flushed; views stay valid.
+    ///
+    /// >>> store.close()
+    /// >>> store.closed
+    /// True
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.handle.core.close()).into_python(py)
+        self.handle.opened.close(py)
     }
 
+    /// Whether this handle was closed.
     #[getter]
-    fn closed(&self) -> bool {
-        self.handle.core.is_closed()
+    fn closed(&self, py: Python<'_>) -> bool {
+        self.handle.opened.is_closed(py)
     }
 
+    /// What it was opened by.
     #[getter]
     fn location(&self) -> String {
         self.location.to_string()
     }
 
+    /// Whether this handle may only read.
     #[getter]
     fn read_only(&self) -> bool {
         self.config.read_only
     }
 
+    /// Size of the hot tier.
     #[getter]
     fn hot_bytes(&self) -> u64 {
         self.config.hot_bytes
     }
 
+    /// Size of the cold tier; 0 where there is none.
     #[getter]
     fn cold_bytes(&self) -> u64 {
         self.config.cold_bytes
     }
 
+    /// Size of a frame.
     #[getter]
     fn frame_bytes(&self) -> u64 {
         u64::from(self.config.frame_bytes)
     }
 
+    /// What a write that returned survives: "none", "everysec" or "always". Set it to change it, for all
+    /// processes.
     #[getter]
-    fn durability(&self) -> &'static str {
-        self.handle.core.durability().as_str()
+    fn durability(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.handle.opened.enter(py)?.durability().as_str())
     }
 
     #[setter]
     fn set_durability(&self, py: Python<'_>, durability: &Bound<'_, PyAny>) -> PyResult<()> {
         let durability = word("durability", durability)?.parse().into_python(py)?;
-        py.detach(|| self.handle.core.set_durability(durability)).into_python(py)
+        self.handle.opened.enter(py)?.run(true, |core| core.set_durability(durability)).into_python(py)
     }
 
+    /// What a full store does: "evict" or "error". Set it to change it, for all processes.
     #[getter]
-    fn when_full(&self) -> &'static str {
-        self.handle.core.config().when_full.as_str()
+    fn when_full(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.handle.opened.enter(py)?.config().when_full)
     }
 
     #[setter]
     fn set_when_full(&self, py: Python<'_>, when_full: &Bound<'_, PyAny>) -> PyResult<()> {
         let when_full = word("when_full", when_full)?.parse().into_python(py)?;
-        py.detach(|| self.handle.core.set_when_full(when_full)).into_python(py)
+        self.handle.opened.enter(py)?.run(true, |core| core.set_when_full(when_full)).into_python(py)
     }
 
     // The mapping protocol.
@@ -133,7 +154,7 @@ impl Store {
     }
 
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.handle.write(py, key_bytes(key)?, value, None, Writing::always(0)).map(drop)
+        self.handle.write(py, key_bytes(key)?, value, Writing::default()).map(drop)
     }
 
     fn __delitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -141,15 +162,24 @@ impl Store {
     }
 
     fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(self.handle.core.meta(key_bytes(key)?).into_python(py)?.is_some())
+        Ok(self.handle.opened.enter(py)?.meta(key_bytes(key)?).into_python(py)?.is_some())
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.handle.core.len().into_python(py)? as usize)
+        Ok(self.handle.opened.enter(py)?.run(true, thermae_core::Store::len).into_python(py)? as usize)
     }
 
     // Verbs for one key.
 
+    /// The key's value, or `default`; as `as_type` where one is given, checked.
+    ///
+    /// Raises `WrongTypeError` where the value is not of that type, or needs a codec that nobody named.
+    ///
+    /// >>> store["pair"] = (1, "a")
+    /// >>> store.get("pair"), store.get("nothing", 0)
+    /// ([1, 'a'], 0)
+    /// >>> store.get("pair", as_type=tuple[int, str])
+    /// (1, 'a')
     #[pyo3(signature = (key, default=None, *, codec=None, as_type=None))]
     fn get<'py>(
         &self,
@@ -165,6 +195,14 @@ impl Store {
         }
     }
 
+    /// The key's value and its version; `default` and 0 where it is missing.
+    ///
+    /// >>> store.get_with_version("key")
+    /// (None, 0)
+    /// >>> store["key"] = "value"
+    /// >>> value, version = store.get_with_version("key")
+    /// >>> value, version == store.version("key")
+    /// ('value', True)
     #[pyo3(signature = (key, default=None, *, codec=None, as_type=None))]
     fn get_with_version<'py>(
         &self,
@@ -180,26 +218,57 @@ impl Store {
         }
     }
 
+    /// The key's version, which grows with every change; 0 where it is missing.
+    ///
+    /// >>> store.version("key")
+    /// 0
     fn version(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<u64> {
-        Ok(self.handle.core.meta(key_bytes(key)?).into_python(py)?.map_or(0, |meta| meta.version))
+        Ok(self
+            .handle
+            .opened
+            .enter(py)?
+            .meta(key_bytes(key)?)
+            .into_python(py)?
+            .map_or(0, |meta| meta.version))
     }
 
+    /// The size of the key's value as stored, without reading it; None where it is missing.
+    ///
+    /// >>> store["key"] = "value"
+    /// >>> store.value_bytes("key")
+    /// 5
     fn value_bytes(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-        Ok(self.handle.core.meta(key_bytes(key)?).into_python(py)?.map(|meta| meta.value_len))
+        Ok(self.handle.opened.enter(py)?.meta(key_bytes(key)?).into_python(py)?.map(|meta| meta.value_len))
     }
 
+    /// Seconds until the key expires; None for never. Raises `KeyError` where it is missing.
+    ///
+    /// >>> store.set("key", 1, ttl=60)
+    /// True
+    /// >>> 59 < store.ttl("key") <= 60
+    /// True
     fn ttl(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
-        let meta = self.handle.core.meta(key_bytes(key)?).into_python(py)?;
+        let core = self.handle.opened.enter(py)?;
+        let meta = core.meta(key_bytes(key)?).into_python(py)?;
         match meta {
             None => Err(missing(key)),
             Some(meta) if meta.expires_at_ms == 0 => Ok(None),
             Some(meta) => {
-                let left_ms = meta.expires_at_ms.saturating_sub(self.handle.core.now_ms());
+                let left_ms = meta.expires_at_ms.saturating_sub(core.now_ms());
                 Ok(Some(left_ms as f64 / 1000.0))
             }
         }
     }
 
+    /// Sets the key's value, to expire after `ttl` seconds; whether it did.
+    ///
+    /// `if_absent`, `if_present` and `if_version` (0 is absent) say when to; `keep_ttl` keeps the lifetime
+    /// that the key has; `codec` encodes what has no encoding of its own.
+    ///
+    /// >>> store.set("key", [1, 2], ttl=60)
+    /// True
+    /// >>> store.set("key", 3, if_absent=True)
+    /// False
     #[pyo3(signature = (key, value, ttl=None, *, if_absent=false, if_present=false, if_version=None, keep_ttl=false, codec=None))]
     #[allow(clippy::too_many_arguments, reason = "the verb's keywords")]
     fn set(
@@ -227,12 +296,18 @@ impl Store {
             }
         };
         if keep_ttl && ttl.is_some() {
-            return Err(invalid_option(py, "ttl and keep_ttl exclude each other: give one of them".to_string()));
+            return Err(invalid_option(
+                py,
+                "ttl and keep_ttl exclude each other: give one of them".to_string(),
+            ));
         }
-        let writing = Writing { expires_at_ms: self.handle.expires_at_ms(ttl)?, keep_ttl, condition };
-        self.handle.write(py, key_bytes(key)?, value, codec, writing)
+        self.handle.write(py, key_bytes(key)?, value, Writing { ttl, keep_ttl, condition, codec })
     }
 
+    /// Sets a key that is missing; whether it did.
+    ///
+    /// >>> store.add("key", 1), store.add("key", 2)
+    /// (True, False)
     #[pyo3(signature = (key, value, ttl=None, *, codec=None))]
     fn add(
         &self,
@@ -242,11 +317,18 @@ impl Store {
         ttl: Option<&Bound<'_, PyAny>>,
         codec: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
-        let writing = Writing { expires_at_ms, keep_ttl: false, condition: Condition::IfAbsent };
-        self.handle.write(py, key_bytes(key)?, value, codec, writing)
+        let writing = Writing { ttl, keep_ttl: false, condition: Condition::IfAbsent, codec };
+        self.handle.write(py, key_bytes(key)?, value, writing)
     }
 
+    /// Sets a key that still has this version, 0 being absent; whether it did.
+    ///
+    /// >>> store.compare_and_set("key", "first", 0)
+    /// True
+    /// >>> store.compare_and_set("key", "second", store.version("key"))
+    /// True
+    /// >>> store.compare_and_set("key", "late", 1)
+    /// False
     #[pyo3(signature = (key, value, version, ttl=None, *, codec=None))]
     fn compare_and_set(
         &self,
@@ -257,20 +339,26 @@ impl Store {
         ttl: Option<&Bound<'_, PyAny>>,
         codec: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
-        let writing = Writing { expires_at_ms, keep_ttl: false, condition: Condition::IfVersion(version) };
-        self.handle.write(py, key_bytes(key)?, value, codec, writing)
+        let writing = Writing { ttl, keep_ttl: false, condition: Condition::IfVersion(version), codec };
+        self.handle.write(py, key_bytes(key)?, value, writing)
     }
 
+    /// Deletes a key; whether it was there.
+    ///
+    /// >>> store["key"] = 1
+    /// >>> store.delete("key"), store.delete("key")
+    /// (True, False)
     fn delete(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         let key = key_bytes(key)?;
-        if self.handle.releases_for(0) {
-            py.detach(|| self.handle.core.delete(key)).into_python(py)
-        } else {
-            self.handle.core.delete(key).into_python(py)
-        }
+        let core = self.handle.opened.enter(py)?;
+        core.run(releases_for(&core, 0), |core| core.delete(key)).into_python(py)
     }
 
+    /// Removes a key and returns its value; `default`, or `KeyError` without one, where it is missing.
+    ///
+    /// >>> store["key"] = 1
+    /// >>> store.pop("key"), store.pop("key", None)
+    /// (1, None)
     #[pyo3(signature = (key, default=Given::Missing, *, codec=None, as_type=None), text_signature = "($self, key, default=..., *, codec=None, as_type=None)")]
     fn pop<'py>(
         &self,
@@ -287,17 +375,32 @@ impl Store {
         }
     }
 
+    /// Gives a key another lifetime in seconds, for ever without one; whether it was there.
+    ///
+    /// >>> store["key"] = 1
+    /// >>> store.touch("key", 60), store.touch("nothing", 60)
+    /// (True, False)
     #[pyo3(signature = (key, ttl=None))]
-    fn touch(&self, py: Python<'_>, key: &Bound<'_, PyAny>, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
+    fn touch(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        ttl: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
         let key = key_bytes(key)?;
-        if self.handle.releases_for(0) {
-            py.detach(|| self.handle.core.touch(key, expires_at_ms)).into_python(py)
-        } else {
-            self.handle.core.touch(key, expires_at_ms).into_python(py)
-        }
+        let core = self.handle.opened.enter(py)?;
+        let expires_at_ms = expires_at_ms(&core, ttl)?;
+        core.run(releases_for(&core, 0), |core| core.touch(key, expires_at_ms)).into_python(py)
     }
 
+    /// Adds `by` to an integer and returns the sum; a missing key counts as `default` and gets the lifetime
+    /// `ttl`.
+    ///
+    /// Raises `KeyError` where it is missing and `default` is None, `WrongTypeError` where the value is no
+    /// integer, and `CounterOverflowError` where the sum has more than 64 bits.
+    ///
+    /// >>> store.incr("hits"), store.incr("hits", 10)
+    /// (1, 11)
     #[pyo3(signature = (key, by=1, default=Some(0), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
     fn incr(
         &self,
@@ -307,16 +410,17 @@ impl Store {
         default: Option<i64>,
         ttl: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<i64> {
-        let expires_at_ms = self.handle.expires_at_ms(ttl)?;
         let bytes = key_bytes(key)?;
-        let counted = if self.handle.releases_for(0) {
-            py.detach(|| self.handle.core.incr(bytes, by, default, expires_at_ms))
-        } else {
-            self.handle.core.incr(bytes, by, default, expires_at_ms)
-        };
+        let core = self.handle.opened.enter(py)?;
+        let expires_at_ms = expires_at_ms(&core, ttl)?;
+        let counted = core.run(releases_for(&core, 0), |core| core.incr(bytes, by, default, expires_at_ms));
         counted.into_python(py)?.ok_or_else(|| missing(key))
     }
 
+    /// Subtracts `by` from an integer and returns the difference; else as `incr`.
+    ///
+    /// >>> store.decr("left", default=10)
+    /// 9
     #[pyo3(signature = (key, by=1, default=Some(0), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
     fn decr(
         &self,
@@ -339,7 +443,7 @@ impl Store {
         key: &Bound<'py, PyAny>,
     ) -> PyResult<Option<(u8, Bound<'py, PyMemoryView>)>> {
         let key = key_bytes(key)?;
-        let Some(view) = self.handle.core.view(key).into_python(py)? else { return Ok(None) };
+        let Some(view) = self.handle.opened.enter(py)?.view(key).into_python(py)? else { return Ok(None) };
         let encoding = view.meta().encoding;
         let owner = Bound::new(py, View { view })?;
         Ok(Some((encoding, PyMemoryView::from(owner.as_any())?)))
@@ -347,6 +451,11 @@ impl Store {
 
     // Verbs for many keys.
 
+    /// The values of the keys, in their order, with `default` for those that are missing.
+    ///
+    /// >>> store.set_many({"a": 1, "b": 2})
+    /// >>> store.get_many(["b", "nothing", "a"])
+    /// [2, None, 1]
     #[pyo3(signature = (keys, default=None, *, codec=None, as_type=None))]
     fn get_many<'py>(
         &self,
@@ -359,6 +468,12 @@ impl Store {
         batch::get_many(&self.handle, keys, &default_or_none(py, default), Naming { codec, kind: as_type })
     }
 
+    /// Sets every item of a mapping or of an iterable of pairs, one by one, to expire after `ttl` seconds.
+    ///
+    /// >>> store.set_many({"a": 1, "b": 2}, ttl=60)
+    /// >>> store.set_many((f"square:{n}", n * n) for n in range(100))
+    /// >>> len(store)
+    /// 102
     #[pyo3(signature = (items, ttl=None, *, codec=None))]
     fn set_many<'py>(
         &self,
@@ -369,17 +484,28 @@ impl Store {
         batch::set_many(&self.handle, items, ttl, codec)
     }
 
+    /// Deletes the keys; how many were there.
+    ///
+    /// >>> store.set_many({"a": 1, "b": 2})
+    /// >>> store.delete_many(["a", "b", "nothing"])
+    /// 2
     fn delete_many(&self, keys: &Bound<'_, PyAny>) -> PyResult<u64> {
         batch::delete_many(&self.handle, keys)
     }
 
+    /// Deletes every key.
+    ///
+    /// >>> store["key"] = 1
+    /// >>> store.clear()
+    /// >>> len(store)
+    /// 0
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.handle.core.clear()).into_python(py).map(drop)
+        self.handle.opened.enter(py)?.run(true, thermae_core::Store::clear).into_python(py).map(drop)
     }
 
     /// Iterates over the keys with a prefix, or over their items.
     fn _scan(&self, py: Python<'_>, prefix: &Bound<'_, PyAny>, with_values: bool) -> PyResult<Scan> {
-        let scan = self.handle.core.scan(key_bytes(prefix)?).into_python(py)?;
+        let scan = self.handle.opened.enter(py)?.scan(key_bytes(prefix)?);
         Ok(Scan::new(self.handle.clone_ref(py), scan, with_values))
     }
 
@@ -417,11 +543,11 @@ impl Store {
         operations: &Bound<'_, PyList>,
         expected: &Bound<'_, PyList>,
     ) -> PyResult<()> {
-        let operations = operations.iter().map(|pair| pair.extract()).collect::<PyResult<Vec<Operation<'_>>>>()?;
-        let expected = expected
-            .iter()
-            .map(|pair| pair.extract())
-            .collect::<PyResult<Vec<(Bound<'_, PyAny>, u64)>>>()?;
+        let operations =
+            operations.iter().map(|pair| pair.extract()).collect::<PyResult<Vec<Operation<'_>>>>()?;
+        let expected =
+            expected.iter().map(|pair| pair.extract()).collect::<PyResult<Vec<(Bound<'_, PyAny>, u64)>>>()?;
+        let core = self.handle.opened.enter(py)?;
         let operations = operations
             .iter()
             .map(|(key, write)| {
@@ -432,7 +558,7 @@ impl Store {
                         key,
                         value: value.as_bytes(),
                         encoding: *encoding,
-                        expires_at_ms: self.handle.expires_at_ms(ttl.as_ref())?,
+                        expires_at_ms: expires_at_ms(&core, ttl.as_ref())?,
                     },
                 })
             })
@@ -441,44 +567,43 @@ impl Store {
             .iter()
             .map(|(key, version)| Ok((key_bytes(key)?, (*version != 0).then_some(*version))))
             .collect::<PyResult<Vec<_>>>()?;
-        py.detach(|| self.handle.core.transaction(&operations, &expected)).into_python(py)
+        core.run(true, |core| core.transaction(&operations, &expected)).into_python(py)
     }
 
-    fn _lock_acquire(&self, py: Python<'_>, name: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<LockToken> {
-        let timeout = match timeout {
-            None => None,
-            Some(seconds) => Some(Duration::try_from_secs_f64(seconds).map_err(|_| {
-                invalid_option(
-                    py,
-                    format!("timeout = {seconds} is no time to wait: give seconds, 0 not to wait, or None for ever"),
-                )
-            })?),
-        };
-        lock::acquire(py, &self.handle.core, key_bytes(name)?, timeout)
+    fn _lock_acquire(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<LockToken> {
+        lock::acquire(&self.handle.opened.enter(py)?, key_bytes(name)?, timeout, py)
     }
 
-    fn _lock_release(&self, py: Python<'_>, token: &LockToken) -> PyResult<()> {
-        lock::release(py, &self.handle.core, token)
+    fn _lock_release(&self, py: Python<'_>, token: &LockToken) -> PyResult<bool> {
+        self.handle.opened.enter(py)?.run(true, |core| core.lock_release(&token.token)).into_python(py)
     }
 
     // The whole store.
 
+    /// Returns when everything acknowledged so far is durable. Without a cold tier there is nothing to do.
+    ///
+    /// >>> store.flush()
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        let core = Arc::clone(&self.handle.core);
+        let core = self.handle.opened.enter(py)?.share();
         interruptibly(py, "flush", move || core.flush())?.into_python(py)
     }
 
     fn _stats(&self, py: Python<'_>) -> PyResult<String> {
-        json(&py.detach(|| self.handle.core.stats()).into_python(py)?)
+        json(&self.handle.opened.enter(py)?.run(true, thermae_core::Store::stats).into_python(py)?)
     }
 
     fn _check(&self, py: Python<'_>, repair: bool) -> PyResult<String> {
-        let core = Arc::clone(&self.handle.core);
+        let core = self.handle.opened.enter(py)?.share();
         json(&interruptibly(py, "check", move || core.check(repair))?.into_python(py)?)
     }
 
     fn _snapshot(&self, py: Python<'_>, directory: PathBuf) -> PyResult<String> {
-        let core = Arc::clone(&self.handle.core);
+        let core = self.handle.opened.enter(py)?.share();
         json(&interruptibly(py, "snapshot", move || core.snapshot(&directory))?.into_python(py)?)
     }
 }
@@ -486,15 +611,24 @@ impl Store {
 /// A key, and what to write: nothing deletes.
 type Operation<'py> = (Bound<'py, PyAny>, Option<(u8, Bound<'py, PyBytes>, Option<Bound<'py, PyAny>>)>);
 
-/// Makes a store in `directory` from a snapshot; answers a report as JSON.
+/// Makes a store at `location` from a snapshot; answers a report as JSON.
 #[pyfunction]
-pub(crate) fn restore(py: Python<'_>, snapshot: PathBuf, directory: PathBuf) -> PyResult<String> {
-    json(&interruptibly(py, "restore", move || thermae_core::restore(&snapshot, &directory))?.into_python(py)?)
+pub(crate) fn restore(
+    py: Python<'_>,
+    snapshot: PathBuf,
+    location: &str,
+    options: &Bound<'_, PyDict>,
+) -> PyResult<String> {
+    let location = Location::parse(location).into_python(py)?;
+    let options = engine_options(options)?;
+    let work = move || thermae_core::restore(&snapshot, &location, &options);
+    json(&interruptibly(py, "restore", work)?.into_python(py)?)
 }
 
 /// Removes a store's files and its shared memory.
 #[pyfunction]
 pub(crate) fn destroy(py: Python<'_>, location: &str) -> PyResult<()> {
     let location = Location::parse(location).into_python(py)?;
-    py.detach(|| thermae_core::destroy(&location)).into_python(py)
+    let env = Options::default().env;
+    py.detach(|| thermae_core::destroy(&*env, &location)).into_python(py)
 }

@@ -1,8 +1,10 @@
-//! Values: scalars are encoded and decoded here, everything else by the `thermae.codecs.Codecs` object of the store.
+//! Values: scalars are encoded and decoded here, everything else by the `thermae.codecs.Codecs` object of the
+//! store.
 //!
-//! The encoding is a number in the record's header; the bytes carry no mark of their own, so that a `str` written here reads
-//! as those same bytes over any other face. An integer is decimal text and a float the shortest text that
-//! reads back as the same number. Only exact types take the short way: a subclass may mean more than its base.
+//! The encoding is a number in the record's header; the bytes carry no mark of their own, so that a `str`
+//! written here reads as those same bytes over any other face. An integer is decimal text and a float the
+//! shortest text that reads back as the same number. Only exact types take the short way: a subclass may mean
+//! more than its base.
 
 use std::fmt::Write;
 
@@ -11,7 +13,8 @@ use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use crate::destination::Arrived;
 use crate::encoding::{
-    ENCODING_BOOL, ENCODING_BYTES, ENCODING_FLOAT, ENCODING_INT, ENCODING_NONE, ENCODING_SCALAR_LAST, ENCODING_STR,
+    ENCODING_BOOL, ENCODING_BYTES, ENCODING_FLOAT, ENCODING_INT, ENCODING_NONE, ENCODING_SCALAR_LAST,
+    ENCODING_STR,
 };
 use crate::errors::wrong_type;
 
@@ -59,7 +62,8 @@ impl Write for NumberText {
     }
 }
 
-/// Encodes a value. `codecs` is asked for everything that is no plain scalar, with the codec named by the caller, if any.
+/// Encodes a value. `codecs` is asked for everything that is no plain scalar, with the codec named by the
+/// caller, if any.
 pub(crate) fn encode<'a, 'py>(
     value: &'a Bound<'py, PyAny>,
     codecs: &Py<PyAny>,
@@ -110,7 +114,8 @@ fn surrogates(py: Python<'_>) -> PyErr {
     )
 }
 
-/// What a caller named for one call, beyond what the store was opened with: a codec, and the type to convert to.
+/// What a caller named for one call, beyond what the store was opened with: a codec, and the type to convert
+/// to.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Naming<'a, 'py> {
     pub(crate) codec: Option<&'a Bound<'py, PyAny>>,

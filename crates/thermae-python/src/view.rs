@@ -1,7 +1,8 @@
 //! A stored value as a read-only buffer, without a copy.
 //!
-//! The engine's view pins the value's segment, so its bytes stay while Python holds the buffer: through overwrite, delete,
-//! eviction, compaction and the close of the store. The pin goes when the last memoryview or array on it does.
+//! The engine's view pins the value's segment, so its bytes stay while Python holds the buffer: through
+//! overwrite, delete, eviction, compaction and the close of the store. The pin goes when the last memoryview
+//! or array on it does.
 
 use std::ffi::c_int;
 
@@ -29,8 +30,9 @@ impl View {
             return Err(PyBufferError::new_err("there is no buffer to fill"));
         }
         let bytes: &[u8] = &slf.get().view;
-        // SAFETY: `bytes` stay at their address while the object lives, and the buffer takes a reference to the object; the last
-        // flag but one makes it read-only, so that a request for a writable buffer is refused.
+        // SAFETY: `bytes` stay at their address while the object lives, and the buffer takes a reference to
+        // the object; the last flag but one makes it read-only, so that a request for a writable buffer is
+        // refused.
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(
                 view,

@@ -1,9 +1,9 @@
 //! Long work on another thread, so that Ctrl-C works while the caller waits.
 //!
-//! Python runs signal handlers on its main thread only, between two bytecodes; a call that waits inside the engine for a
-//! minute would answer Ctrl-C after that minute. So the work runs elsewhere, and the caller looks for signals in
-//! between. When a signal handler raises, the caller leaves at once and the work ends on its own: nothing in
-//! the engine can be torn out of the middle of a flush.
+//! Python runs signal handlers on its main thread only, between two bytecodes; a call that waits inside the
+//! engine for a minute would answer Ctrl-C after that minute. So the work runs elsewhere, and the caller
+//! looks for signals in between. When a signal handler raises, the caller leaves at once and the work ends on
+//! its own: nothing in the engine can be torn out of the middle of a flush.
 
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
@@ -13,7 +13,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 /// How long Ctrl-C may go unnoticed.
-pub(crate) const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs `work` without the GIL, and raises what a signal handler raises while it runs.
 pub(crate) fn interruptibly<T: Send + 'static>(

@@ -250,9 +250,13 @@ def _measure_memory(
     with temporary_store(
         directory / "fresh", hot=capacity_bytes, durability="none", when_full="error"
     ) as fresh:
-        before_bytes = fresh.stats()["hot_used_bytes"]
         fresh.set_many(dict(workload.items))
-        overhead_bytes = (fresh.stats()["hot_used_bytes"] - before_bytes) / count - payload_bytes
+        stats = fresh.stats()
+    overhead_bytes = (stats["live_bytes"] + stats["index_frame_bytes"]) / count - payload_bytes
+    report.notes.append(
+        "bytes per item: records with headers, and the index's frames; with the room left in frames that are "
+        f"open for writing, {stats['hot_used_bytes'] / count - payload_bytes:.1f} B/item over key and value"
+    )
     redis_bytes: float | None = None
     if describe_redis().version is not None:
         with redis_server(directory / "redis") as connection:

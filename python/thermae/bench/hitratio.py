@@ -19,6 +19,7 @@ VALUE_BYTES = 500
 OVERHEAD_BYTES = 40
 ITEM_BYTES = 14 + VALUE_BYTES + OVERHEAD_BYTES
 WARM_UP_FRACTION = 0.3
+KEYS_PER_CAPACITY = 5
 
 POLICIES: dict[str, type[LeastRecentlyUsed] | type[Sieve] | type[SmallMainGhostFifo]] = {
     "LRU": LeastRecentlyUsed,
@@ -37,7 +38,7 @@ def run(capacity_mebibytes: int, request_count: int, announce: Callable[[str], N
         machine=this_machine(),
         peers=[Peer(name, "exact simulator") for name in POLICIES],
     )
-    key_count = 10 * capacity_bytes // ITEM_BYTES
+    key_count = KEYS_PER_CAPACITY * capacity_bytes // ITEM_BYTES
     for name, trace in traces(key_count, request_count).items():
         warm_up_requests = int(len(trace) * WARM_UP_FRACTION)
         announce(f"{name}: Thermae")
@@ -64,7 +65,8 @@ def run(capacity_mebibytes: int, request_count: int, announce: Callable[[str], N
                 )
             )
     report.notes += [
-        f"{key_count:,} keys, ten times what fits; the first {WARM_UP_FRACTION:.0%} of requests do not count",
+        f"{key_count:,} keys, {KEYS_PER_CAPACITY} times what fits; "
+        f"the first {WARM_UP_FRACTION:.0%} of requests do not count",
         f"simulators: the same capacity, {ITEM_BYTES} bytes an item ({OVERHEAD_BYTES} beyond key and value)",
     ]
     return report

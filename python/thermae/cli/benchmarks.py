@@ -190,6 +190,7 @@ def tiers(hot_mebibytes: int, rounds: int, json_path: Path | None) -> None:
 @bench.command()
 @click.option(
     "--mebibytes",
+    "capacity_mebibytes",
     type=click.IntRange(min=8),
     default=64,
     show_default=True,
@@ -259,6 +260,6 @@ def all_benchmarks(markdown_path: Path | None, quick: bool, json_path: Path | No
     }
     reports = _measured(steps)
     if markdown_path is not None:
-        command = "thermae bench all --markdown" + (" --quick" if quick else "")
+        command = "thermae bench all --quick" if quick else "make bench"
         markdown_path.write_text(report.markdown_document(reports, command), encoding="utf-8")
     _finish(reports, json_path)

@@ -12,6 +12,7 @@ from thermae.bench.machine import memory_available_bytes
 
 # dict, the stores' hot tiers and the reading processes hold further copies of some of it.
 _MEMORY_SHARE = 6
+_INSTALLED_NAMES = frozenset({"site-packages", "dist-packages"})
 
 
 class InputError(Exception):
@@ -104,13 +105,9 @@ def gather(directory: Path) -> Corpus:
 
 def _regular_files(directory: Path) -> Iterator[Path]:
     """Sorted, so that two runs do the same. What is installed beside a standard library is not part of it."""
-    installed = set()
-    if directory == standard_library():
-        installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    installed = _INSTALLED_NAMES if directory == standard_library() else frozenset()
     for parent, subdirectories, names in os.walk(directory):
-        subdirectories[:] = sorted(
-            name for name in subdirectories if os.path.join(parent, name) not in installed
-        )
+        subdirectories[:] = sorted(name for name in subdirectories if name not in installed)
         for name in sorted(names):
             path = Path(parent) / name
             if path.is_file() and not path.is_symlink():

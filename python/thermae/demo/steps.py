@@ -233,10 +233,10 @@ def demote(story: Story) -> list[Step]:
                 problem = corpus.mismatched(key, store.get(_copy_key(copy, key)))
                 if problem is not None:
                     problems.append(problem)
-    demoted_bytes = stats["cold_used_bytes"]
-    if demoted_bytes == 0:
+    if stats["demoted_segments"] == 0:
         problems.append("nothing was demoted, although the hot tier is smaller than the data")
-    result = f"{bytes_text(demoted_bytes)} in the cold tier, hot tier {bytes_text(story.small_hot_bytes)}"
+    stored_bytes = copies * corpus.total_bytes
+    result = f"{bytes_text(stored_bytes)} in a hot tier of {bytes_text(story.small_hot_bytes)}"
     verified = f"{copies * len(corpus.files):,} checksums"
     return [Step("demote under a small hot tier", seconds, result, verified, problems=problems)]
 
@@ -254,12 +254,13 @@ def evict(story: Story) -> list[Step]:
                 cache[_copy_key(copy, key)] = content
         seconds = time.perf_counter() - started
         problems = []
-        kept_count = 0
+        kept_count = kept_bytes = 0
         for copy in range(copies):
             for key in corpus.files:
                 value = cache.get(_copy_key(copy, key))
                 if value is not None:
                     kept_count += 1
+                    kept_bytes += len(value)
                     problem = corpus.mismatched(key, value)
                     if problem is not None:
                         problems.append(problem)
@@ -268,7 +269,8 @@ def evict(story: Story) -> list[Step]:
         problems.append("nothing was evicted, although the cache is smaller than the data")
     if kept_count == 0:
         problems.append("nothing was kept in the cache")
-    result = f"{kept_count:,} of {stored_count:,} kept in {bytes_text(story.small_hot_bytes)}"
+    kept = f"{kept_count:,} of {stored_count:,} kept"
+    result = f"{kept}, {bytes_text(kept_bytes)} in {bytes_text(story.small_hot_bytes)}"
     return [
         Step("evict from a small cache (shm://)", seconds, result, "all kept are right", problems=problems)
     ]

@@ -1,0 +1,253 @@
+//! Verifying the index: every entry leads to an intact record whose key belongs there, no key is there twice, and the counts are right.
+//!
+//! Entries are read without a lock, as readers do, and a finding counts only if the same entry is still there when it was looked at
+//! again. To repair, the partition is locked: an entry that leads to a damaged cache copy is put back to the copy's home, any other is
+//! removed. An older version in the log is never put back: nobody could tell it from the current one.
+
+use super::Checker;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::index::{ADDRESS_MASK, entry};
+use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, Place, SEGMENT_HEADER_BYTES, class, state};
+use crate::read::show_key;
+use crate::record::{Parsed, kind};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often an entry that looks wrong is looked at again.
+const LOOKS_MAX: u32 = 3;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// What an entry leads to.
+#[derive(Debug)]
+struct Facts {
+    key: Vec<u8>,
+    hash: u64,
+    sequence: u64,
+    total: usize,
+    is_copy: bool,
+    /// Of a cache copy: its home's slot, and the bytes that count as alive there.
+    home: Option<(u32, usize)>,
+    /// Of a large value: its extents.
+    extents: Vec<u64>,
+    /// The value is damaged, though its record is not.
+    problem: Option<String>,
+}
+
+impl Engine {
+    /// Verifies one entry; the error says what is wrong with it.
+    fn entry_facts(&self, partition: u32, word: u64) -> std::result::Result<Facts, String> {
+        let address = word & ADDRESS_MASK;
+        let (slot, offset) = self.split(address).ok_or("it leads to a slot that does not exist")?;
+        let segment = self.segment(slot);
+        let current = segment.state.load(Ordering::Acquire);
+        if !matches!(current, state::OPEN | state::CLOSED | state::QUARANTINED) {
+            return Err(format!("it leads to slot {slot}, which holds no segment of the log (state {current})"));
+        }
+        let tail = segment.tail.load(Ordering::Acquire) as usize;
+        let segment_id = segment.segment_id.load(Ordering::Acquire);
+        let mut facts = self
+            .with_locked_record(address, |record| Some(self.record_facts(record, segment_id, offset, tail)))
+            .ok_or_else(|| format!("it leads to slot {slot}, offset {offset}, where no record begins"))??;
+        if self.partition_of(facts.hash) != partition || self.tag(facts.hash) != word >> ADDRESS_BITS {
+            return Err(format!("it leads to the record of key {}, whose hash belongs elsewhere", show_key(&facts.key)));
+        }
+        if facts.is_copy {
+            facts.home = Some(self.home_facts(segment.class.load(Ordering::Relaxed), address, &facts)?);
+        }
+        if !facts.extents.is_empty() {
+            facts.problem = self.extents_problem(address, &facts).err();
+        }
+        Ok(facts)
+    }
+
+    fn record_facts(&self, record: &Parsed<'_>, segment_id: u64, offset: usize, tail: usize) -> std::result::Result<Facts, String> {
+        let base_kind = record.word.base_kind();
+        let is_value = base_kind == kind::PUT || base_kind == kind::LARGE || record.word.kind() == kind::BATCH_TOMBSTONE;
+        if !is_value || !record.is_intact(segment_id) {
+            return Err(format!("it leads to offset {offset} of segment {segment_id:#x}, where no intact record with a value begins"));
+        }
+        if offset < SEGMENT_HEADER_BYTES || offset + record.total > tail {
+            return Err(format!("it leads to offset {offset}, beyond the {tail} bytes in use of its segment"));
+        }
+        let extents = if base_kind == kind::LARGE {
+            record.extents(self.geometry.frame_bytes as usize).ok_or("its record's list of extents contradicts the value's length")?.1
+        } else {
+            Vec::new()
+        };
+        Ok(Facts {
+            key: record.key.to_vec(),
+            hash: self.hash(record.key),
+            sequence: record.sequence,
+            total: record.total,
+            is_copy: record.word.kind() == kind::COPY,
+            home: None,
+            extents,
+            problem: None,
+        })
+    }
+
+    /// The home of a cache copy: slot, and bytes of the record there.
+    fn home_facts(&self, copy_class: u32, copy: u64, facts: &Facts) -> std::result::Result<(u32, usize), String> {
+        if copy_class != class::CACHE {
+            return Err("it leads to a cache copy outside of a cache segment".to_owned());
+        }
+        let link = self.with_locked_record(copy, |record| Some(record.link & ADDRESS_MASK)).unwrap_or(0);
+        let (slot, _) = self.split(link).filter(|_| link >= ADDRESS_MIN).ok_or("its cache copy has no home")?;
+        let segment_id = self.segment(slot).segment_id.load(Ordering::Acquire);
+        let total = self.with_locked_record(link, |record| {
+            let is_same = record.key == facts.key && record.sequence == facts.sequence && record.is_intact(segment_id);
+            is_same.then_some(record.total)
+        });
+        Ok((slot, total.ok_or_else(|| format!("the home of the cache copy of key {} is not the same record", show_key(&facts.key)))?))
+    }
+
+    /// Verifies a large value against the checksum in its record.
+    fn extents_problem(&self, address: u64, facts: &Facts) -> std::result::Result<(), String> {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        let known = self.with_locked_record(address, |record| {
+            record.extents(frame_bytes).map(|(checksum, _)| (checksum, record.word.value_len as usize))
+        });
+        let (wanted, len) = known.ok_or("its record changed")?;
+        let mut checksum = 0;
+        let mut bytes = Vec::new();
+        for (part, &segment_id) in facts.extents.iter().enumerate() {
+            let name = || format!("part {part} of the value of key {}", show_key(&facts.key));
+            let slot = self.slot_of(segment_id).ok_or_else(|| format!("{} is gone", name()))?;
+            let segment = self.segment(slot);
+            if segment.state.load(Ordering::Acquire) != state::EXTENT {
+                return Err(format!("{} is in slot {slot}, which is no extent in use", name()));
+            }
+            bytes.resize((len - part * frame_bytes).min(frame_bytes), 0);
+            self.pin(slot);
+            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
+            let read = match (self.hot_base(place), &self.cold, place.cold) {
+                (Some(base), ..) => {
+                    // SAFETY: pinned, and a part is at most a frame.
+                    unsafe { std::ptr::copy_nonoverlapping(base, bytes.as_mut_ptr(), bytes.len()) };
+                    Ok(())
+                }
+                (None, Some(cold), Some(frame)) => cold.read_at(frame, 0, &mut bytes),
+                _ => Err(crate::error::Error::corrupt("it is in neither tier")),
+            };
+            self.unpin(slot);
+            read.map_err(|error| format!("{} can't be read: {error}", name()))?;
+            checksum = crc32c::crc32c_append(checksum, &bytes);
+        }
+        if checksum == wanted { Ok(()) } else { Err(format!("the value of key {} does not match its checksum", show_key(&facts.key))) }
+    }
+
+    /// Whether a partition's table holds this entry now.
+    fn has_entry(&self, partition: u32, word: u64) -> bool {
+        self.partition_entries(partition).contains(&word)
+    }
+}
+
+impl Checker<'_> {
+    /// Verifies all partitions.
+    pub(super) fn check_index(&mut self) -> Result<()> {
+        for partition in 0..self.engine.geometry.partitions {
+            self.check_partition(partition)?;
+        }
+        Ok(())
+    }
+
+    fn check_partition(&mut self, partition: u32) -> Result<()> {
+        let place = format!("index partition {partition}");
+        let table = self.engine.table(partition);
+        if table.buckets > 0 && self.engine.buckets(table).is_empty() {
+            self.problem("index", &place, "its table lies outside of the hot tier", false);
+            return Ok(());
+        }
+        let mut keys: HashMap<Vec<u8>, (u64, u64)> = HashMap::new();
+        for word in self.engine.partition_entries(partition) {
+            match self.look_at_entry(partition, word) {
+                None => {}
+                Some(Ok(facts)) => self.note_entry(partition, word, facts, &mut keys),
+                Some(Err(description)) => {
+                    let repaired = self.repair && self.drop_entry(partition, word);
+                    self.problem("entry", &format!("{place}, entry {word:#018x}"), &description, repaired);
+                }
+            }
+        }
+        self.check_count(partition, &place);
+        Ok(())
+    }
+
+    /// Looks at an entry until it is found right, gone, or wrong every time.
+    fn look_at_entry(&self, partition: u32, word: u64) -> Option<std::result::Result<Facts, String>> {
+        let mut description = String::new();
+        for look in 0..LOOKS_MAX {
+            match self.engine.entry_facts(partition, word) {
+                Ok(facts) if facts.problem.is_none() => return Some(Ok(facts)),
+                Ok(facts) => description = facts.problem.unwrap_or_default(),
+                Err(found) => description = found,
+            }
+            if !self.engine.has_entry(partition, word) {
+                return None;
+            }
+            if look + 1 < LOOKS_MAX {
+                std::thread::sleep(LOOK_AGAIN_AFTER);
+            }
+        }
+        Some(Err(description))
+    }
+
+    fn note_entry(&mut self, partition: u32, word: u64, facts: Facts, keys: &mut HashMap<Vec<u8>, (u64, u64)>) {
+        self.report.keys += 1;
+        if let Some((slot, _)) = self.engine.split(word & ADDRESS_MASK) {
+            self.add_live(slot, facts.total);
+        }
+        if let Some((slot, total)) = facts.home {
+            self.add_live(slot, total);
+        }
+        for &segment_id in &facts.extents {
+            *self.extent_owners.entry(segment_id).or_insert(0) += 1;
+        }
+        let Some((other, other_sequence)) = keys.insert(facts.key.clone(), (word, facts.sequence)) else { return };
+        // While the table was read the key may have been removed and stored again elsewhere in it.
+        if other != word && self.engine.has_entry(partition, other) && self.engine.has_entry(partition, word) {
+            let older = if other_sequence < facts.sequence { other } else { word };
+            let repaired = self.repair && self.drop_entry(partition, older);
+            let place = format!("index partition {partition}");
+            self.problem("key twice", &place, &format!("key {} has two entries", show_key(&facts.key)), repaired);
+        }
+    }
+
+    /// Takes an entry out of the index, or puts it back to the home of its cache copy.
+    fn drop_entry(&mut self, partition: u32, word: u64) -> bool {
+        let guard = self.engine.lock_partition(partition);
+        let tag = word >> ADDRESS_BITS;
+        let Some(place) = self.engine.entry_at(&guard, tag, word & ADDRESS_MASK) else { return false };
+        let home = self.engine.with_locked_record(word & ADDRESS_MASK, |record| {
+            (record.word.kind() == kind::COPY).then_some(record.link & ADDRESS_MASK)
+        });
+        match home.map(|home| entry(tag, home)) {
+            Some(home) if self.engine.entry_facts(partition, home).is_ok_and(|facts| facts.problem.is_none()) => place.store(home),
+            _ => self.engine.remove_entry(&guard, place, false),
+        }
+        self.changed = true;
+        true
+    }
+
+    fn check_count(&mut self, partition: u32, place: &str) {
+        let count = &self.engine.partitions()[partition as usize].count;
+        let differs = |engine: &Engine| {
+            let (counted, entries) = (count.load(Ordering::Acquire), engine.partition_entries(partition).len());
+            (counted as usize != entries).then_some((counted, entries))
+        };
+        if differs(self.engine).is_none() {
+            return;
+        }
+        // Only under the lock are the two the same at every moment.
+        let guard = (!self.engine.read_only).then(|| self.engine.lock_partition(partition));
+        let Some((counted, entries)) = differs(self.engine) else { return };
+        let repaired = self.repair && guard.is_some();
+        if repaired {
+            count.store(entries as u32, Ordering::Release);
+        }
+        drop(guard);
+        self.problem("count", place, &format!("it counts {counted} entries and has {entries}"), repaired);
+    }
+}

@@ -1,0 +1,150 @@
+//! Compaction: live records are copied together so that whole frames come free; and, when even that does not help, eviction from the cold tier.
+//!
+//! **Which segment.** The one with the best benefit for its cost: (1 - u) x age / u, where u is the share of a frame that is alive and age how many
+//! segments were opened since: free space in old segments stays free, while a young one will be emptier by itself soon (after Rosenblum and
+//! Ousterhout, "The design and implementation of a log-structured file system", 1992; u instead of their 1 + u because what is
+//! written counts here, not what is read: in a simulation of Zipfian overwrites at 85 % it writes a seventh less).
+//! Survivors go to segments of their own, so that records which live long are not copied along with fresh ones again and again.
+//!
+//! **What must not get lost.** A replay of the log must not bring back what was deleted, expired or evicted. Such a fact is in the log until a checkpoint
+//! covers it: newer tombstones and expiries are carried along, older ones may go (a checkpoint raises the superblock's tombstone floor
+//! before it counts). Only segments that a checkpoint covers are evicted.
+//!
+//! A damaged segment is left where it is: reads of its damaged records fail with an error, the others succeed.
+
+use crate::census::{Census, Tried};
+use crate::crash::crash_point;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::layout::{SLOT_BITS, SURVIVOR_HEAD, class, state};
+use crate::relocate::{Fate, Keep, Walk, Wanted};
+use crate::segment::Room;
+use std::sync::atomic::Ordering;
+
+/// Greatest share of a frame, in percent, that may be alive in a segment worth compacting when nothing may be dropped.
+pub(crate) const COMPACT_ALIVE_PERCENT_MAX: u64 = 97;
+/// The same where dropping old data is allowed: beyond this, copying costs more than what it keeps is worth.
+pub(crate) const COMPACT_BEFORE_EVICT_PERCENT_MAX: u64 = 90;
+
+impl Engine {
+    /// Whether survivors of `bytes` fit in what the survivors' head and the reserve have left.
+    pub(crate) fn survivors_fit(&self, bytes: u32) -> Result<(), Room> {
+        let head = self.head(SURVIVOR_HEAD).slot_plus_one.load(Ordering::Acquire);
+        let left = head.checked_sub(1).map_or(0, |slot| self.geometry.frame_bytes.saturating_sub(self.segment(slot).tail.load(Ordering::Relaxed)));
+        // Records do not fill a segment to the last byte: half is a margin that any mix of records respects.
+        if bytes <= left / 2 {
+            return Ok(());
+        }
+        if self.globals().free_hot.load(Ordering::Relaxed) == 0 {
+            return Err(Room::Hot);
+        }
+        if self.is_flushed() && self.globals().free_cold.load(Ordering::Relaxed) == 0 {
+            return Err(Room::Cold);
+        }
+        Ok(())
+    }
+
+    /// The segment that is best compacted: at most `alive_percent_max` of a frame alive in it.
+    pub(crate) fn best_to_compact(&self, census: &Census, alive_percent_max: u64, tried: &Tried) -> Option<u32> {
+        let frame_bytes = u64::from(self.geometry.frame_bytes);
+        let next_segment = self.globals().next_segment.load(Ordering::Relaxed);
+        let mut rated: Vec<(f64, u32)> = census
+            .closed
+            .iter()
+            .filter(|candidate| candidate.class != class::CACHE && !tried.contains(&candidate.slot))
+            .filter(|candidate| u64::from(candidate.live_bytes) * 100 <= frame_bytes * alive_percent_max)
+            .map(|candidate| {
+                let alive = f64::from(candidate.live_bytes) / f64::from(self.geometry.frame_bytes);
+                let age = next_segment.saturating_sub(candidate.segment_id >> SLOT_BITS) + 1;
+                // One in a thousand more, so that the age still counts among segments without anything alive.
+                ((1.0 - alive) * age as f64 / (alive + 0.001), candidate.slot)
+            })
+            .collect();
+        rated.sort_unstable_by(|one, other| other.0.total_cmp(&one.0));
+        rated.into_iter().map(|(_, slot)| slot).find(|&slot| !self.is_pinned(slot))
+    }
+
+    /// Moves what is alive in a segment to the survivors and retires it. False where that was not possible, or not to the end.
+    /// The caller holds the room lock.
+    pub(crate) fn compact_segment(&self, slot: u32) -> Result<bool> {
+        let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else { return Ok(false) };
+        let is_cache = walk.class == class::CACHE;
+        let tally = self.pass(&walk, usize::MAX, |live| if is_cache { Fate::Home } else { Fate::Survive(live.access) });
+        Self::count(&self.counters().compacted_bytes, tally.copied_bytes);
+        if !tally.is_emptied() {
+            return Ok(false);
+        }
+        self.retire_emptied(&walk)
+    }
+
+    /// Retires a segment in which nothing is alive, after carrying along what a replay needs. False where there is no room for that.
+    pub(crate) fn retire_emptied(&self, walk: &Walk<'_>) -> Result<bool> {
+        match self.carry(walk, self.covered_sequence(walk)) {
+            Ok(carried_bytes) => Self::count(&self.counters().compacted_bytes, carried_bytes),
+            Err(_) => return Ok(false),
+        }
+        crash_point!("compact.emptied");
+        self.retire(walk.slot);
+        crash_point!("compact.retired");
+        Ok(true)
+    }
+
+    /// Up to which sequence number deletions and expiries of this segment need not be carried along: as far as a checkpoint covers them, and
+    /// as far as no other segment holds anything older that they could be needed against.
+    fn covered_sequence(&self, walk: &Walk<'_>) -> u64 {
+        let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
+        let oldest = self
+            .segments()
+            .iter()
+            .enumerate()
+            .filter(|&(slot, segment)| {
+                let is_log = !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT);
+                is_log && slot as u32 != walk.slot && segment.state.load(Ordering::Acquire) != state::FREE
+            })
+            .map(|(_, segment)| segment.sequence_min.load(Ordering::Relaxed))
+            .min();
+        checkpoint.max(oldest.unwrap_or(u64::MAX).saturating_sub(1))
+    }
+
+    /// Drops the oldest segment that a checkpoint covers, but for what was read lately. False where there is none.
+    pub(crate) fn evict_cold_step(&self, tried: &mut Tried) -> Result<bool> {
+        let covers = |census: &Census, tried: &Tried| {
+            let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
+            census
+                .closed
+                .iter()
+                .filter(|candidate| candidate.class != class::CACHE && !tried.contains(&candidate.slot))
+                .filter(|candidate| candidate.sequence_max <= checkpoint)
+                .map(|candidate| candidate.slot)
+                .find(|&slot| !self.is_pinned(slot))
+        };
+        let mut oldest = covers(&self.census(), tried);
+        if oldest.is_none() && self.globals().checkpoint_lock.owner().is_none() {
+            self.write_checkpoint()?;
+            oldest = covers(&self.census(), tried);
+        }
+        let Some(slot) = oldest else { return Ok(false) };
+        tried.insert(slot);
+        let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
+        let sequence_max = self.segment(slot).sequence_max.load(Ordering::Acquire);
+        if sequence_max > checkpoint {
+            return Ok(false);
+        }
+        let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else { return Ok(false) };
+        let budget_bytes = u64::from(self.geometry.frame_bytes) / 4;
+        let mut cached_left = budget_bytes;
+        let mut keep = Keep::new(&self.weigh(&walk), 1, budget_bytes);
+        let tally = self.pass(&walk, usize::MAX, |live| {
+            let total = live.record.total;
+            let is_kept = if live.is_cached { cached_left >= total as u64 } else { keep.keeps(live.count(), total) };
+            if is_kept {
+                cached_left -= if live.is_cached { total as u64 } else { 0 };
+                Fate::SurviveOrEvict(live.access)
+            } else {
+                Fate::Evict { leave_ghost: false }
+            }
+        });
+        Self::count(&self.counters().compacted_bytes, tally.copied_bytes);
+        if tally.is_emptied() { self.retire_emptied(&walk) } else { Ok(false) }
+    }
+}

@@ -1,0 +1,116 @@
+//! Expiry: what has expired is invisible to reads at once; here it is removed, so that its memory comes back without anyone touching it.
+//!
+//! Every segment knows when the next of its records expires, so a look costs one pass over the segment table. Of a segment that is due, only
+//! the records that expired since the last look are looked up. Records that expire together were written together (the TTL
+//! classes), so most segments end by all of it expiring, and are retired whole.
+//!
+//! `next_expiry_ms` is reset before the segment is walked, and every writer lowers it after publishing: so a record that appears meanwhile is
+//! in the walk or in the next one. Work is bounded: a call looks at so many bytes, those longest overdue first.
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::layout::{TTL_HEAD_FIRST, class, state};
+use crate::relocate::{Fate, Wanted};
+use std::sync::atomic::Ordering;
+
+/// Most bytes of hot segments that one call looks at.
+const HOT_BYTES_MAX: u64 = 256 << 20;
+/// Most bytes that one call reads from the cold tier.
+const COLD_BYTES_MAX: u64 = 32 << 20;
+/// When a segment whose walk did not see everything is looked at again.
+const AGAIN_MS: u64 = 100;
+
+impl Engine {
+    /// Removes what has expired at `now_ms`. Returns how many records.
+    ///
+    /// # Errors
+    /// Those of reading cold segments.
+    pub(crate) fn expire_due(&self, now_ms: u64) -> Result<u64> {
+        let now_ms = now_ms.min(self.now_ms());
+        if self.read_only || !self.has_due(now_ms) {
+            return Ok(0);
+        }
+        let _room = self.lock_room();
+        let mut due: Vec<(u64, u32)> = (0..self.geometry.slots)
+            .filter(|&slot| self.is_due(slot, now_ms))
+            .map(|slot| (self.segment(slot).next_expiry_ms.load(Ordering::Relaxed), slot))
+            .collect();
+        due.sort_unstable();
+        let (mut hot_left, mut cold_left) = (HOT_BYTES_MAX, COLD_BYTES_MAX);
+        let mut expired = 0;
+        for (_, slot) in due {
+            let segment = self.segment(slot);
+            let place = crate::layout::Place::unpack(segment.place.load(Ordering::Acquire));
+            let left = if place.hot.is_some() { &mut hot_left } else { &mut cold_left };
+            if *left == 0 {
+                continue;
+            }
+            *left = left.saturating_sub(u64::from(segment.tail.load(Ordering::Relaxed)));
+            expired += self.expire_segment(slot, now_ms)?;
+        }
+        self.reclaim();
+        Ok(expired)
+    }
+
+    /// Whoever died in the middle of a look left its segment without a next moment: all that held anything with an expiry are looked
+    /// through once more. Under the room lock, just inherited.
+    pub(crate) fn repair_expiries(&self) {
+        for segment in self.segments() {
+            let is_unknown = segment.next_expiry_ms.load(Ordering::Relaxed) == u64::MAX && segment.last_expiry_ms.load(Ordering::Relaxed) != 0;
+            if is_unknown {
+                segment.next_expiry_ms.fetch_min(segment.expired_until_ms.load(Ordering::Relaxed), Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn has_due(&self, now_ms: u64) -> bool {
+        (0..self.geometry.slots).any(|slot| self.is_due(slot, now_ms))
+    }
+
+    fn is_due(&self, slot: u32, now_ms: u64) -> bool {
+        let segment = self.segment(slot);
+        matches!(segment.state.load(Ordering::Acquire), state::OPEN | state::CLOSED)
+            && segment.next_expiry_ms.load(Ordering::Relaxed) <= now_ms
+    }
+
+    fn expire_segment(&self, slot: u32, now_ms: u64) -> Result<u64> {
+        let segment = self.segment(slot);
+        let next_ms = segment.next_expiry_ms.swap(u64::MAX, Ordering::AcqRel);
+        let done_ms = segment.expired_until_ms.load(Ordering::Relaxed);
+        // A record may have been stored since with an expiry in the past: then nothing may be taken as done.
+        let after_ms = if next_ms > done_ms { done_ms } else { 0 };
+        let walk = match self.walk(slot, Wanted::Due { after_ms, until_ms: now_ms }) {
+            Ok(Some(walk)) => walk,
+            other => {
+                segment.next_expiry_ms.fetch_min(now_ms + AGAIN_MS, Ordering::AcqRel);
+                return other.map(|_| 0);
+            }
+        };
+        let tally = self.pass(&walk, usize::MAX, |_| Fate::Stay);
+        let is_open = segment.state.load(Ordering::Acquire) == state::OPEN;
+        segment.next_expiry_ms.fetch_min(if walk.has_unwritten { now_ms + AGAIN_MS } else { walk.next_expiry_ms }, Ordering::AcqRel);
+        if !walk.has_unwritten {
+            segment.expired_until_ms.store(now_ms, Ordering::Relaxed);
+        }
+        self.retire_expired(slot, is_open, now_ms)?;
+        Ok(tally.expired)
+    }
+
+    /// Gives up a segment in which expiry left next to nothing.
+    fn retire_expired(&self, slot: u32, is_open: bool, now_ms: u64) -> Result<()> {
+        let segment = self.segment(slot);
+        let live_bytes = segment.live_bytes.load(Ordering::Relaxed);
+        let class = segment.class.load(Ordering::Relaxed);
+        if is_open {
+            let is_over = live_bytes == 0 && segment.last_expiry_ms.load(Ordering::Relaxed) <= now_ms;
+            if class < class::TTL || !is_over {
+                return Ok(());
+            }
+            self.close_open_segment(TTL_HEAD_FIRST + class - class::TTL);
+        }
+        if live_bytes <= segment.tail.load(Ordering::Relaxed) / 16 && self.survivors_fit(live_bytes).is_ok() {
+            self.compact_segment(slot)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,414 @@
+//! Making the log durable: its new bytes to the cold tier, one sync for all who wait, then the watermark.
+//!
+//! A flush locks all heads for a moment and notes the last sequence number S and every tail. Everything up to S lies below those
+//! tails. It then waits for the records below them that are still being written (or abandons those of the dead), writes the
+//! bytes to the cold frames, syncs, and publishes S. The watermark block on disk says what the flush *before* made durable: it is
+//! written together with the data of this one, so that one sync serves both.
+//!
+//! **What a recovery needs, and why it finds it.** It keeps the longest gap-free run of sequence numbers above the recorded watermark.
+//! - What is retired before the tails are noted is superseded or copied by records below the tails: it need not be written. What is retired
+//!   *while* a flush runs must be, for what supersedes it may lie above the tails: so segments are pinned before the tails are
+//!   noted, and a pinned segment keeps its bytes.
+//! - A number whose record was retired unwritten, or whose writer died between taking it and writing it down, is a gap on disk. A flush counts the
+//!   numbers that it writes; where some are missing, it syncs a second time with the watermark S before anyone is told, so that the gap lies below it.
+//! - A retired segment's cold frame is reused only after three more flushes: the first may have noted its tails already, the second makes
+//!   durable what superseded the segment, the third records that. So as long as a truncation could bring an old record back to life, its
+//!   bytes are there. In that third flush the frame's record is cleared; a dead segment whose frame record is still there does no harm in a recovery: each
+//!   of its records loses to a greater sequence number, to a copy with the same one, or to a tombstone, which is kept until a
+//!   checkpoint covers it; and segments retired before a checkpoint are not replayed after it.
+//! - A frame gets its new record before its data and in the same sync. Torn apart by a power failure, the record names a segment of which no byte is
+//!   found, or the bytes lie under an older name: checksums are masked with the segment's identity, so neither is taken for the other.
+//!
+//! **Group commit.** Whoever waits and finds the lease free flushes for all; the others sleep on the watermark and find, woken, that they are
+//! served or that the lease is free. No hand-over to a thread is on anyone's path, and a dead leader's lease is inherited.
+//!
+//! A failed write or sync ends writing for good: the page cache may have dropped what it could not write, so a later success would prove nothing.
+
+use crate::cold::{ColdPool, FrameKind, FrameRecord};
+use crate::crash::crash_point;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::layout::{Place, class, state};
+use crate::lock::{SharedLock, futex_wait, futex_wake_all};
+use crate::log::COUNT_OFFSET;
+use crate::options::Durability;
+use crate::record::{self, Word0, kind};
+use crate::segment::{FLUSHES_BEFORE_REUSE, Purpose};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest sleep of a waiter before it looks for a dead leader.
+const WAIT_MAX: Duration = Duration::from_millis(20);
+/// How old unflushed records may become in the background.
+const FLUSH_EVERY_MS: u64 = 500;
+/// How long a flush waits for one record that a living writer is at, before it gives up for this time.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// Looks for candidates before the heads are locked while looking.
+const SCANS_MAX: u32 = 3;
+const EIO: i32 = 5;
+
+/// Bytes of one segment that a flush writes. Holds a pin.
+#[derive(Debug)]
+struct Piece<'a> {
+    engine: &'a Engine,
+    slot: u32,
+    segment_id: u64,
+    from: u32,
+    to: u32,
+    class: u32,
+}
+
+impl Drop for Piece<'_> {
+    fn drop(&mut self) {
+        self.engine.unpin(self.slot);
+    }
+}
+
+/// The lease of the flusher, held.
+struct FlushLease<'a> {
+    lease: &'a SharedLock,
+    wakes: &'a AtomicU32,
+}
+
+impl Drop for FlushLease<'_> {
+    fn drop(&mut self) {
+        // Free first, then wake: one of those woken may have to lead the next flush.
+        self.lease.unlock();
+        self.wakes.fetch_add(1, Ordering::Release);
+        futex_wake_all(self.wakes);
+    }
+}
+
+impl Engine {
+    fn try_flush_lease(&self) -> Option<FlushLease<'_>> {
+        let globals = self.globals();
+        globals.flush_lease.try_lock_or_inherit(self.me(), |slot| self.member.is_alive(slot))?;
+        Some(FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes })
+    }
+
+    /// Flushes everything that was reserved before the call. Returns the watermark, which stays where it was while a living
+    /// writer does not finish its record.
+    ///
+    /// # Errors
+    /// WritesStopped after a write or sync failed, now or earlier; Full where a segment has no cold frame and none is free.
+    pub fn flush_once(&self) -> Result<u64> {
+        let globals = self.globals();
+        // Nothing is half changed: what a dead flusher wrote is written again, or counted as written and synced now.
+        globals.flush_lease.lock(self.me(), |slot| self.member.is_alive(slot));
+        let lease = FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes };
+        self.flush_with(&lease)
+    }
+
+    fn flush_with(&self, _lease: &FlushLease<'_>) -> Result<u64> {
+        let globals = self.globals();
+        let Some(cold) = &self.cold else { return Ok(globals.next_sequence.load(Ordering::SeqCst) - 1) };
+        if self.read_only {
+            return Err(self.unwritable());
+        }
+        if globals.writes_stopped.load(Ordering::SeqCst) != 0 {
+            return Err(self.unwritable());
+        }
+        let (sequence, pieces) = self.note_tails();
+        let watermark = globals.watermark.load(Ordering::SeqCst);
+        let result = self.write_pieces(cold, &pieces).and_then(|written| match written {
+            None => Ok(watermark),
+            Some(count) => self.sync_pieces(cold, watermark, sequence, count),
+        });
+        globals.flushed_at_ms.store(self.now_ms(), Ordering::Relaxed);
+        result.map_err(|error| match error {
+            Error::Io { .. } | Error::Permission(_) => {
+                let errno = error.os_error().filter(|&errno| errno != 0).unwrap_or(EIO);
+                globals.writes_stopped.store(errno.cast_unsigned(), Ordering::SeqCst);
+                self.unwritable()
+            }
+            other => other,
+        })
+    }
+
+    /// The last sequence number given out, and what lies unflushed below the tails of that moment.
+    fn note_tails(&self) -> (u64, Vec<Piece<'_>>) {
+        let globals = self.globals();
+        for scan in 0.. {
+            // The table is looked through without holding anybody up. A segment that appears meanwhile is noticed by the counter of identities.
+            let opened = globals.next_segment.load(Ordering::SeqCst);
+            let mut pieces = if scan < SCANS_MAX { self.unflushed() } else { Vec::new() };
+            let heads = self.lock_heads();
+            if scan >= SCANS_MAX {
+                pieces = self.unflushed();
+            } else if globals.next_segment.load(Ordering::SeqCst) != opened {
+                continue;
+            }
+            let sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
+            for piece in &mut pieces {
+                piece.to = self.segment(piece.slot).tail.load(Ordering::Acquire);
+            }
+            pieces.retain(|piece| piece.from < piece.to && self.is_flushable(piece.slot, piece.segment_id));
+            drop(heads);
+            return (sequence, pieces);
+        }
+        unreachable!("the last scan always returns")
+    }
+
+    fn is_flushable(&self, slot: u32, segment_id: u64) -> bool {
+        let segment = self.segment(slot);
+        let is_live = matches!(
+            segment.state.load(Ordering::Acquire),
+            state::OPEN | state::CLOSED | state::EXTENT | state::EXTENT_PENDING
+        );
+        is_live
+            && segment.segment_id.load(Ordering::Acquire) == segment_id
+            && segment.class.load(Ordering::Relaxed) != class::CACHE
+            && Place::unpack(segment.place.load(Ordering::SeqCst)).hot.is_some()
+    }
+
+    /// Pins every segment that may have something to flush. An open one is taken even if it has nothing yet.
+    fn unflushed(&self) -> Vec<Piece<'_>> {
+        let mut pieces = Vec::new();
+        for (slot, segment) in self.segments().iter().enumerate() {
+            let current = segment.state.load(Ordering::Acquire);
+            if !matches!(current, state::OPEN | state::CLOSED | state::EXTENT | state::EXTENT_PENDING)
+                || segment.class.load(Ordering::Relaxed) == class::CACHE
+            {
+                continue;
+            }
+            let (from, to) = (segment.flushed.load(Ordering::Acquire), segment.tail.load(Ordering::Acquire));
+            let may_grow = matches!(current, state::OPEN | state::EXTENT_PENDING);
+            if from >= to && !may_grow {
+                continue;
+            }
+            let slot = slot as u32;
+            let segment_id = segment.segment_id.load(Ordering::Acquire);
+            self.pin(slot);
+            // Dropped (and unpinned) at once where the segment was retired before the pin was seen.
+            let piece = Piece { engine: self, slot, segment_id, from, to, class: segment.class.load(Ordering::Relaxed) };
+            if self.is_flushable(slot, segment_id) {
+                pieces.push(piece);
+            }
+        }
+        pieces
+    }
+
+    /// Writes all pieces; returns how many sequence numbers they hold. `None` where a living writer does not finish.
+    fn write_pieces(&self, cold: &ColdPool, pieces: &[Piece<'_>]) -> Result<Option<u64>> {
+        let mut count = 0;
+        for piece in pieces {
+            let segment = self.segment(piece.slot);
+            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
+            let Some(base) = self.hot_base(place) else {
+                return Err(Error::corrupt(format!(
+                    "segment slot {} of {} lost its memory while it was being flushed; run `thermae check`",
+                    piece.slot, self.paths.location
+                )));
+            };
+            if piece.class != class::EXTENT {
+                match self.settle_piece(piece, base)? {
+                    Some(found) => count += found,
+                    None => return Ok(None),
+                }
+            }
+            let frame = self.take_cold_frame(piece.slot, Purpose::Reserve).map_err(|_| self.no_cold_frame())?;
+            if piece.from == 0 {
+                cold.write_frame_record(frame, &self.frame_record(piece))?;
+                crash_point!("flush.frame_recorded");
+            }
+            // SAFETY: the frame is pinned; up to the noted tail all records are settled and never change again.
+            let bytes = unsafe { std::slice::from_raw_parts(base.add(piece.from as usize), (piece.to - piece.from) as usize) };
+            cold.write_at(frame, piece.from, bytes)?;
+            crash_point!("flush.written");
+            segment.flushed.store(piece.to, Ordering::Release);
+            self.globals().cold_written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        Ok(Some(count))
+    }
+
+    #[cold]
+    fn no_cold_frame(&self) -> Error {
+        Error::Full(format!(
+            "the cold tier of {} has no free frame for what must be flushed: delete keys, or create the store with a larger cold",
+            self.paths.location
+        ))
+    }
+
+    fn frame_record(&self, piece: &Piece<'_>) -> FrameRecord {
+        let segment = self.segment(piece.slot);
+        let is_extent = piece.class == class::EXTENT;
+        FrameRecord {
+            kind: if is_extent { FrameKind::Extent } else { FrameKind::LogSegment },
+            class: piece.class as u8,
+            segment_id: piece.segment_id,
+            // Survivors keep their numbers, so no bound holds for what will follow; an extent's record has its number still to come.
+            owner_sequence: match piece.class {
+                class::EXTENT | class::SURVIVOR => 0,
+                _ => segment.sequence_min.load(Ordering::Relaxed),
+            },
+            part: if is_extent { segment.part.load(Ordering::Relaxed) } else { 0 },
+            parts: if is_extent { segment.parts.load(Ordering::Relaxed) } else { 1 },
+            used_bytes: piece.to,
+            written_wall_ms: self.env.wall_time_ms(),
+        }
+    }
+
+    /// Waits until every record of a piece is settled; returns how many sequence numbers they took.
+    fn settle_piece(&self, piece: &Piece<'_>, base: *mut u8) -> Result<Option<u64>> {
+        let mut offset = (piece.from as usize).max(crate::layout::SEGMENT_HEADER_BYTES);
+        let mut count = 0;
+        while offset < piece.to as usize {
+            let Some((word, total)) = self.settle_patiently(base, offset, piece.segment_id)? else { return Ok(None) };
+            if total == 0 || total > piece.to as usize - offset {
+                return Err(self.damaged(piece.slot, offset, b""));
+            }
+            count += match word.kind() {
+                // SAFETY: an abandoned record has at least 24 bytes, all of them settled.
+                kind::ABANDONED => u64::from(u32::from_le(unsafe { base.add(offset + COUNT_OFFSET).cast::<u32>().read_unaligned() })),
+                // Survivors repeat numbers that were counted when they were new.
+                _ if word.has_key() && piece.class != class::SURVIVOR => 1,
+                _ => 0,
+            };
+            offset += total;
+        }
+        Ok(Some(count))
+    }
+
+    fn settle_patiently(&self, base: *mut u8, offset: usize, segment_id: u64) -> Result<Option<(Word0, usize)>> {
+        let mut until = None;
+        for round in 0_u32.. {
+            if let Some(settled) = self.settle(base, offset, segment_id) {
+                return Ok(Some(settled));
+            }
+            // SAFETY: below the noted tail of a pinned segment, and records are 8-byte aligned.
+            let word = Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
+            if !matches!(word.kind(), kind::RESERVED | kind::BATCH_PENDING) {
+                // It may have been committed between the two looks.
+                if let Some(settled) = self.settle(base, offset, segment_id) {
+                    return Ok(Some(settled));
+                }
+                return Err(self.damaged(self.slot_of(segment_id).unwrap_or(u32::MAX), offset, b""));
+            }
+            if round < 64 {
+                std::thread::yield_now();
+            } else if Instant::now() < *until.get_or_insert_with(|| Instant::now() + SETTLE_MAX) {
+                std::thread::sleep(Duration::from_micros(50));
+            } else {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes the pieces durable, with the watermark of the flush before, and publishes the new one.
+    fn sync_pieces(&self, cold: &ColdPool, watermark: u64, sequence: u64, count: u64) -> Result<u64> {
+        let globals = self.globals();
+        if watermark > globals.watermark_recorded.load(Ordering::Relaxed) {
+            cold.write_watermark(watermark)?;
+        }
+        self.clear_retired(cold)?;
+        cold.sync()?;
+        let mut recorded = watermark;
+        if count != sequence.saturating_sub(watermark) {
+            cold.write_watermark(sequence)?;
+            cold.sync()?;
+            recorded = sequence;
+        }
+        crash_point!("flush.synced");
+        globals.watermark_recorded.fetch_max(recorded, Ordering::SeqCst);
+        globals.watermark.fetch_max(sequence, Ordering::SeqCst);
+        globals.flush_count.fetch_add(1, Ordering::SeqCst);
+        Ok(sequence.max(watermark))
+    }
+
+    /// Clears the frame records of segments whose retirement this flush is the last to wait for.
+    fn clear_retired(&self, cold: &ColdPool) -> Result<()> {
+        if !self.is_flushed() {
+            return Ok(());
+        }
+        let flushes = self.globals().flush_count.load(Ordering::SeqCst);
+        for (slot, segment) in self.segments().iter().enumerate() {
+            let is_due = || {
+                segment.state.load(Ordering::Acquire) == state::RETIRED
+                    && flushes + 1 >= segment.retired_flush.load(Ordering::Relaxed) + FLUSHES_BEFORE_REUSE
+                    && segment.flushed.load(Ordering::Relaxed) != 0
+            };
+            if !is_due() {
+                continue;
+            }
+            // Pinned, so that the frame is nobody else's while its record is written.
+            let slot = slot as u32;
+            self.pin(slot);
+            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
+            let result = match place.cold {
+                Some(frame) if is_due() => cold.clear_frame_record(frame).map(|()| segment.flushed.store(0, Ordering::Relaxed)),
+                _ => Ok(()),
+            };
+            self.unpin(slot);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Returns when everything up to `sequence` is durable, flushing for all who wait if nobody does.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_once`].
+    pub fn wait_durable(&self, sequence: u64) -> Result<()> {
+        let globals = self.globals();
+        if self.cold.is_none() {
+            return Ok(());
+        }
+        loop {
+            let seen = globals.watermark_wakes.load(Ordering::Acquire);
+            if globals.watermark.load(Ordering::SeqCst) >= sequence {
+                return Ok(());
+            }
+            if globals.writes_stopped.load(Ordering::SeqCst) != 0 {
+                return Err(self.unwritable());
+            }
+            match self.try_flush_lease() {
+                Some(lease) if globals.watermark.load(Ordering::SeqCst) < sequence => {
+                    self.flush_with(&lease)?;
+                }
+                Some(_) => {}
+                None => {
+                    globals.flush_wanted.fetch_max(sequence, Ordering::Relaxed);
+                    futex_wait(&globals.watermark_wakes, seen, WAIT_MAX);
+                }
+            }
+        }
+    }
+
+    /// Returns when everything written so far is durable.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_once`].
+    pub fn flush_all(&self) -> Result<()> {
+        self.wait_durable(self.globals().next_sequence.load(Ordering::SeqCst) - 1)
+    }
+
+    /// One round of the background flusher: sleeps up to `tick`, then flushes if something is due.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_once`].
+    pub(crate) fn flush_step(&self, tick: Duration) -> Result<()> {
+        let globals = self.globals();
+        let seen = globals.flush_wakes.load(Ordering::Acquire);
+        futex_wait(&globals.flush_wakes, seen, tick);
+        if globals.writes_stopped.load(Ordering::SeqCst) != 0 || !self.is_flush_due() {
+            return Ok(());
+        }
+        match self.try_flush_lease() {
+            Some(lease) if self.is_flush_due() => self.flush_with(&lease).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_flush_due(&self) -> bool {
+        let globals = self.globals();
+        let watermark = globals.watermark.load(Ordering::SeqCst);
+        if globals.flush_wanted.load(Ordering::Relaxed) > watermark {
+            return true;
+        }
+        let is_behind = globals.next_sequence.load(Ordering::SeqCst) - 1 > watermark
+            || globals.watermark_recorded.load(Ordering::Relaxed) < watermark;
+        let age_ms = self.now_ms().saturating_sub(globals.flushed_at_ms.load(Ordering::Relaxed));
+        is_behind && self.durability() != Durability::None && age_ms >= FLUSH_EVERY_MS
+    }
+}

@@ -1,0 +1,941 @@
+//! The shared half rebuilt from the durable one, after the machine died.
+//!
+//! 1. The frame table says which segment every cold frame holds; each goes back into its slot.
+//! 2. The newest usable checkpoint gives the index as of a sequence number; what it does not cover is read (`replay`).
+//! 3. Everything up to the recorded watermark W is there, or damaged. Above W the longest gap-free run of sequence numbers is kept, up to P: what
+//!    survives is a prefix of history. A batch is cut off whole. So is a large value whose extents did not reach the disk, unless
+//!    something later replaced it anyway.
+//! 4. Of each key's records the greatest sequence number counts; a tombstone removes the key.
+//! 5. The index is filled, extents that no record names are freed, and so are segments in which nothing counts.
+//!
+//! **What is cut off must stay off.** Numbers above P are given out again, so a later recovery must not find the records that had them. They are
+//! overwritten before anything else happens: a header of 24 bytes turns one into space that says nothing, and in a segment of fresh
+//! writes, where numbers only grow, the first one that is cut off takes the rest of the frame with it. Then, synced before, P becomes
+//! the recorded watermark, and only then are frames freed. So a recovery that dies at any point leaves the next one the same
+//! answer: before P is recorded the gap above P is still there and nothing below it was touched; afterwards nothing above P is left.
+//!
+//! **Segments that a dead machine had retired** may come back, for a free frame is not wiped. Those numbered below the checkpoint's counter and
+//! absent from its table are ignored; of two that claim one slot, the later one counts; and what is in the others loses to what
+//! superseded it (see `flush`).
+//!
+//! Speed: threads share the segments, then groups of partitions. No record is read twice, and no key is compared with
+//! another: 128 bits of hash stand for it. Only where a checkpoint's entry may be the same key as a record that is
+//! replayed, its record is read, segment by segment.
+//!
+//! Live bytes of segments that a checkpoint covers are those it noted, less what was replaced since: a hint, as always.
+
+use crate::block::{get_u32, get_u64};
+use crate::checkpoint::{self, Checkpoint, NotedSegment, checkpoint_files, read_checkpoint};
+use crate::cold::{ColdPool, FrameKind, FrameRecord, FrameState};
+use crate::crash::crash_point;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::index::{ADDRESS_MASK, entry};
+use crate::layout::{ADDRESS_BITS, Place, SEGMENT_HEADER_BYTES, SLOT_BITS, TTL_HEADS_MAX, class, state};
+use crate::record;
+use crate::replay::{
+    Harvest, Hole, IS_LARGE, IS_TOMBSTONE, LargeRecord, Late, Scanned, Task, Update, check_of, group_of, has_extents, scan,
+};
+use crate::segment::SEGMENT_MAGIC;
+use serde::Serialize;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Threads at most.
+const THREADS_MAX: usize = 16;
+/// Groups of partitions that are filled independently.
+const GROUPS_MAX: usize = 256;
+/// Candidates in one segment from which on it is read whole.
+const READ_WHOLE_FROM: usize = 64;
+
+/// What a recovery found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RecoveryReport {
+    /// Keys afterwards.
+    pub records: u64,
+    /// Segments and extents in use afterwards.
+    pub segments: u64,
+    /// Bytes of the log that were read.
+    pub bytes: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// What was found damaged, one sentence each.
+    pub damaged: Vec<String>,
+    /// Records cut off because what precedes them did not reach the disk.
+    pub truncated_records: u64,
+    /// Whether a checkpoint was used.
+    pub from_checkpoint: bool,
+}
+
+/// Rebuilds the shared half of `engine`, which is empty and nobody else's yet.
+///
+/// # Errors
+/// Io; Corrupt where only a checkpoint could tell deleted keys from others and none is intact; Full where the index does not fit.
+pub(crate) fn recover(engine: &Engine) -> Result<RecoveryReport> {
+    let started = Instant::now();
+    let Some(cold) = &engine.cold else { return Ok(RecoveryReport::default()) };
+    let mut recovery = Recovery::new(engine, cold)?;
+    recovery.place_segments()?;
+    let mut harvests = recovery.scan_segments()?;
+    let prefix = recovery.prefix(&mut harvests)?;
+    recovery.cut_off(&harvests, prefix)?;
+    recovery.fill_index(&mut harvests, prefix)?;
+    recovery.free_extents()?;
+    recovery.finish(&harvests, prefix)?;
+    let mut report = recovery.report;
+    report.duration_ms = started.elapsed().as_millis() as u64;
+    Ok(report)
+}
+
+struct Recovery<'a> {
+    engine: &'a Engine,
+    cold: &'a ColdPool,
+    report: RecoveryReport,
+    checkpoint: Option<Checkpoint>,
+    noted: HashMap<u64, NotedSegment>,
+    recorded: u64,
+    /// Everything up to here reached the disk; `None` where that is not known.
+    watermark: Option<u64>,
+    /// Records above this are ignored.
+    limit: u64,
+    tasks: Vec<Task>,
+    /// Frames that hold nothing that counts but whose frame record says otherwise.
+    to_clear: Vec<u32>,
+    next_segment: u64,
+    /// By slot: entries of the checkpoint that lead below this offset hold.
+    covered: Vec<u32>,
+    /// By slot: records that say what a key is, or that it is not.
+    counted: Vec<AtomicU32>,
+    /// By slot: extents that a record names.
+    named: Vec<AtomicBool>,
+}
+
+impl<'a> Recovery<'a> {
+    fn new(engine: &'a Engine, cold: &'a ColdPool) -> Result<Self> {
+        let slots = engine.geometry.slots as usize;
+        let limit = match engine.superblock.sequence_limit {
+            0 => u64::MAX,
+            limit => limit,
+        };
+        let mut recovery = Self {
+            engine,
+            cold,
+            report: RecoveryReport::default(),
+            checkpoint: None,
+            noted: HashMap::new(),
+            recorded: 0,
+            watermark: None,
+            limit,
+            tasks: Vec::new(),
+            to_clear: Vec::new(),
+            next_segment: 1,
+            covered: vec![0; slots],
+            counted: (0..slots).map(|_| AtomicU32::new(0)).collect(),
+            named: (0..slots).map(|_| AtomicBool::new(false)).collect(),
+        };
+        recovery.choose_checkpoint()?;
+        let recorded = cold.read_watermark()?.map(|watermark| watermark.sequence);
+        if recorded.is_none() {
+            recovery.damaged(format!("both watermark blocks of {} are damaged", cold.path().display()));
+        }
+        recovery.recorded = recorded.unwrap_or(0);
+        let covered = recovery.checkpoint.as_ref().map(|checkpoint| checkpoint.durable_sequence);
+        recovery.watermark = recorded.max(covered);
+        let damage = cold.damage();
+        if damage.header {
+            recovery.damaged(format!("the header of {} is damaged; it holds nothing that the file `store` does not say", cold.path().display()));
+        }
+        if damage.missing_bytes > 0 {
+            recovery.damaged(format!("{} is {} bytes too short", cold.path().display(), damage.missing_bytes));
+        }
+        Ok(recovery)
+    }
+
+    fn damaged(&mut self, what: String) {
+        self.report.damaged.push(what);
+    }
+
+    fn choose_checkpoint(&mut self) -> Result<()> {
+        let engine = self.engine;
+        let floor = engine.superblock.tombstone_floor;
+        for path in checkpoint_files(engine) {
+            match read_checkpoint(engine, &path)? {
+                checkpoint::Found::Absent => {}
+                checkpoint::Found::Damaged(reason) => self.damaged(format!("{} is damaged: {reason}", path.display())),
+                checkpoint::Found::Whole(found) if found.durable_sequence > self.limit || found.barrier.sequence < floor => {}
+                checkpoint::Found::Whole(found) => {
+                    self.noted = found.barrier.segments.iter().map(|noted| (noted.segment_id, *noted)).collect();
+                    self.next_segment = found.barrier.next_segment.max(1);
+                    self.report.from_checkpoint = true;
+                    self.checkpoint = Some(*found);
+                    return Ok(());
+                }
+            }
+        }
+        if floor == 0 {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "no checkpoint in {} is intact ({}), and without one keys that were deleted or evicted up to sequence number {floor} can't be told \
+             from others: put checkpoint.0 and checkpoint.1 back as they were, or restore a snapshot",
+            engine.paths.directory.display(),
+            if self.report.damaged.is_empty() { "none is there that is new enough".to_owned() } else { self.report.damaged.join("; ") }
+        )))
+    }
+
+    /// What a frame with a damaged entry holds, as far as its own first bytes tell. `Err(true)`: nothing was ever written there.
+    fn identify(&mut self, frame: u32) -> Result<std::result::Result<FrameRecord, bool>> {
+        let mut bytes = [0_u8; 4096];
+        match self.cold.read_at(frame, 0, &mut bytes) {
+            Ok(()) => {}
+            Err(Error::Corrupt(_)) => return Ok(Err(false)),
+            Err(error) => return Err(error),
+        }
+        let is_header = get_u64(&bytes, 0) == SEGMENT_MAGIC && crc32c::crc32c(&bytes[..60]) == get_u32(&bytes, 60);
+        if !is_header {
+            return Ok(Err(bytes.iter().all(|&byte| byte == 0)));
+        }
+        Ok(Ok(FrameRecord {
+            kind: FrameKind::LogSegment,
+            class: bytes[16],
+            segment_id: get_u64(&bytes, 8),
+            owner_sequence: 0,
+            part: 0,
+            parts: 1,
+            used_bytes: 0,
+            written_wall_ms: 0,
+        }))
+    }
+
+    /// Puts the segments that the frame table names back into their slots.
+    fn place_segments(&mut self) -> Result<()> {
+        let mut by_slot: HashMap<u32, (u32, FrameRecord)> = HashMap::new();
+        let mut quarantined = Vec::new();
+        for (frame, found) in self.cold.read_frame_table()?.into_iter().enumerate() {
+            let frame = frame as u32;
+            let record = match found {
+                FrameState::Free => continue,
+                FrameState::Used(record) => record,
+                FrameState::Damaged => match self.identify(frame)? {
+                    Ok(record) => {
+                        self.damaged(format!("frame {frame}: its entry in the frame table is damaged; the frame itself says what it holds"));
+                        record
+                    }
+                    Err(true) => {
+                        self.to_clear.push(frame);
+                        continue;
+                    }
+                    Err(false) => {
+                        self.damaged(format!("frame {frame}: its entry in the frame table is damaged, so it is set aside"));
+                        quarantined.push(frame);
+                        continue;
+                    }
+                },
+            };
+            self.claim_slot(frame, record, &mut by_slot, &mut quarantined);
+        }
+        for (&slot, &(frame, record)) in &by_slot {
+            self.place(slot, frame, &record);
+        }
+        self.quarantine(&quarantined);
+        self.tasks.sort_unstable_by_key(|task| task.frame);
+        let _pool = self.engine.lock_pool();
+        self.engine.repair_pool();
+        Ok(())
+    }
+
+    fn claim_slot(&mut self, frame: u32, record: FrameRecord, by_slot: &mut HashMap<u32, (u32, FrameRecord)>, quarantined: &mut Vec<u32>) {
+        let number = record.segment_id >> SLOT_BITS;
+        let slot = (record.segment_id & ((1 << SLOT_BITS) - 1)) as u32;
+        if slot >= self.engine.geometry.slots || number == 0 {
+            self.damaged(format!("frame {frame} claims to hold segment {:#x}, which can't exist; it is set aside", record.segment_id));
+            quarantined.push(frame);
+            return;
+        }
+        self.next_segment = self.next_segment.max(number + 1);
+        let was_retired = self.checkpoint.as_ref().is_some_and(|checkpoint| {
+            number < checkpoint.barrier.next_segment && record.kind == FrameKind::LogSegment && !self.noted.contains_key(&record.segment_id)
+        });
+        if was_retired {
+            self.to_clear.push(frame);
+            return;
+        }
+        match by_slot.get(&slot) {
+            Some((other_frame, other)) if other.segment_id == record.segment_id => {
+                let (kept, dropped) = if other.used_bytes >= record.used_bytes { (*other_frame, frame) } else { (frame, *other_frame) };
+                if kept == frame {
+                    by_slot.insert(slot, (frame, record));
+                }
+                self.damaged(format!("frames {kept} and {dropped} both claim to hold segment {:#x}; frame {kept} counts", record.segment_id));
+                quarantined.push(dropped);
+            }
+            // A slot is given to another segment only when nothing of the one before is needed any more.
+            Some((_, other)) if other.segment_id > record.segment_id => self.to_clear.push(frame),
+            Some((other_frame, _)) => {
+                self.to_clear.push(*other_frame);
+                by_slot.insert(slot, (frame, record));
+            }
+            None => {
+                by_slot.insert(slot, (frame, record));
+            }
+        }
+    }
+
+    fn place(&mut self, slot: u32, frame: u32, record: &FrameRecord) {
+        let frame_bytes = self.engine.geometry.frame_bytes;
+        let segment = self.engine.segment(slot);
+        let header = SEGMENT_HEADER_BYTES as u32;
+        let noted = self.noted.get(&record.segment_id).copied();
+        let is_extent = record.kind == FrameKind::Extent;
+        let noted = noted.filter(|noted| {
+            let is_log = matches!(noted.state, state::OPEN | state::CLOSED) && (header..=frame_bytes).contains(&noted.tail);
+            noted.tail.is_multiple_of(record::ALIGN_BYTES as u32) && is_log != is_extent || is_extent
+        });
+        let class = match u32::from(record.class) {
+            _ if is_extent => class::EXTENT,
+            class::SURVIVOR => class::SURVIVOR,
+            found if (class::TTL..class::TTL + TTL_HEADS_MAX).contains(&found) => found,
+            _ => class::FRESH,
+        };
+        segment.segment_id.store(record.segment_id, Ordering::Relaxed);
+        segment.class.store(class, Ordering::Relaxed);
+        segment.owner.store(self.engine.me(), Ordering::Relaxed);
+        segment.part.store(record.part, Ordering::Relaxed);
+        segment.parts.store(record.parts, Ordering::Relaxed);
+        segment.sequence_min.store(noted.map_or(u64::MAX, |noted| noted.sequence_min), Ordering::Relaxed);
+        segment.sequence_max.store(noted.map_or(0, |noted| noted.sequence_max), Ordering::Relaxed);
+        segment.next_expiry_ms.store(noted.map_or(u64::MAX, |noted| noted.next_expiry_ms), Ordering::Relaxed);
+        segment.last_expiry_ms.store(noted.map_or(0, |noted| noted.last_expiry_ms), Ordering::Relaxed);
+        segment.live_bytes.store(noted.map_or(0, |noted| noted.live_bytes), Ordering::Relaxed);
+        segment.key_hash.store(noted.map_or(0, |noted| noted.key_hash), Ordering::Relaxed);
+        let tail = if is_extent { record.used_bytes } else { noted.map_or(header, |noted| noted.tail) };
+        segment.tail.store(tail, Ordering::Relaxed);
+        segment.flushed.store(tail, Ordering::Relaxed);
+        segment.place.store(Place { hot: None, cold: Some(frame), generation: 1 }.pack(), Ordering::Relaxed);
+        segment.state.store(if is_extent { state::EXTENT } else { state::CLOSED }, Ordering::Release);
+        if is_extent {
+            return;
+        }
+        self.covered[slot as usize] = noted.map_or(0, |noted| noted.tail);
+        if noted.is_none_or(|noted| noted.state == state::OPEN) {
+            self.tasks.push(Task { slot, segment_id: record.segment_id, class, frame, from: tail });
+        }
+    }
+
+    /// Keeps frames from being reused before a repair.
+    fn quarantine(&mut self, frames: &[u32]) {
+        let mut slots = 0..self.engine.geometry.slots;
+        for &frame in frames {
+            let is_free = |slot: &u32| self.engine.segment(*slot).state.load(Ordering::Relaxed) == state::FREE;
+            // There are more slots than frames of both pools.
+            let Some(slot) = slots.find(is_free) else { return };
+            let segment = self.engine.segment(slot);
+            segment.segment_id.store(self.next_segment << SLOT_BITS | u64::from(slot), Ordering::Relaxed);
+            self.next_segment += 1;
+            segment.owner.store(u32::MAX, Ordering::Relaxed);
+            segment.place.store(Place { hot: None, cold: Some(frame), generation: 1 }.pack(), Ordering::Relaxed);
+            segment.state.store(state::QUARANTINED, Ordering::Release);
+        }
+    }
+
+    fn groups(&self) -> usize {
+        GROUPS_MAX.min(self.engine.geometry.partitions as usize)
+    }
+
+    fn floor(&self) -> u64 {
+        self.watermark.unwrap_or(u64::MAX).min(self.limit)
+    }
+
+    fn scan_segments(&mut self) -> Result<Vec<Harvest>> {
+        let (engine, tasks, floor, groups) = (self.engine, &self.tasks, self.floor(), self.groups());
+        let next = AtomicUsize::new(0);
+        let harvests = in_parallel(tasks.len(), || {
+            let mut harvest = Harvest::new(groups);
+            while let Some(&task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                scan(engine, &mut harvest, task, floor)?;
+            }
+            Ok(harvest)
+        })?;
+        for harvest in &harvests {
+            self.report.damaged.extend(harvest.damaged.iter().cloned());
+            self.report.bytes += harvest.scanned.iter().map(|scanned| u64::from(scanned.end - scanned.task.from)).sum::<u64>();
+        }
+        Ok(harvests)
+    }
+
+    /// The last sequence number that is kept.
+    fn prefix(&mut self, harvests: &mut [Harvest]) -> Result<u64> {
+        let covered = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.durable_sequence);
+        let Some(watermark) = self.watermark else {
+            let seen = harvests.iter().flat_map(|harvest| &harvest.scanned).map(|scanned| scanned.sequence_max).max();
+            return Ok(seen.unwrap_or(0).max(covered).min(self.limit));
+        };
+        let mut lates: Vec<Late> = harvests.iter().flat_map(|harvest| harvest.lates.iter().copied()).collect();
+        lates.sort_unstable_by_key(|late| late.first);
+        let mut bad = Vec::new();
+        for large in harvests.iter().flat_map(|harvest| &harvest.larges).filter(|large| large.sequence > watermark) {
+            if !has_extents(self.engine, large, true)? {
+                bad.push(BadLarge { sequence: large.sequence, later: later_updates(harvests, large) });
+            }
+        }
+        Ok(keep_prefix(watermark, self.limit, &lates, &bad))
+    }
+
+    /// Overwrites what is above the prefix, and what a torn write left between whole records.
+    fn cut_off(&mut self, harvests: &[Harvest], prefix: u64) -> Result<()> {
+        let mut by_slot: HashMap<u32, Vec<Late>> = HashMap::new();
+        for late in harvests.iter().flat_map(|harvest| &harvest.lates).filter(|late| late.last() > prefix) {
+            self.report.truncated_records += u64::from(late.count);
+            by_slot.entry(late.slot).or_default().push(*late);
+        }
+        let mut holes: HashMap<u32, Vec<Hole>> = HashMap::new();
+        for hole in harvests.iter().flat_map(|harvest| &harvest.holes).filter(|hole| !hole.is_damage) {
+            holes.entry(hole.slot).or_default().push(*hole);
+        }
+        for scanned in harvests.iter().flat_map(|harvest| &harvest.scanned) {
+            let slot = scanned.task.slot;
+            let late = by_slot.remove(&slot).unwrap_or_default();
+            let tail = self.cut_off_segment(scanned, &late, holes.get(&slot).map_or(&[][..], Vec::as_slice))?;
+            let segment = self.engine.segment(slot);
+            segment.tail.store(tail, Ordering::Relaxed);
+            segment.flushed.store(tail, Ordering::Relaxed);
+            segment.sequence_min.fetch_min(scanned.sequence_min, Ordering::Relaxed);
+            segment.sequence_max.fetch_max(scanned.sequence_max.min(prefix), Ordering::Relaxed);
+            if scanned.is_unreadable {
+                segment.state.store(state::QUARANTINED, Ordering::Relaxed);
+                self.covered[slot as usize] = 0;
+            }
+        }
+        self.cold.sync()?;
+        crash_point!("recover.cut_off");
+        if prefix != self.recorded {
+            self.cold.write_watermark(prefix)?;
+            self.cold.sync()?;
+        }
+        crash_point!("recover.recorded");
+        Ok(())
+    }
+
+    /// Returns the segment's tail.
+    fn cut_off_segment(&self, scanned: &Scanned, late: &[Late], holes: &[Hole]) -> Result<u32> {
+        let task = scanned.task;
+        let frame_bytes = self.engine.geometry.frame_bytes;
+        let mut end = scanned.end;
+        let mut fills_rest = scanned.is_cut_short;
+        if task.class == class::SURVIVOR {
+            // Survivors have the numbers of their originals, in any order: each is cut off by itself.
+            for record in late {
+                self.abandon(&task, record.offset, record.total)?;
+            }
+        } else if let Some(first) = late.iter().map(|record| record.offset).min() {
+            end = first;
+            fills_rest = true;
+        }
+        for hole in holes.iter().filter(|hole| hole.from < end) {
+            self.abandon(&task, hole.from, hole.to - hole.from)?;
+        }
+        if fills_rest && frame_bytes - end >= record::HOLE_BYTES as u32 {
+            self.abandon(&task, end, frame_bytes - end)?;
+            end = frame_bytes;
+        }
+        Ok(end)
+    }
+
+    /// Turns bytes of a segment into space that says nothing and took no sequence number.
+    fn abandon(&self, task: &Task, offset: u32, total: u32) -> Result<()> {
+        self.cold.write_at(task.frame, offset, &record::hole(task.segment_id, 0, total as usize))
+    }
+
+    /// Decides every key and fills the index.
+    fn fill_index(&mut self, harvests: &mut [Harvest], prefix: u64) -> Result<()> {
+        let groups = self.groups();
+        let larges: HashMap<u64, LargeRecord> = harvests
+            .iter_mut()
+            .flat_map(|harvest| std::mem::take(&mut harvest.larges))
+            .map(|large| (large.address, large))
+            .collect();
+        let slots: Vec<Mutex<Group>> = (0..groups)
+            .map(|group| {
+                let parts = harvests.iter_mut().map(|harvest| std::mem::take(&mut harvest.groups[group])).collect();
+                Mutex::new(Group { parts, updates: Vec::new(), candidates: Vec::new() })
+            })
+            .collect();
+        let engine = self.engine;
+        let mut checkpoint = self.checkpoint.take();
+        if let Some(checkpoint) = &mut checkpoint {
+            let covered = &self.covered;
+            checkpoint.entries.iter_mut().for_each(|word| {
+                let holds = engine.split(*word & ADDRESS_MASK).is_some_and(|(slot, offset)| {
+                    offset >= SEGMENT_HEADER_BYTES && offset < covered[slot as usize] as usize
+                });
+                if !holds {
+                    *word = 0;
+                }
+            });
+        }
+        for_each_group(&slots, |_, group| {
+            group.decide(prefix);
+            if let Some(checkpoint) = &checkpoint {
+                group.find_candidates(engine, checkpoint);
+            }
+            Ok(())
+        })?;
+        if let Some(checkpoint) = &mut checkpoint {
+            self.settle_candidates(&slots, checkpoint)?;
+        }
+        let damaged = Mutex::new(Vec::new());
+        let records = AtomicU64::new(0);
+        for_each_group(&slots, |number, group| {
+            self.fill_group(number, group, checkpoint.as_ref(), &larges, &records, &damaged)
+        })?;
+        self.report.records = records.into_inner();
+        self.report.damaged.extend(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
+        if let Some(checkpoint) = &checkpoint {
+            engine.globals().checkpoint_sequence.store(checkpoint.barrier.sequence, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Reads the checkpoint's records that may have the key of a replayed one, and drops the entries of those that do.
+    fn settle_candidates(&mut self, slots: &[Mutex<Group>], checkpoint: &mut Checkpoint) -> Result<()> {
+        let mut all: Vec<(usize, Candidate)> = Vec::new();
+        for (number, group) in slots.iter().enumerate() {
+            let candidates = std::mem::take(&mut lock(group).candidates);
+            all.extend(candidates.into_iter().map(|candidate| (number, candidate)));
+        }
+        all.sort_unstable_by_key(|(_, candidate)| candidate.address);
+        let engine = self.engine;
+        let slot_of = |candidate: &(usize, Candidate)| candidate.1.address >> engine.offset_bits;
+        let runs: Vec<&[(usize, Candidate)]> = all.chunk_by(|one, other| slot_of(one) == slot_of(other)).collect();
+        let next = AtomicUsize::new(0);
+        let outcomes = in_parallel(runs.len(), || {
+            let mut outcomes = Vec::new();
+            let mut buffer = Vec::new();
+            while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.judge_run(run, slots, &mut buffer, &mut outcomes)?;
+            }
+            Ok(outcomes)
+        })?;
+        for outcome in outcomes.into_iter().flatten() {
+            match outcome {
+                Outcome::Replaced { entry_index, slot, total } => {
+                    checkpoint.entries[entry_index] = 0;
+                    engine.count_dead_bytes(slot, total);
+                }
+                Outcome::Damaged { entry_index, what } => {
+                    checkpoint.entries[entry_index] = 0;
+                    self.damaged(what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_run(
+        &self,
+        run: &[(usize, Candidate)],
+        slots: &[Mutex<Group>],
+        buffer: &mut Vec<u8>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<()> {
+        let engine = self.engine;
+        let frame_bytes = engine.geometry.frame_bytes as usize;
+        let Some((slot, _)) = run.first().and_then(|(_, candidate)| engine.split(candidate.address)) else { return Ok(()) };
+        let segment_id = engine.segment(slot).segment_id.load(Ordering::Relaxed);
+        let place = Place::unpack(engine.segment(slot).place.load(Ordering::Relaxed));
+        let Some(frame) = place.cold else { return Ok(()) };
+        let is_whole = run.len() >= READ_WHOLE_FROM;
+        if is_whole {
+            buffer.resize(self.covered[slot as usize] as usize, 0);
+            match self.cold.read_at(frame, 0, buffer) {
+                Ok(()) => {}
+                Err(Error::Corrupt(_)) => buffer.clear(),
+                Err(error) => return Err(error),
+            }
+        }
+        for (group, candidate) in run {
+            let offset = engine.split(candidate.address).map_or(0, |(_, offset)| offset);
+            let read;
+            let bytes: &[u8] = if is_whole {
+                buffer.get(offset..).unwrap_or(&[])
+            } else {
+                read = match engine.read_cold(place, offset) {
+                    Err(Error::Corrupt(_)) => None,
+                    other => other?,
+                };
+                read.as_deref().unwrap_or(&[])
+            };
+            let entry_index = candidate.entry_index;
+            let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id)) else {
+                let what = format!("segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged; its key is lost");
+                outcomes.push(Outcome::Damaged { entry_index, what });
+                continue;
+            };
+            let update = lock(&slots[*group]).updates[candidate.update_index];
+            let is_same = engine.hash(record.key) == update.hash && check_of(engine, record.key) == update.check;
+            // A replayed record was live after the checkpoint began, so it is at least as new as what the checkpoint covers.
+            if is_same && record.sequence <= update.sequence {
+                outcomes.push(Outcome::Replaced { entry_index, slot, total: record.total });
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the partitions of one group.
+    fn fill_group(
+        &self,
+        number: usize,
+        group: &mut Group,
+        checkpoint: Option<&Checkpoint>,
+        larges: &HashMap<u64, LargeRecord>,
+        records: &AtomicU64,
+        damaged: &Mutex<Vec<String>>,
+    ) -> Result<()> {
+        let engine = self.engine;
+        let now_ms = engine.now_ms();
+        let mut winners = Vec::with_capacity(group.updates.len());
+        for update in &group.updates {
+            let Some((slot, offset)) = engine.split(update.address()) else { continue };
+            self.counted[slot as usize].fetch_add(1, Ordering::Relaxed);
+            if update.is(IS_TOMBSTONE) || (update.expiry_ms != 0 && update.expiry_ms <= now_ms) {
+                continue;
+            }
+            if update.is(IS_LARGE) {
+                match larges.get(&update.address()) {
+                    Some(large) if has_extents(engine, large, false)? => self.name_extents(large),
+                    _ => {
+                        lock(damaged).push(format!(
+                            "the large value at slot {slot}, offset {offset} lacks parts of its bytes; its key is lost"
+                        ));
+                        continue;
+                    }
+                }
+            }
+            engine.count_live(slot, update.total(), update.expiry_ms);
+            winners.push((engine.partition_of(update.hash), entry(engine.tag(update.hash), update.address())));
+        }
+        let partitions = engine.geometry.partitions as usize / self.groups();
+        let mut rest = &winners[..];
+        for partition in (number * partitions) as u32..((number + 1) * partitions) as u32 {
+            let count = rest.iter().take_while(|(owner, _)| *owner == partition).count();
+            let (mine, others) = rest.split_at(count);
+            rest = others;
+            let kept = checkpoint.map_or(&[][..], |checkpoint| {
+                &checkpoint.entries[checkpoint.starts[partition as usize]..checkpoint.starts[partition as usize + 1]]
+            });
+            let words = || kept.iter().copied().filter(|&word| word != 0).chain(mine.iter().map(|(_, word)| *word));
+            let total = words().count() as u32;
+            if total == 0 {
+                continue;
+            }
+            let guard = engine.lock_partition(partition);
+            engine.reserve_entries(&guard, total).map_err(|_| self.index_does_not_fit())?;
+            for word in words() {
+                let place = engine.vacancy(&guard, word >> ADDRESS_BITS).map_err(|_| self.index_does_not_fit())?;
+                engine.fill_entry(&guard, place, word);
+            }
+            records.fetch_add(u64::from(total), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn index_does_not_fit(&self) -> Error {
+        Error::full(format!(
+            "the hot tier of {} has no room for the index of what its cold tier holds: create a store with a larger hot tier and restore a \
+             snapshot there",
+            self.engine.paths.location
+        ))
+    }
+
+    fn name_extents(&self, large: &LargeRecord) {
+        let mut left = large.value_len;
+        for slot in large.extents.iter().filter_map(|&segment_id| self.engine.slot_of(segment_id)) {
+            let segment = self.engine.segment(slot);
+            let piece = left.min(self.engine.geometry.frame_bytes);
+            segment.key_hash.store(large.hash, Ordering::Relaxed);
+            segment.live_bytes.store(piece, Ordering::Relaxed);
+            left -= piece;
+            self.named[slot as usize].store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees the extents that no record names. Those that the checkpoint knew are looked up by their key's hash.
+    fn free_extents(&mut self) -> Result<()> {
+        let engine = self.engine;
+        let mut by_key: HashMap<u64, Vec<u32>> = HashMap::new();
+        for slot in 0..engine.geometry.slots {
+            let segment = engine.segment(slot);
+            if segment.state.load(Ordering::Relaxed) != state::EXTENT || self.named[slot as usize].load(Ordering::Relaxed) {
+                continue;
+            }
+            if self.noted.contains_key(&segment.segment_id.load(Ordering::Relaxed)) {
+                by_key.entry(segment.key_hash.load(Ordering::Relaxed)).or_default().push(slot);
+            } else {
+                self.free(slot);
+            }
+        }
+        for (hash, slots) in by_key {
+            let named = self.extents_of(hash)?;
+            for slot in slots {
+                if !named.contains(&engine.segment(slot).segment_id.load(Ordering::Relaxed)) {
+                    self.free(slot);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The extents of all large values whose keys may have this hash.
+    fn extents_of(&mut self, hash: u64) -> Result<HashSet<u64>> {
+        let engine = self.engine;
+        let frame_bytes = engine.geometry.frame_bytes as usize;
+        let mut named = HashSet::new();
+        let mut probe = engine.probe(engine.table(engine.partition_of(hash)), engine.tag(hash));
+        while let Some((_, word)) = probe.next() {
+            let Some((slot, offset)) = engine.split(word & ADDRESS_MASK) else { continue };
+            let segment = engine.segment(slot);
+            let bytes = match engine.read_cold(Place::unpack(segment.place.load(Ordering::Relaxed)), offset) {
+                Err(Error::Corrupt(_)) => None,
+                other => other?,
+            };
+            let segment_id = segment.segment_id.load(Ordering::Relaxed);
+            let record = bytes.as_deref().and_then(|bytes| record::parse(bytes, offset, frame_bytes));
+            match record.filter(|record| record.is_intact(segment_id)) {
+                Some(record) => named.extend(record.extents(frame_bytes).map(|(_, extents)| extents).unwrap_or_default()),
+                None => self.damaged(format!("segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged")),
+            }
+        }
+        Ok(named)
+    }
+
+    /// Empties a slot; its frame's record is cleared, so that no later recovery finds it there.
+    fn free(&mut self, slot: u32) {
+        let segment = self.engine.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        self.to_clear.extend(place.cold);
+        segment.place.store(place.moved(None, None).pack(), Ordering::Relaxed);
+        segment.segment_id.store(0, Ordering::Relaxed);
+        segment.state.store(state::FREE, Ordering::Release);
+    }
+
+    fn finish(&mut self, harvests: &[Harvest], prefix: u64) -> Result<()> {
+        let engine = self.engine;
+        let damaged: HashSet<u32> =
+            harvests.iter().flat_map(|harvest| &harvest.holes).filter(|hole| hole.is_damage).map(|hole| hole.slot).collect();
+        for scanned in harvests.iter().flat_map(|harvest| &harvest.scanned) {
+            let slot = scanned.task.slot;
+            let is_new = self.covered[slot as usize] == 0;
+            let is_empty = self.counted[slot as usize].load(Ordering::Relaxed) == 0;
+            if is_new && is_empty && !scanned.is_unreadable && !damaged.contains(&slot) {
+                self.free(slot);
+            }
+        }
+        for frame in std::mem::take(&mut self.to_clear) {
+            self.cold.clear_frame_record(frame)?;
+        }
+        self.cold.sync()?;
+        crash_point!("recover.cleared");
+        if self.limit != u64::MAX && !self.report.from_checkpoint {
+            // The limit ends with this recovery, and without it a checkpoint from beyond it would be taken for a good one.
+            checkpoint::remove_checkpoints(&*engine.env, &engine.paths.directory)?;
+        }
+        let globals = engine.globals();
+        globals.next_sequence.store(prefix + 1, Ordering::SeqCst);
+        globals.watermark.store(prefix, Ordering::SeqCst);
+        globals.watermark_recorded.store(prefix, Ordering::SeqCst);
+        globals.flush_wanted.store(prefix, Ordering::SeqCst);
+        globals.next_segment.store(self.next_segment, Ordering::SeqCst);
+        // What was replayed is replayed again until a checkpoint covers it.
+        globals.log_bytes.store(self.report.bytes, Ordering::Relaxed);
+        globals.checkpoint_log_bytes.store(0, Ordering::Relaxed);
+        let _pool = engine.lock_pool();
+        engine.repair_pool();
+        let is_used = |segment: &&crate::layout::Segment| {
+            matches!(segment.state.load(Ordering::Relaxed), state::CLOSED | state::EXTENT | state::QUARANTINED)
+        };
+        self.report.segments = engine.segments().iter().filter(is_used).count() as u64;
+        Ok(())
+    }
+}
+
+/// The updates of some partitions.
+struct Group {
+    /// As the threads found them.
+    parts: Vec<Vec<Update>>,
+    /// One for each key: the one that counts, by hash.
+    updates: Vec<Update>,
+    candidates: Vec<Candidate>,
+}
+
+/// An entry of the checkpoint that may be the same key's as an update.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    address: u64,
+    entry_index: usize,
+    update_index: usize,
+}
+
+/// What became of a candidate.
+enum Outcome {
+    Replaced { entry_index: usize, slot: u32, total: usize },
+    Damaged { entry_index: usize, what: String },
+}
+
+impl Group {
+    /// Keeps what counts of each key.
+    fn decide(&mut self, prefix: u64) {
+        let count = self.parts.iter().map(Vec::len).sum();
+        let mut updates = Vec::with_capacity(count);
+        for part in self.parts.drain(..) {
+            updates.extend(part.into_iter().filter(|update| update.sequence <= prefix));
+        }
+        updates.sort_unstable_by_key(Update::rank);
+        updates.dedup_by(|next, kept| next.is_same_key(kept));
+        self.updates = updates;
+    }
+
+    fn find_candidates(&mut self, engine: &Engine, checkpoint: &Checkpoint) {
+        let partition_bits = engine.geometry.partition_bits();
+        let mut from = 0;
+        while from < self.updates.len() {
+            let partition = engine.partition_of(self.updates[from].hash);
+            let count = self.updates[from..].partition_point(|update| engine.partition_of(update.hash) == partition);
+            let mine = &self.updates[from..from + count];
+            // Sorted by hash, hence by tag within a partition.
+            let tag = |update: &Update| crate::index::tag_of(update.hash, partition_bits);
+            for entry_index in checkpoint.starts[partition as usize]..checkpoint.starts[partition as usize + 1] {
+                let word = checkpoint.entries[entry_index];
+                if word == 0 {
+                    continue;
+                }
+                let first = mine.partition_point(|update| tag(update) < word >> ADDRESS_BITS);
+                for (index, _) in mine.iter().enumerate().skip(first).take_while(|(_, update)| tag(update) == word >> ADDRESS_BITS) {
+                    self.candidates.push(Candidate { address: word & ADDRESS_MASK, entry_index, update_index: from + index });
+                }
+            }
+            from += count;
+        }
+    }
+}
+
+/// A large value above the watermark whose bytes are not all there.
+struct BadLarge {
+    sequence: u64,
+    /// Later updates of its key, ascending.
+    later: Vec<u64>,
+}
+
+fn later_updates(harvests: &[Harvest], large: &LargeRecord) -> Vec<u64> {
+    let mut later: Vec<u64> = harvests
+        .iter()
+        .flat_map(|harvest| &harvest.groups[group_of(large.hash, harvest.groups.len())])
+        .filter(|update| update.hash == large.hash && update.check == large.check && update.sequence > large.sequence)
+        .map(|update| update.sequence)
+        .collect();
+    later.sort_unstable();
+    later
+}
+
+/// The last sequence number of the longest gap-free run above the watermark. `lates` is sorted by first number.
+fn keep_prefix(watermark: u64, limit: u64, lates: &[Late], bad: &[BadLarge]) -> u64 {
+    let mut prefix = watermark;
+    for late in lates {
+        if late.first > prefix.saturating_add(1) {
+            break;
+        }
+        prefix = prefix.max(late.last());
+    }
+    prefix = prefix.min(limit);
+    loop {
+        let before = prefix;
+        for late in lates.iter().filter(|late| late.is_batch) {
+            if late.first <= prefix && prefix < late.last() {
+                prefix = late.first - 1;
+            }
+        }
+        for large in bad {
+            let is_replaced = large.later.first().is_some_and(|&later| later <= prefix);
+            if large.sequence <= prefix && !is_replaced {
+                prefix = large.sequence - 1;
+            }
+        }
+        if prefix == before {
+            return prefix;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `work` on as many threads as there is work and processors for.
+fn in_parallel<R: Send>(pieces: usize, work: impl Fn() -> Result<R> + Sync) -> Result<Vec<R>> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = processors.min(THREADS_MAX).min(pieces).max(1);
+    if threads == 1 {
+        return Ok(vec![work()?]);
+    }
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+fn for_each_group(groups: &[Mutex<Group>], work: impl Fn(usize, &mut Group) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    in_parallel(groups.len(), || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(group) = groups.get(number) else { return Ok(()) };
+            work(number, &mut lock(group))?;
+        }
+    })
+    .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn late(first: u64, count: u32, is_batch: bool) -> Late {
+        Late { slot: 0, offset: 64, total: 24, first, count, is_batch }
+    }
+
+    #[test]
+    fn the_prefix_ends_at_the_first_gap_above_the_watermark() {
+        let lates = [late(11, 1, false), late(12, 3, false), late(13, 1, false), late(16, 1, false)];
+        assert_eq!(keep_prefix(10, u64::MAX, &lates, &[]), 14);
+        assert_eq!(keep_prefix(10, 12, &lates, &[]), 12);
+        assert_eq!(keep_prefix(15, u64::MAX, &lates, &[]), 16);
+        assert_eq!(keep_prefix(9, u64::MAX, &lates, &[]), 9);
+        assert_eq!(keep_prefix(u64::MAX, 7, &lates, &[]), 7);
+    }
+
+    #[test]
+    fn a_batch_is_cut_off_whole() {
+        let lates = [late(11, 1, false), late(12, 4, true), late(16, 1, false)];
+        assert_eq!(keep_prefix(10, u64::MAX, &lates, &[]), 16);
+        for limit in 12..15 {
+            assert_eq!(keep_prefix(10, limit, &lates, &[]), 11, "limit {limit}");
+        }
+        assert_eq!(keep_prefix(10, 15, &lates, &[]), 15);
+    }
+
+    #[test]
+    fn a_large_value_without_its_bytes_ends_the_prefix_unless_it_was_replaced() {
+        let lates = [late(11, 1, false), late(12, 1, false), late(13, 2, true), late(15, 1, false)];
+        let bad = |sequence, later: &[u64]| BadLarge { sequence, later: later.to_vec() };
+        assert_eq!(keep_prefix(10, u64::MAX, &lates, &[bad(12, &[])]), 11);
+        assert_eq!(keep_prefix(10, u64::MAX, &lates, &[bad(12, &[15])]), 15);
+        assert_eq!(keep_prefix(10, 14, &lates, &[bad(12, &[15])]), 11);
+        // Cutting one off takes away what replaced another.
+        assert_eq!(keep_prefix(10, u64::MAX, &lates, &[bad(11, &[15]), bad(14, &[])]), 10);
+    }
+}

@@ -1,0 +1,276 @@
+//! Making room: what is done when a frame is needed and none is free, and ahead of that.
+//!
+//! A writer that finds no frame lets go of every lock, comes here, and starts over. One at a time makes room, under the room lock; who
+//! waited for it finds the room made. One call frees a frame, or a few, in a bounded number of steps, each of which empties one segment:
+//!
+//! | | hot tier | cold tier |
+//! |---|---|---|
+//! | no cold tier, `when_full=evict` | evict | |
+//! | no cold tier, `when_full=error` | compact | |
+//! | with a cold tier | demote, let go of cache copies | compact; with `evict`, then evict what a checkpoint covers |
+//!
+//! The keeper does the same ahead of demand, so that writers seldom have to.
+//!
+//! A frame of the cold tier that a flush must cover first is waited for by flushing here; so a full store with nobody attached but one
+//! writer, and no threads, still goes on.
+//!
+//! `Full` is answered when nothing was freed and nothing that passes by itself (a writer in the middle of a record, a flush) stands in the way.
+
+use crate::census::Tried;
+use crate::compact::{COMPACT_ALIVE_PERCENT_MAX, COMPACT_BEFORE_EVICT_PERCENT_MAX};
+use crate::demote::Demoted;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::layout::RESERVE_FRAMES;
+use crate::options::{WhenFull, size_text};
+use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Segments that one call empties at most.
+const STEPS_MAX: usize = 24;
+/// Segments that the keeper empties at most in one round.
+const KEEPER_STEPS_MAX: usize = 16;
+/// Calls without progress after which a writer is told that the store is full.
+const FRUITLESS_MAX: u32 = 6;
+/// Longest pause between two such calls.
+const PAUSE_MAX: Duration = Duration::from_millis(16);
+/// Cold frames that wait for flushes before it is worth forcing them.
+const WAITING_WORTH_A_FLUSH: u32 = 4;
+/// Notes among the slots tried that something else was tried: no slot has such a number.
+const CHECKPOINTED: u32 = u32::MAX;
+/// See [`CHECKPOINTED`].
+const HEADS_CLOSED: u32 = u32::MAX - 1;
+/// Share of the hot tier's frames that the keeper keeps free.
+const HOT_FREE_PERCENT: u32 = 3;
+/// Share of the cold tier's frames that the keeper keeps free: what is kept free makes compaction work harder.
+const COLD_FREE_PERCENT: u32 = 1;
+
+impl Engine {
+    /// Makes room of a kind, for a writer that holds no lock and found none. `attempts` is the writer's own count, zero at first.
+    ///
+    /// # Errors
+    /// Full when nothing can be freed; those of reading, writing and flushing.
+    pub(crate) fn make_room(&self, room: Room, attempts: &mut u32) -> Result<()> {
+        self.check_writable()?;
+        // Without a cold tier, what is missing is a slot of the segment table, and evicting frees those too.
+        let room = if self.cold.is_none() { Room::Hot } else { room };
+        let is_first = *attempts == 0;
+        let freed = {
+            let _room = self.lock_room();
+            let (hot, cold) = self.reclaim();
+            let reclaimed = if room == Room::Hot { hot } else { cold };
+            // Who needs many frames at once comes back after the first call, and then more are freed.
+            let is_made = reclaimed > 0 || (is_first && self.free_frames(room) > RESERVE_FRAMES);
+            is_made || self.free_some(room, 1, STEPS_MAX)?
+        };
+        if freed {
+            *attempts = 1;
+            return Ok(());
+        }
+        *attempts = (*attempts).max(1) + 1;
+        if *attempts > FRUITLESS_MAX {
+            return Err(self.full(room));
+        }
+        // What stands in the way may be another writer's record, which takes microseconds, or a flush.
+        std::thread::sleep(Duration::from_millis(1 << (*attempts).min(4)).min(PAUSE_MAX));
+        Ok(())
+    }
+
+    /// Keeps some frames of either tier free ahead of demand. For the keeper, every tick.
+    ///
+    /// # Errors
+    /// Those of reading, writing and flushing.
+    pub(crate) fn keep_room(&self) -> Result<()> {
+        if self.check_writable().is_err() {
+            return Ok(());
+        }
+        self.reclaim();
+        if self.cold.is_none() && self.when_full() == WhenFull::Error {
+            // Copying around what is alive ahead of demand would be work for nothing.
+            return Ok(());
+        }
+        for room in [Room::Cold, Room::Hot] {
+            let (frames, percent) = match room {
+                Room::Hot => (self.geometry.hot_frames, HOT_FREE_PERCENT),
+                Room::Cold => (self.geometry.cold_frames, COLD_FREE_PERCENT),
+            };
+            if frames == 0 {
+                continue;
+            }
+            let wanted = (frames / 100 * percent).max(RESERVE_FRAMES + 2);
+            let mut steps = 0;
+            let mut tried = Tried::new();
+            while self.free_soon(room) < wanted && steps < KEEPER_STEPS_MAX {
+                // The lock is let go of between steps: a writer in need goes first.
+                let Some(_room) = self.try_lock_room() else { break };
+                steps += 1;
+                if !self.step(room, &mut tried, false)? {
+                    break;
+                }
+                self.reclaim();
+            }
+        }
+        Ok(())
+    }
+
+    fn free_frames(&self, room: Room) -> u32 {
+        match room {
+            Room::Hot => self.globals().free_hot.load(Ordering::Acquire),
+            Room::Cold => self.globals().free_cold.load(Ordering::Acquire),
+        }
+    }
+
+    /// Free frames, and those that the next flushes make free.
+    fn free_soon(&self, room: Room) -> u32 {
+        let waiting = if room == Room::Cold { self.census().retired_cold } else { 0 };
+        self.free_frames(room) + waiting
+    }
+
+    /// Takes steps until more frames of a kind are free than before. The caller holds the room lock.
+    fn free_some(&self, room: Room, wanted: u32, steps_max: usize) -> Result<bool> {
+        let before = self.free_frames(room);
+        let mut tried = Tried::new();
+        for _ in 0..steps_max {
+            let has_more = self.step(room, &mut tried, true)?;
+            self.reclaim();
+            if room == Room::Cold && self.is_flushed() {
+                let waiting = self.census().retired_cold;
+                // The last free frame is for survivors: without it no further step would come to anything.
+                let is_short = !has_more || self.free_frames(room) <= 1;
+                if waiting >= WAITING_WORTH_A_FLUSH || (waiting > 0 && is_short) {
+                    self.flush_for_reuse()?;
+                }
+            }
+            if self.free_frames(room) >= before + wanted {
+                return Ok(true);
+            }
+            if !has_more {
+                break;
+            }
+        }
+        Ok(self.free_frames(room) > before)
+    }
+
+    /// Flushes as often as it takes until the frames that are retired now may be reused.
+    fn flush_for_reuse(&self) -> Result<()> {
+        for _ in 0..FLUSHES_BEFORE_REUSE {
+            self.flush_once()?;
+        }
+        self.reclaim();
+        Ok(())
+    }
+
+    /// Empties one segment. False where there is none to empty.
+    fn step(&self, room: Room, tried: &mut Tried, may_flush: bool) -> Result<bool> {
+        match (room, self.cold.is_some(), self.when_full()) {
+            (Room::Hot, false, WhenFull::Evict) => self.evict_step(tried),
+            (Room::Hot, false, WhenFull::Error) => self.compact_step(COMPACT_ALIVE_PERCENT_MAX, tried),
+            (Room::Hot, true, _) => match self.demote_step(tried, may_flush)? {
+                Demoted::Some => Ok(true),
+                Demoted::Nothing => Ok(false),
+                Demoted::NeedsCold => self.cold_step(tried),
+            },
+            (Room::Cold, ..) => {
+                // Survivors pass through the hot tier.
+                if self.free_frames(Room::Hot) == 0 && self.demote_step(tried, may_flush)? == Demoted::Some {
+                    self.reclaim();
+                }
+                self.cold_step(tried)
+            }
+        }
+    }
+
+    fn cold_step(&self, tried: &mut Tried) -> Result<bool> {
+        match self.when_full() {
+            WhenFull::Error => self.compact_step(COMPACT_ALIVE_PERCENT_MAX, tried),
+            WhenFull::Evict => {
+                Ok(self.compact_step(COMPACT_BEFORE_EVICT_PERCENT_MAX, tried)? || self.evict_cold_step(tried)?)
+            }
+        }
+    }
+
+    /// Compacts the best segment for it; true if there was one, whatever came of it.
+    fn compact_step(&self, alive_percent_max: u64, tried: &mut Tried) -> Result<bool> {
+        let census = self.census();
+        let Some(slot) = self.best_to_compact(&census, alive_percent_max, tried) else {
+            if self.cold.is_some() && census.tombstone_bytes > u64::from(self.geometry.frame_bytes) && tried.insert(CHECKPOINTED) {
+                return self.cover_tombstones();
+            }
+            // What was deleted from segments that are still appended to can only be regained once they are closed.
+            return Ok(tried.insert(HEADS_CLOSED) && self.close_dead_heads());
+        };
+        tried.insert(slot);
+        if self.survivors_fit(self.segment(slot).live_bytes.load(Ordering::Relaxed)).is_ok() {
+            self.compact_segment(slot)?;
+        }
+        Ok(true)
+    }
+
+    /// Writes a checkpoint, so that tombstones need not be kept. False where that is not possible now.
+    fn cover_tombstones(&self) -> Result<bool> {
+        if self.globals().checkpoint_lock.owner().is_some() {
+            return Ok(false);
+        }
+        match self.write_checkpoint() {
+            Ok(()) => Ok(true),
+            // It ends with a flush, for which there may be no room.
+            Err(Error::Full(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Closes the open segments in which most is dead. False where there is none.
+    fn close_dead_heads(&self) -> bool {
+        let heads = 0..crate::layout::HEADS as u32;
+        heads
+            .filter(|&number| {
+                let slot = self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1);
+                slot.is_some_and(|slot| {
+                    let segment = self.segment(slot);
+                    let tail = segment.tail.load(Ordering::Relaxed);
+                    tail > self.geometry.frame_bytes / 4 && segment.live_bytes.load(Ordering::Relaxed) < tail / 2
+                })
+            })
+            .map(|number| self.close_open_segment(number))
+            .count()
+            > 0
+    }
+
+    #[cold]
+    fn full(&self, room: Room) -> Error {
+        let census = self.census();
+        let frame_bytes = u64::from(self.geometry.frame_bytes);
+        let options = &self.superblock.options;
+        let (tier, bytes) = match room {
+            Room::Hot => ("hot", options.hot_bytes),
+            Room::Cold => ("cold", options.cold_bytes),
+        };
+        let pinned = (0..self.geometry.slots)
+            .filter(|&slot| self.segment(slot).state.load(Ordering::Relaxed) != crate::layout::state::FREE && self.is_pinned(slot))
+            .count() as u64;
+        let mut holders = Vec::new();
+        if pinned > 0 {
+            holders.push(format!("views hold {} of it: release them", size_text(pinned * frame_bytes)));
+        }
+        let index_bytes = u64::from(self.globals().index_frames.load(Ordering::Relaxed)) * frame_bytes;
+        if room == Room::Hot && index_bytes * 4 > bytes {
+            holders.push(format!("the index takes {} of it: so many keys need a larger hot tier", size_text(index_bytes)));
+        }
+        if room == Room::Cold && census.retired_cold > 0 {
+            holders.push(format!("{} of it wait for a flush", size_text(u64::from(census.retired_cold) * frame_bytes)));
+        }
+        if self.when_full() == WhenFull::Error {
+            holders.push(
+                "what is stored takes the rest, and when_full=\"error\" drops nothing: delete keys, give them a ttl, or set when_full=\"evict\""
+                    .to_owned(),
+            );
+        }
+        let holders = if holders.is_empty() { "nothing in it could be given up".to_owned() } else { holders.join("; ") };
+        Error::full(format!(
+            "the {tier} tier of {} ({}) is full: {holders}; or create the store with a larger {tier} tier",
+            self.paths.location,
+            size_text(bytes)
+        ))
+    }
+}

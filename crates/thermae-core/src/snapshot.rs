@@ -1,0 +1,649 @@
+//! Snapshots: a consistent copy of a store while writers go on, and stores made from such copies.
+//!
+//! A snapshot shows the store as of a sequence number S: the log up to there, and the index as a checkpoint. It is a complete store's
+//! directory, so it can be opened where it lies. No fork, and no memory that grows with the data: one frame, and a few bytes per segment.
+//!
+//! 1. The snapshot lock is taken. From then on deletes leave tombstones, and no retired slot is freed that the snapshot may need; whatever was
+//!    retired before is not in it. The lock's owner is the snapshot: when that dies, both end by themselves.
+//! 2. A checkpoint is written: the log's ends, then the index partition by partition, while writes go on.
+//! 3. With all heads locked for a moment, S is the last sequence number given out; segments opened later hold nothing up to it.
+//! 4. Each segment is copied, and may be freed from then on; retired ones come first, because somebody may wait for their frames. A record that
+//!    a writer is still at is waited for if it is not newer than S; what is newer becomes a hole in the copy.
+//! 5. Watermark, superblock (a new identity, the sequence limit S), and one rename: a snapshot is there whole or not at all.
+//!
+//! So what the copy holds depends on S alone, not on how long copying took. A store without a cold tier gets one in its snapshot; the file
+//! ends after the frames in use, and gets its full length when it is first opened or restored.
+//!
+//! Rejected: pinning all segments from the start. Pins keep hot frames where they are, and a full store could demote nothing until it
+//! was copied. Rejected: copying the frames as they are and cutting at S on recovery. Every later recovery would have to know S.
+
+use crate::checkpoint::{Barrier, copy_checkpoint};
+use crate::cold::{ColdGeometry, ColdPool, FrameKind, FrameRecord, FrameState};
+use crate::crash::crash_point;
+use crate::engine::Engine;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::layout::{Geometry, Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
+use crate::lock::SharedLock;
+use crate::open;
+use crate::options::{Location, Options, Resolved, size_text};
+use crate::record::{self, Word0, kind};
+use crate::store::Store;
+use crate::superblock::{Superblock, parent, temporary_path};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a snapshot waits for one record that a living writer is at.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+/// Segments copied between two looks for retired ones, whose frames somebody may be waiting for.
+const COPIES_PER_LOOK: usize = 16;
+/// Attempts to copy a segment that moves between the tiers meanwhile.
+const ATTEMPTS_MAX: u32 = 100;
+
+/// What a snapshot came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotReport {
+    /// Where it is.
+    pub directory: String,
+    /// The snapshot shows the store as of this sequence number.
+    pub sequence: u64,
+    /// Segments copied.
+    pub segments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// Segments of which a part could not be verified. They were copied as they are; `check` tells more.
+    pub damaged: Vec<String>,
+}
+
+/// What restoring came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestoreReport {
+    /// The new store.
+    pub location: String,
+    /// It begins as of this sequence number of the original.
+    pub sequence: u64,
+    /// Keys in it, expired ones included.
+    pub keys: u64,
+    /// Segments copied.
+    pub segments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// Segments of the snapshot of which a part could not be verified. They were copied as they are; `check` of the new store tells more.
+    pub damaged: Vec<String>,
+}
+
+/// The snapshot lock, held.
+struct Held<'a>(&'a SharedLock);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.unlock();
+    }
+}
+
+/// One segment that belongs to the snapshot.
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    slot: u32,
+    segment_id: u64,
+}
+
+impl Store {
+    /// Copies the store into a new directory, as of one moment, while others go on reading and writing.
+    ///
+    /// # Errors
+    /// ReadOnly, Closed; InvalidOption where the directory is not new or empty; Timeout where a stopped process does not finish
+    /// a record; Io, with nothing left behind.
+    pub fn snapshot(&self, directory: &Path) -> Result<SnapshotReport> {
+        self.snapshot_with(directory, &mut |_, _| {})
+    }
+
+    /// The same; `progress` is told how many segments are copied, of how many.
+    ///
+    /// # Errors
+    /// As [`Store::snapshot`].
+    pub fn snapshot_with(&self, directory: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<SnapshotReport> {
+        let engine = self.engine();
+        engine.check_usable()?;
+        if engine.read_only {
+            // It could not tell the others what must not be freed.
+            return Err(Error::ReadOnly(format!(
+                "{} was opened read-only, and a snapshot has to hold on to what it copies: open it without read_only to take one",
+                engine.paths.location
+            )));
+        }
+        let staged = Staged::begin(&*engine.env, directory)?;
+        let report = engine.snapshot_into(&staged.temporary, directory, progress)?;
+        staged.finish(directory)?;
+        Ok(report)
+    }
+}
+
+/// A directory under its temporary name; removed again unless it is finished.
+struct Staged<'a> {
+    env: &'a dyn Env,
+    temporary: PathBuf,
+    is_finished: bool,
+}
+
+impl<'a> Staged<'a> {
+    fn begin(env: &'a dyn Env, directory: &Path) -> Result<Self> {
+        let exists = env.exists(directory).map_err(|source| Error::io("look at", directory, source))?;
+        if exists {
+            let names = env.list(directory).map_err(|source| Error::io("list", directory, source))?;
+            if let Some(name) = names.first() {
+                return Err(Error::invalid_option(format!(
+                    "{} is not empty (it holds {}): name a new directory, or remove that one first",
+                    directory.display(),
+                    name.to_string_lossy()
+                )));
+            }
+        }
+        let above = parent(directory);
+        if !env.exists(above).unwrap_or(false) {
+            open::prepare_directory(env, above, true)?;
+        }
+        let temporary = temporary_path(&without_trailing_slash(directory));
+        remove_leftover(env, &temporary)?;
+        env.create_dir(&temporary).map_err(|source| Error::io("create the directory", &temporary, source))?;
+        Ok(Self { env, temporary, is_finished: false })
+    }
+
+    fn finish(mut self, directory: &Path) -> Result<()> {
+        let env = self.env;
+        env.sync_dir(&self.temporary).map_err(|source| Error::io("sync the directory", &self.temporary, source))?;
+        crash_point!("snapshot.synced");
+        env.rename(&self.temporary, directory).map_err(|source| Error::io("rename a new directory to", directory, source))?;
+        self.is_finished = true;
+        let above = parent(directory);
+        env.sync_dir(above).map_err(|source| Error::io("sync the directory", above, source))
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // The failure that led here is the one to report.
+            let _ = self.env.remove_dir_all(&self.temporary);
+        }
+    }
+}
+
+/// `a/b/` names what `a/b` does, but `a/b/.new` would lie inside of it.
+fn without_trailing_slash(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+/// Removes what an attempt that died has left, and refuses anything else of that name.
+fn remove_leftover(env: &dyn Env, temporary: &Path) -> Result<()> {
+    if !env.exists(temporary).map_err(|source| Error::io("look at", temporary, source))? {
+        return Ok(());
+    }
+    let names = env.list(temporary).map_err(|source| Error::io("list", temporary, source))?;
+    let is_ours = |name: &str| {
+        let name = name.strip_suffix(".new").unwrap_or(name);
+        matches!(name, "store" | "cold" | "checkpoint.0" | "checkpoint.1")
+    };
+    if let Some(foreign) = names.iter().find(|name| !name.to_str().is_some_and(is_ours)) {
+        return Err(Error::invalid_option(format!(
+            "{} is needed for the copy while it is incomplete, and holds {}: move that away, or name another directory",
+            temporary.display(),
+            foreign.to_string_lossy()
+        )));
+    }
+    env.remove_dir_all(temporary).map_err(|source| Error::io("remove", temporary, source))
+}
+
+/// A snapshot's cold tier: the store's own, or where it has none, one that could hold all of the hot tier.
+fn snapshot_options(options: &Resolved) -> Resolved {
+    Resolved { cold_bytes: if options.cold_bytes == 0 { options.hot_bytes } else { options.cold_bytes }, ..*options }
+}
+
+impl Engine {
+    fn snapshot_into(&self, temporary: &Path, directory: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<SnapshotReport> {
+        let started = Instant::now();
+        let globals = self.globals();
+        globals.snapshot_lock.lock(self.me(), |slot| self.member.is_alive(slot));
+        let _held = Held(&globals.snapshot_lock);
+        // Before the barrier is noted: from here on nothing is freed that is alive at or after it.
+        globals.snapshot_end.store(u64::MAX, Ordering::SeqCst);
+        let number = globals.snapshot_number.fetch_add(1, Ordering::SeqCst) + 1;
+        let uuid = self.env.random_bytes_16();
+        let barrier = self.note_barrier();
+        let mut end = u64::MAX;
+        let sequence = self.write_checkpoint_file(&temporary.join("checkpoint.0"), &uuid, 2, &barrier, &mut || {
+            let heads = self.lock_heads();
+            let sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
+            end = globals.next_segment.load(Ordering::SeqCst);
+            drop(heads);
+            globals.snapshot_end.store(end, Ordering::SeqCst);
+            Ok(sequence)
+        })?;
+        crash_point!("snapshot.dumped");
+        let planned = self.plan_copies(&barrier, end, number);
+        let current = Superblock::read(&*self.env, &self.paths.superblock)?;
+        let options = snapshot_options(&current.options);
+        let geometry = open::geometry_of(&options, Some(current.partitions))?;
+        let cold_geometry = ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
+        let pool = ColdPool::create_partial(&*self.env, &temporary.join("cold"), cold_geometry, planned.len() as u32)?;
+        let mut copier = Copier { engine: self, pool: &pool, sequence, number, buffer: Vec::new(), frame: 0, bytes: 0, damaged: Vec::new() };
+        copier.copy_all(planned, progress)?;
+        let (segments, bytes, damaged) = (u64::from(copier.frame), copier.bytes, copier.damaged);
+        pool.write_watermark(sequence)?;
+        pool.sync()?;
+        let superblock = Superblock {
+            uuid,
+            created_wall_ms: self.env.wall_time_ms(),
+            slot_count: geometry.slots,
+            // 0 would mean no limit; an empty store has no record up to 1 either.
+            sequence_limit: sequence.max(1),
+            // Tombstones up to the checkpoint are not needed, and another checkpoint of the original may have been written since.
+            tombstone_floor: barrier.sequence,
+            options,
+            ..current
+        };
+        superblock.create(&*self.env, &temporary.join("store"))?;
+        Ok(SnapshotReport {
+            directory: directory.display().to_string(),
+            sequence,
+            segments,
+            bytes,
+            milliseconds: started.elapsed().as_millis() as u64,
+            damaged,
+        })
+    }
+
+    /// The segments that may hold something of the snapshot. All others are released.
+    fn plan_copies(&self, barrier: &Barrier, end: u64, number: u64) -> Vec<Planned> {
+        let mut planned = Vec::new();
+        for (slot, segment) in self.segments().iter().enumerate() {
+            let segment_id = segment.segment_id.load(Ordering::SeqCst);
+            let is_older = segment_id != 0 && segment_id >> SLOT_BITS < end;
+            let holds_something = match segment.state.load(Ordering::SeqCst) {
+                state::OPEN | state::CLOSED | state::EXTENT | state::EXTENT_PENDING => true,
+                // Retired before the barrier: what it held was superseded or dropped by then.
+                state::RETIRED => segment.retired_sequence.load(Ordering::SeqCst) > barrier.sequence,
+                _ => false,
+            };
+            if is_older && holds_something && segment.class.load(Ordering::Relaxed) != class::CACHE {
+                planned.push(Planned { slot: slot as u32, segment_id });
+            } else if is_older {
+                segment.snapshot_copied.store(number, Ordering::SeqCst);
+            }
+        }
+        // In the order in which they were opened: that is about the order in which they are retired.
+        planned.sort_unstable_by_key(|planned| planned.segment_id);
+        planned
+    }
+}
+
+/// Copies segments into a snapshot's frames.
+struct Copier<'a> {
+    engine: &'a Engine,
+    pool: &'a ColdPool,
+    sequence: u64,
+    number: u64,
+    buffer: Vec<u8>,
+    frame: u32,
+    bytes: u64,
+    damaged: Vec<String>,
+}
+
+impl Copier<'_> {
+    fn copy_all(&mut self, mut planned: Vec<Planned>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let total = planned.len() as u64;
+        // Taken from the end.
+        planned.reverse();
+        while !planned.is_empty() {
+            let is_retired = |planned: &Planned| self.engine.segment(planned.slot).state.load(Ordering::Acquire) == state::RETIRED;
+            let (retired, rest): (Vec<Planned>, Vec<Planned>) = planned.into_iter().partition(is_retired);
+            planned = rest;
+            let later = planned.len().saturating_sub(COPIES_PER_LOOK);
+            for planned in retired.into_iter().chain(planned.split_off(later).into_iter().rev()) {
+                self.copy(planned)?;
+                self.engine.segment(planned.slot).snapshot_copied.store(self.number, Ordering::SeqCst);
+            }
+            progress(total - planned.len() as u64, total);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, planned: Planned) -> Result<()> {
+        let segment = self.engine.segment(planned.slot);
+        if !self.read(planned)? {
+            return Ok(());
+        }
+        let is_extent = segment.class.load(Ordering::Relaxed) == class::EXTENT;
+        self.pool.write_at(self.frame, 0, &self.buffer)?;
+        self.pool.write_frame_record(
+            self.frame,
+            &FrameRecord {
+                kind: if is_extent { FrameKind::Extent } else { FrameKind::LogSegment },
+                class: segment.class.load(Ordering::Relaxed) as u8,
+                segment_id: planned.segment_id,
+                owner_sequence: 0,
+                part: if is_extent { segment.part.load(Ordering::Relaxed) } else { 0 },
+                parts: if is_extent { segment.parts.load(Ordering::Relaxed).max(1) } else { 1 },
+                used_bytes: self.buffer.len() as u32,
+                written_wall_ms: self.engine.env.wall_time_ms(),
+            },
+        )?;
+        crash_point!("snapshot.copied");
+        self.frame += 1;
+        self.bytes += self.buffer.len() as u64;
+        Ok(())
+    }
+
+    /// Fills the buffer with what the segment holds of the snapshot; false where that is nothing.
+    fn read(&mut self, planned: Planned) -> Result<bool> {
+        let segment = self.engine.segment(planned.slot);
+        for _ in 0..ATTEMPTS_MAX {
+            if segment.segment_id.load(Ordering::SeqCst) != planned.segment_id {
+                // Held slots are not reused; this one was never published and was given up by whoever was setting it up.
+                return Ok(false);
+            }
+            let len = (segment.tail.load(Ordering::SeqCst) as usize).min(self.engine.geometry.frame_bytes as usize);
+            self.buffer.clear();
+            self.buffer.resize(len, 0);
+            // A pin keeps the hot frame where it is while records in it are looked at, and settled.
+            self.engine.pin(planned.slot);
+            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
+            let read = match self.engine.hot_base(place) {
+                Some(base) => self.read_hot(planned, base).map(|()| true),
+                None => self.read_cold(planned, place),
+            };
+            self.engine.unpin(planned.slot);
+            if read? {
+                return Ok(len > 0);
+            }
+        }
+        Err(Error::corrupt(format!(
+            "segment slot {} of {} is in neither tier; run `thermae check`",
+            planned.slot, self.engine.paths.location
+        )))
+    }
+
+    fn read_cold(&mut self, planned: Planned, place: Place) -> Result<bool> {
+        let segment = self.engine.segment(planned.slot);
+        let (Some(cold), Some(frame)) = (&self.engine.cold, place.cold) else { return Ok(false) };
+        cold.read_at(frame, 0, &mut self.buffer)?;
+        // Compared without the generation: a pin that came too late for a demotion changes that alone.
+        let now = Place::unpack(segment.place.load(Ordering::SeqCst));
+        if now.cold != place.cold {
+            return Ok(false);
+        }
+        if segment.class.load(Ordering::Relaxed) != class::EXTENT {
+            self.cut(planned, None)?;
+        }
+        Ok(true)
+    }
+
+    fn read_hot(&mut self, planned: Planned, base: *mut u8) -> Result<()> {
+        // SAFETY: pinned, and the length was bounded by the frame. Bytes that a writer is still at are replaced below.
+        unsafe { std::ptr::copy_nonoverlapping(base, self.buffer.as_mut_ptr(), self.buffer.len()) };
+        if self.engine.segment(planned.slot).class.load(Ordering::Relaxed) != class::EXTENT {
+            self.cut(planned, Some(base))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the buffer end with what belongs to the snapshot: records newer than its moment become holes.
+    fn cut(&mut self, planned: Planned, base: Option<*mut u8>) -> Result<()> {
+        let frame_bytes = self.engine.geometry.frame_bytes as usize;
+        let mut offset = SEGMENT_HEADER_BYTES;
+        let mut keep = SEGMENT_HEADER_BYTES.min(self.buffer.len());
+        while offset < self.buffer.len() {
+            let Some((word, total)) = record::total_len(&self.buffer[offset..], offset, frame_bytes, self.buffer.len() - offset) else {
+                return self.note_damage(planned, offset);
+            };
+            let sequence = self.sequence_at(offset);
+            let whole = match word.kind() {
+                kind::BATCH | kind::BATCH_PENDING => word.value_len as usize,
+                _ => total,
+            };
+            if whole < total || whole > self.buffer.len() - offset {
+                return self.note_damage(planned, offset);
+            }
+            if sequence > self.sequence {
+                self.make_hole(planned, offset, whole);
+                offset += whole;
+                continue;
+            }
+            if matches!(word.kind(), kind::RESERVED | kind::BATCH_PENDING) {
+                let Some(base) = base else { return self.note_damage(planned, offset) };
+                self.settle(planned, base, offset, whole)?;
+                continue;
+            }
+            if word.has_key() {
+                let parsed = record::parse(&self.buffer[offset..offset + total], offset, frame_bytes);
+                if parsed.is_none_or(|record| !record.is_intact(planned.segment_id)) {
+                    self.note_damage(planned, offset)?;
+                }
+            }
+            offset += total;
+            keep = offset;
+        }
+        self.buffer.truncate(keep);
+        Ok(())
+    }
+
+    fn sequence_at(&self, offset: usize) -> u64 {
+        let mut word = [0; 8];
+        word.copy_from_slice(&self.buffer[offset + 8..offset + 16]);
+        u64::from_le_bytes(word)
+    }
+
+    fn make_hole(&mut self, planned: Planned, offset: usize, total: usize) {
+        let hole = record::hole(planned.segment_id, self.sequence, total);
+        self.buffer[offset..offset + total].fill(0);
+        self.buffer[offset..offset + hole.len()].copy_from_slice(&hole);
+    }
+
+    /// Waits until a record that a writer is at is decided, and copies it again.
+    fn settle(&mut self, planned: Planned, base: *mut u8, offset: usize, whole: usize) -> Result<()> {
+        let until = Instant::now() + SETTLE_MAX;
+        while self.engine.settle(base, offset, planned.segment_id).is_none() {
+            // SAFETY: pinned, below the tail, and records are 8-byte aligned.
+            let word = Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
+            if !matches!(word.kind(), kind::RESERVED | kind::BATCH_PENDING) {
+                break;
+            }
+            if Instant::now() > until {
+                return Err(Error::Timeout(format!(
+                    "a process that writes to {} has not finished a record for {} s: let it go on or end it, then take the snapshot again",
+                    self.engine.paths.location,
+                    SETTLE_MAX.as_secs()
+                )));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        // SAFETY: as in read_hot; the record is settled and `whole` bytes long at least.
+        unsafe { std::ptr::copy_nonoverlapping(base.add(offset), self.buffer.as_mut_ptr().add(offset), whole) };
+        Ok(())
+    }
+
+    fn note_damage(&mut self, planned: Planned, offset: usize) -> Result<()> {
+        let name = format!("segment {} (slot {}) from offset {offset} on", planned.segment_id >> SLOT_BITS, planned.slot);
+        if self.damaged.last() != Some(&name) {
+            self.damaged.push(name);
+        }
+        Ok(())
+    }
+}
+
+/// Makes a store from a snapshot. `options` may give other sizes of the tiers, another durability and `when_full`; the rest is as in the
+/// original. The new store has an identity of its own.
+///
+/// # Errors
+/// InvalidOption where the location is in use, or the sizes have no room for what the snapshot holds; NotAStore, Corrupt where the
+/// snapshot is none or is damaged beyond use; Io, with nothing left behind.
+pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Result<RestoreReport> {
+    let env = options.env.clone();
+    match location {
+        Location::Directory(directory) => {
+            let started = Instant::now();
+            let staged = Staged::begin(&*env, directory)?;
+            let mut report = restore_into(&env, snapshot, &staged.temporary, options)?;
+            staged.finish(directory)?;
+            report.location = location.to_string();
+            let opening = Options { create: false, read_only: false, background: false, hot_bytes: None, cold_bytes: None, ..options.clone() };
+            // Recovered and checkpointed at once, so that what is wrong shows now and the first user attaches warm.
+            let store = Store::open(location, &opening)?;
+            store.engine().write_checkpoint()?;
+            report.keys = store.stats()?.keys;
+            store.close()?;
+            report.milliseconds = started.elapsed().as_millis() as u64;
+            Ok(report)
+        }
+        Location::SharedMemory(name) => Err(Error::invalid_option(format!(
+            "a snapshot can't be restored to shm://{name}, which has no files to restore to: restore it to a directory, with \
+             durability=\"none\" if it need not be durable"
+        ))),
+    }
+}
+
+/// The options of the restored store.
+fn restored_options(snapshot: &Path, stored: &Resolved, options: &Options) -> Result<Resolved> {
+    if let Some(asked) = options.frame_bytes.filter(|&asked| asked != stored.frame_bytes) {
+        return Err(Error::invalid_option(format!(
+            "{} has frames of {} and can't be restored with frames of {}: leave frame away",
+            snapshot.display(),
+            size_text(u64::from(stored.frame_bytes)),
+            size_text(u64::from(asked))
+        )));
+    }
+    if options.cold_bytes == Some(0) {
+        return Err(Error::invalid_option(format!(
+            "{} can't be restored without a cold tier, which is what it is restored into: leave cold away, or give its size",
+            snapshot.display()
+        )));
+    }
+    let frame_bytes = u64::from(stored.frame_bytes);
+    let whole = |bytes: u64| bytes - bytes % frame_bytes;
+    let resolved = Resolved {
+        hot_bytes: whole(options.hot_bytes.unwrap_or(stored.hot_bytes)),
+        cold_bytes: whole(options.cold_bytes.unwrap_or(stored.cold_bytes)),
+        durability: options.durability.unwrap_or(stored.durability),
+        when_full: options.when_full.unwrap_or(stored.when_full),
+        ..*stored
+    };
+    resolved.validate()?;
+    Ok(resolved)
+}
+
+fn restore_into(env: &Arc<dyn Env>, snapshot: &Path, temporary: &Path, options: &Options) -> Result<RestoreReport> {
+    let superblock = Superblock::read(&**env, &snapshot.join("store"))?;
+    if superblock.sequence_limit == 0 {
+        return Err(Error::NotAStore(format!(
+            "{} is a store, not a snapshot (or a snapshot that was opened since): take a snapshot of it, and restore that",
+            snapshot.display()
+        )));
+    }
+    let resolved = restored_options(snapshot, &superblock.options, options)?;
+    let geometry = open::geometry_of(&resolved, Some(superblock.partitions))?;
+    let old_geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
+    let source = ColdPool::open(&**env, &snapshot.join("cold"), open::cold_geometry(&superblock, &old_geometry), true)?;
+    let used = used_frames(&source, snapshot)?;
+    check_room(snapshot, &used, &geometry)?;
+    let uuid = env.random_bytes_16();
+    let target_geometry = ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
+    let target = ColdPool::create(&**env, &temporary.join("cold"), target_geometry)?;
+    let mut report = RestoreReport {
+        location: String::new(),
+        sequence: superblock.sequence_limit,
+        keys: 0,
+        segments: used.len() as u64,
+        bytes: 0,
+        milliseconds: 0,
+        damaged: Vec::new(),
+    };
+    let mut buffer = Vec::new();
+    for (to, (from, record)) in used.iter().enumerate() {
+        buffer.resize(record.used_bytes as usize, 0);
+        let is_read = source.read_at(*from, 0, &mut buffer).is_ok();
+        if !is_read || !is_frame_intact(&buffer, record, geometry.frame_bytes as usize) {
+            report.damaged.push(format!("segment {} (frame {from})", record.segment_id >> SLOT_BITS));
+        }
+        if is_read {
+            target.write_at(to as u32, 0, &buffer)?;
+        }
+        target.write_frame_record(to as u32, record)?;
+        report.bytes += u64::from(record.used_bytes);
+    }
+    target.write_watermark(source.read_watermark()?.map_or(superblock.sequence_limit, |watermark| watermark.sequence))?;
+    target.sync()?;
+    copy_checkpoint(&**env, &snapshot.join("checkpoint.0"), &temporary.join("checkpoint.0"), &superblock.uuid, &uuid)?;
+    let restored = Superblock { uuid, options: resolved, slot_count: geometry.slots, created_wall_ms: env.wall_time_ms(), ..superblock };
+    restored.create(&**env, &temporary.join("store"))?;
+    Ok(report)
+}
+
+fn used_frames(source: &ColdPool, snapshot: &Path) -> Result<Vec<(u32, FrameRecord)>> {
+    let mut used = Vec::new();
+    for (frame, found) in source.read_frame_table()?.into_iter().enumerate() {
+        match found {
+            FrameState::Used(record) => used.push((frame as u32, record)),
+            FrameState::Free => {}
+            FrameState::Damaged => {
+                return Err(Error::corrupt(format!(
+                    "the frame table of {} is damaged at frame {frame}: open the snapshot as a store, which serves what is intact, \
+                     run `thermae check --repair` on it, and take a snapshot of that",
+                    snapshot.join("cold").display()
+                )));
+            }
+        }
+    }
+    Ok(used)
+}
+
+/// Whether tiers of this geometry have room for a snapshot's segments, and its addresses can be named in it.
+fn check_room(snapshot: &Path, used: &[(u32, FrameRecord)], geometry: &Geometry) -> Result<()> {
+    let frame_bytes = u64::from(geometry.frame_bytes);
+    let frames_needed = used.len() as u64 + 2 * u64::from(RESERVE_FRAMES) + 4;
+    let last_slot = used.iter().map(|(_, record)| record.segment_id & ((1 << SLOT_BITS) - 1)).max().unwrap_or(0);
+    if frames_needed > u64::from(geometry.cold_frames) {
+        return Err(Error::invalid_option(format!(
+            "{} holds {} segments, for which a cold tier of {} has no room: restore it with cold={} or more",
+            snapshot.display(),
+            used.len(),
+            size_text(u64::from(geometry.cold_frames) * frame_bytes),
+            size_text(frames_needed * frame_bytes)
+        )));
+    }
+    if last_slot >= u64::from(geometry.slots) {
+        let more = (last_slot + 1 - u64::from(geometry.slots)) * frame_bytes;
+        return Err(Error::invalid_option(format!(
+            "{} has a segment in slot {last_slot}, and the tiers asked for have only {} slots: restore it with at least {} more of hot or cold",
+            snapshot.display(),
+            geometry.slots,
+            size_text(more)
+        )));
+    }
+    Ok(())
+}
+
+/// Whether every record of a copied segment passes its checksum. Extents are verified with the record that lists them.
+fn is_frame_intact(bytes: &[u8], frame: &FrameRecord, frame_bytes: usize) -> bool {
+    if frame.kind == FrameKind::Extent {
+        return true;
+    }
+    let mut offset = SEGMENT_HEADER_BYTES;
+    while offset < bytes.len() {
+        let Some((word, total)) = record::total_len(&bytes[offset..], offset, frame_bytes, bytes.len() - offset) else { return false };
+        if word.has_key()
+            && record::parse(&bytes[offset..offset + total], offset, frame_bytes)
+                .is_none_or(|record| !record.is_intact(frame.segment_id))
+        {
+            return false;
+        }
+        offset += total;
+    }
+    true
+}

@@ -1,0 +1,372 @@
+//! What comes back after the machine died: the store is closed without a flush, its shared memory removed, its files perhaps damaged,
+//! and opened again. Every value is derived from its key and a version, so that wrong bytes show whatever went wrong.
+
+mod common;
+
+use common::{MIB, Place, Random, options};
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use thermae_core::env::SystemEnv;
+use thermae_core::{BatchOp, Durability, Error, Options, SetOptions, Store, WhenFull, forget_shared_memory};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn value(key: &[u8], version: u64, len: usize) -> Vec<u8> {
+    let mut random = Random::new(version ^ crc32c::crc32c(key) as u64);
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&random.next().to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn settings() -> Options {
+    options(32, 64, Durability::EverySec, WhenFull::Error)
+}
+
+fn set(store: &Store, model: &mut Model, key: &[u8], version: u64, len: usize) {
+    let bytes = value(key, version, len);
+    store.set(key, &bytes, &SetOptions::default()).unwrap();
+    model.insert(key.to_vec(), bytes);
+}
+
+/// Ends a process without a word: nothing is flushed.
+fn crash(store: Store) {
+    store.engine().closed.store(true, Ordering::SeqCst);
+    drop(store);
+}
+
+/// The machine dies, and the store is opened again.
+fn reboot(place: &Place, store: Store, options: &Options) -> Store {
+    crash(store);
+    forget_shared_memory(&SystemEnv, &place.location).unwrap();
+    place.open(options)
+}
+
+fn check(store: &Store, model: &Model) {
+    for (key, expected) in model {
+        let found = store.get(key).unwrap_or_else(|error| panic!("get {:?}: {error}", String::from_utf8_lossy(key)));
+        let found = found.unwrap_or_else(|| panic!("{:?} is gone", String::from_utf8_lossy(key)));
+        assert!(found.1 == *expected, "{:?} has another value", String::from_utf8_lossy(key));
+    }
+    let mut scan = store.scan(b"");
+    while let Some(batch) = scan.next_batch().unwrap() {
+        for (key, _) in batch {
+            assert!(model.contains_key(&key), "{:?} came back from the dead", String::from_utf8_lossy(&key));
+        }
+    }
+    assert_eq!(store.len().unwrap(), model.len() as u64);
+}
+
+fn cold_file(place: &Place) -> PathBuf {
+    place.directory.path().join("store").join("cold")
+}
+
+fn checkpoint_file(place: &Place, number: u32) -> PathBuf {
+    place.directory.path().join("store").join(format!("checkpoint.{number}"))
+}
+
+/// Flips a bit in every place of a file where `needle` is.
+fn flip(path: &PathBuf, needle: &[u8]) -> usize {
+    let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    let places: Vec<usize> = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle).map(|(at, _)| at).collect();
+    for &at in &places {
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[bytes[at] ^ 1]).unwrap();
+    }
+    places.len()
+}
+
+#[test]
+fn all_kinds_of_records_come_back() {
+    let place = Place::in_directory();
+    let store = place.open(&settings());
+    let mut model = Model::new();
+    for index in 0..2000_u64 {
+        set(&store, &mut model, format!("key:{index}").as_bytes(), index, (index % 700) as usize);
+    }
+    for index in (0..2000_u64).step_by(3) {
+        set(&store, &mut model, format!("key:{index}").as_bytes(), index + 1_000_000, 50);
+    }
+    for index in (0..2000_u64).step_by(7) {
+        let key = format!("key:{index}").into_bytes();
+        assert!(store.delete(&key).unwrap());
+        model.remove(&key);
+    }
+    set(&store, &mut model, b"", 1, 10);
+    set(&store, &mut model, &[b'k'; 65_535], 1, 0);
+    set(&store, &mut model, b"large", 1, 5_000_003);
+    set(&store, &mut model, b"large replaced", 1, 3_000_000);
+    set(&store, &mut model, b"large replaced", 2, 2_100_000);
+    set(&store, &mut model, b"large deleted", 1, 1_100_000);
+    store.delete(b"large deleted").unwrap();
+    model.remove(&b"large deleted"[..]);
+    let in_batch = value(b"batched", 1, 300);
+    let ops = [
+        BatchOp::Set { key: b"batched", value: &in_batch, encoding: 0, expires_at_ms: 0 },
+        BatchOp::Delete { key: b"key:1" },
+        BatchOp::Delete { key: b"never there" },
+    ];
+    store.transaction(&ops, &[]).unwrap();
+    model.insert(b"batched".to_vec(), in_batch);
+    model.remove(&b"key:1"[..]);
+    let far = store.now_ms() + 3_600_000;
+    store.set(b"expires later", b"x", &SetOptions { expires_at_ms: far, encoding: 3, ..SetOptions::default() }).unwrap();
+    model.insert(b"expires later".to_vec(), b"x".to_vec());
+    store.set(b"expires at once", b"x", &SetOptions { expires_at_ms: store.now_ms() + 1, ..SetOptions::default() }).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    let versions: Vec<_> = model.keys().map(|key| store.meta(key).unwrap().unwrap()).collect();
+    store.flush().unwrap();
+
+    let mut store = reboot(&place, store, &settings());
+    for round in 0..3 {
+        check(&store, &model);
+        let again: Vec<_> = model.keys().map(|key| store.meta(key).unwrap().unwrap()).collect();
+        assert_eq!(versions, again, "encodings, expiries and versions are as they were");
+        if round == 1 {
+            store.engine().write_checkpoint().unwrap();
+        }
+        store = reboot(&place, store, &settings());
+    }
+    check(&store, &model);
+}
+
+#[test]
+fn what_was_not_flushed_is_cut_off_and_stays_off() {
+    let place = Place::in_directory();
+    let mut store = place.open(&settings());
+    let mut model = Model::new();
+    for round in 0..4_u64 {
+        for index in 0..300_u64 {
+            set(&store, &mut model, format!("kept:{}", index % 200).as_bytes(), round * 1000 + index, 90);
+        }
+        store.flush().unwrap();
+        let mut lost = model.clone();
+        for index in 0..100_u64 {
+            set(&store, &mut lost, format!("lost:{index}").as_bytes(), round, 90);
+            set(&store, &mut lost, format!("kept:{index}").as_bytes(), 77, 90);
+        }
+        store = reboot(&place, store, &settings());
+        check(&store, &model);
+    }
+}
+
+#[test]
+fn a_record_torn_above_the_watermark_ends_history_there() {
+    let place = Place::in_directory();
+    let store = place.open(&settings());
+    let mut model = Model::new();
+    for index in 0..500_u64 {
+        set(&store, &mut model, format!("key:{index:04}").as_bytes(), index, 64);
+    }
+    // One flush: the disk does not say yet that it is complete.
+    store.flush().unwrap();
+    crash(store);
+    assert_eq!(flip(&cold_file(&place), b"key:0321"), 1);
+    forget_shared_memory(&SystemEnv, &place.location).unwrap();
+    let store = place.open(&settings());
+    model.retain(|key, _| key.as_slice() < b"key:0321");
+    check(&store, &model);
+    // Numbers are given out again; what had them before must not come back.
+    for index in 0..400_u64 {
+        set(&store, &mut model, format!("new:{index:04}").as_bytes(), index, 64);
+    }
+    store.flush().unwrap();
+    let store = reboot(&place, store, &settings());
+    check(&store, &model);
+    store.engine().write_checkpoint().unwrap();
+    let store = reboot(&place, store, &settings());
+    check(&store, &model);
+}
+
+#[test]
+fn damage_below_the_watermark_costs_only_the_damaged() {
+    let place = Place::in_directory();
+    let store = place.open(&settings());
+    let mut model = Model::new();
+    for index in 0..500_u64 {
+        set(&store, &mut model, format!("key:{index:04}").as_bytes(), index, 64);
+    }
+    store.flush().unwrap();
+    set(&store, &mut model, b"last", 1, 10);
+    store.flush().unwrap();
+    crash(store);
+    for key in [&b"key:0100"[..], b"key:0101", b"key:0400"] {
+        assert_eq!(flip(&cold_file(&place), key), 1);
+        model.remove(key);
+    }
+    forget_shared_memory(&SystemEnv, &place.location).unwrap();
+    let store = place.open(&settings());
+    check(&store, &model);
+}
+
+#[test]
+fn a_transaction_is_cut_off_whole() {
+    let place = Place::in_directory();
+    let store = place.open(&settings());
+    let mut model = Model::new();
+    set(&store, &mut model, b"before", 1, 20);
+    let keys: Vec<Vec<u8>> = (0..20).map(|index| format!("member:{index:02}").into_bytes()).collect();
+    let ops: Vec<_> = keys.iter().map(|key| BatchOp::Set { key, value: b"together", encoding: 0, expires_at_ms: 0 }).collect();
+    store.transaction(&ops, &[]).unwrap();
+    set(&store, &mut model.clone(), b"after", 1, 20);
+    store.flush().unwrap();
+    crash(store);
+    assert_eq!(flip(&cold_file(&place), b"member:13"), 1);
+    forget_shared_memory(&SystemEnv, &place.location).unwrap();
+    let store = place.open(&settings());
+    check(&store, &model);
+}
+
+#[test]
+fn a_checkpoint_and_what_came_after_it_add_up() {
+    let place = Place::in_directory();
+    let store = place.open(&settings());
+    let mut model = Model::new();
+    for index in 0..5000_u64 {
+        set(&store, &mut model, format!("key:{index}").as_bytes(), index, 100);
+    }
+    set(&store, &mut model, b"large kept", 1, 2_500_000);
+    set(&store, &mut model, b"large replaced", 1, 2_500_000);
+    store.engine().write_checkpoint().unwrap();
+    for index in (0..5000_u64).step_by(5) {
+        set(&store, &mut model, format!("key:{index}").as_bytes(), index + 9999, 120);
+    }
+    for index in (0..5000_u64).step_by(11) {
+        let key = format!("key:{index}").into_bytes();
+        store.delete(&key).unwrap();
+        model.remove(&key);
+    }
+    for index in 5000..6000_u64 {
+        set(&store, &mut model, format!("key:{index}").as_bytes(), index, 100);
+    }
+    set(&store, &mut model, b"large replaced", 2, 1_500_000);
+    store.flush().unwrap();
+    let mut store = reboot(&place, store, &settings());
+    check(&store, &model);
+    // The older of two checkpoints serves when the newer one is damaged, and the log alone when both are.
+    for damaged in [None, Some(0), Some(1)] {
+        if let Some(number) = damaged {
+            let path = checkpoint_file(&place, number);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+            std::fs::write(&path, bytes).unwrap();
+        } else {
+            store.engine().write_checkpoint().unwrap();
+        }
+        store = reboot(&place, store, &settings());
+        check(&store, &model);
+    }
+}
+
+#[test]
+fn without_a_checkpoint_that_is_needed_nothing_is_guessed() {
+    let place = Place::in_directory();
+    let settings = || options(16, 64, Durability::EverySec, WhenFull::Error);
+    let store = place.open(&settings());
+    let keys: Vec<Vec<u8>> = (0..40_000_u64).map(|index| format!("key:{index}").into_bytes()).collect();
+    for key in &keys {
+        set(&store, &mut Model::new(), key, 1, 100);
+    }
+    for key in &keys {
+        store.delete(key).unwrap();
+    }
+    store.engine().write_checkpoint().unwrap();
+    // What is dead and covered makes room for these: compaction drops the tombstones, and says so in the superblock.
+    let mut model = Model::new();
+    for index in 0..30_000_u64 {
+        set(&store, &mut model, format!("kept:{index}").as_bytes(), 1, 1000);
+    }
+    store.flush().unwrap();
+    let store = reboot(&place, store, &settings());
+    check(&store, &model);
+    crash(store);
+    forget_shared_memory(&SystemEnv, &place.location).unwrap();
+    std::fs::remove_file(checkpoint_file(&place, 1)).unwrap();
+    let error = Store::open(&place.location, &settings()).unwrap_err();
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
+    assert!(error.to_string().contains("checkpoint.1") && error.to_string().contains("snapshot"), "{error}");
+}
+
+/// A mix of everything, with compaction, demotion, checkpoints and reboots: after a flush, exactly what was stored comes back.
+#[test]
+fn a_long_life_with_many_reboots() {
+    let place = Place::in_directory();
+    let options = options(16, 24, Durability::EverySec, WhenFull::Error);
+    let mut store = place.open(&options);
+    let mut model = Model::new();
+    let mut random = Random::new(42);
+    for round in 0..40_u64 {
+        for step in 0..600_u64 {
+            let key = format!("key:{}", random.below(1500)).into_bytes();
+            let version = round * 1000 + step;
+            match random.below(20) {
+                0..3 => {
+                    store.delete(&key).unwrap();
+                    model.remove(&key);
+                }
+                3 => {
+                    let keys: Vec<Vec<u8>> = (0..random.below(6) + 1).map(|_| format!("key:{}", random.below(1500)).into_bytes()).collect();
+                    let values: Vec<Vec<u8>> = keys.iter().map(|key| value(key, version, 200)).collect();
+                    let ops: Vec<_> = keys
+                        .iter()
+                        .zip(&values)
+                        .map(|(key, value)| BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0 })
+                        .collect();
+                    store.transaction(&ops, &[]).unwrap();
+                    model.extend(keys.into_iter().zip(values));
+                }
+                4 if step % 50 == 0 => set(&store, &mut model, b"large", version, 1_400_000),
+                _ => set(&store, &mut model, &key, version, random.below(3000) as usize),
+            }
+        }
+        if round % 3 == 1 {
+            store.engine().write_checkpoint().unwrap();
+        }
+        if round % 2 == 0 {
+            let _ = store.make_room();
+        }
+        store.flush().unwrap();
+        let dies = round % 4 != 2;
+        if dies && round % 5 == 4 {
+            // What was never flushed must leave no trace.
+            for index in 0..50 {
+                store.set(format!("key:{index}").as_bytes(), b"never flushed", &SetOptions::default()).unwrap();
+                let _ = store.delete(format!("key:{}", index + 100).as_bytes());
+            }
+        }
+        if dies {
+            store = reboot(&place, store, &options);
+            check(&store, &model);
+        }
+    }
+    check(&store, &model);
+}
+
+/// The figure that is promised, on as many records as fit a test: `cargo test --release -- --ignored recovery_is_fast --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn recovery_is_fast() {
+    let place = Place::in_directory();
+    let options = options(512, 512, Durability::EverySec, WhenFull::Error);
+    let store = place.open(&options);
+    for index in 0..1_000_000_u64 {
+        store.set(format!("key:{index:010}").as_bytes(), &[7; 100], &SetOptions::default()).unwrap();
+    }
+    store.flush().unwrap();
+    crash(store);
+    for round in 0..3 {
+        forget_shared_memory(&SystemEnv, &place.location).unwrap();
+        let started = std::time::Instant::now();
+        let store = place.open(&options);
+        println!("round {round}: {} keys of 100 bytes ({} MiB hot) in {:?}", store.len().unwrap(), 512 * MIB / MIB, started.elapsed());
+        crash(store);
+    }
+}

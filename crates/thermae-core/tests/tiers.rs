@@ -1,0 +1,552 @@
+//! What a user sees of the tiers: what stays when memory is full, what a cold tier keeps, what a full store refuses, and that memory comes back.
+//!
+//! Every value is derived from its key and a version, so that wrong bytes show whatever went wrong.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use thermae_core::{BatchOp, Durability, Error, Location, Options, SetOptions, SetOutcome, Store, View, WhenFull, destroy};
+
+const MIB: u64 = 1 << 20;
+
+/// A store that is removed at the end of its test.
+struct Scratch {
+    store: Store,
+    location: Location,
+    _directory: Option<tempfile::TempDir>,
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = self.store.close();
+        let _ = destroy(&thermae_core::env::SystemEnv, &self.location);
+    }
+}
+
+fn cache(name: &str, options: Options) -> Scratch {
+    let location = Location::parse(&format!("shm://test-tiers-{name}-{}", std::process::id())).unwrap();
+    let store = Store::open(&location, &Options { hot_bytes: Some(16 * MIB), ..options }).unwrap();
+    Scratch { store, location, _directory: None }
+}
+
+fn tiered(cold_mib: u64, durability: Durability, options: Options) -> Scratch {
+    let directory = tempfile::tempdir().unwrap();
+    let location = Location::Directory(directory.path().join("store"));
+    let options =
+        Options { hot_bytes: Some(16 * MIB), cold_bytes: Some(cold_mib * MIB), durability: Some(durability), ..options };
+    let store = Store::open(&location, &options).unwrap();
+    Scratch { store, location, _directory: Some(directory) }
+}
+
+fn mix(mut seed: u64) -> u64 {
+    seed ^= seed >> 33;
+    seed = seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    seed ^= seed >> 33;
+    seed = seed.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    seed ^ seed >> 33
+}
+
+/// A value that says which key and version it is of, all the way through.
+fn value(key: u64, version: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 24);
+    bytes.extend_from_slice(&version.to_le_bytes());
+    let mut word = mix(key ^ version << 32);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&word.to_le_bytes());
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    }
+    bytes.truncate(len.max(8));
+    bytes
+}
+
+/// The version of a value, which must be one of `key`.
+fn version_of(key: u64, bytes: &[u8]) -> u64 {
+    let version = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    assert!(bytes == value(key, version, bytes.len()), "key {key} holds bytes that were never stored under it");
+    version
+}
+
+fn name(key: u64) -> Vec<u8> {
+    format!("key:{key:08}").into_bytes()
+}
+
+fn set(store: &Store, key: u64, version: u64, len: usize) {
+    let outcome = store.set(&name(key), &value(key, version, len), &SetOptions::default()).unwrap();
+    assert!(matches!(outcome, SetOutcome::Stored(_)));
+}
+
+fn get(store: &Store, key: u64) -> Option<u64> {
+    store.get(&name(key)).unwrap().map(|(_, bytes)| version_of(key, &bytes))
+}
+
+/// Numbers from a Zipf distribution with exponent 0.99, scattered over the keys.
+struct Zipf {
+    cumulative: Vec<f64>,
+    seed: u64,
+}
+
+impl Zipf {
+    fn new(keys: usize, seed: u64) -> Self {
+        let mut sum = 0.0;
+        let cumulative = (1..=keys)
+            .map(|rank| {
+                sum += 1.0 / (rank as f64).powf(0.99);
+                sum
+            })
+            .collect();
+        Self { cumulative, seed }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let point = mix(self.seed) as f64 / u64::MAX as f64 * self.cumulative[self.cumulative.len() - 1];
+        let rank = self.cumulative.partition_point(|&sum| sum < point) as u64;
+        // Neighbouring ranks must not be neighbours in the log.
+        mix(rank) % self.cumulative.len() as u64
+    }
+}
+
+#[test]
+fn a_full_cache_keeps_what_is_used_and_what_is_new() {
+    let store = cache("keeps", Options::default());
+    let (hot_keys, stream) = (1000, 80_000);
+    for key in 0..hot_keys {
+        set(&store, key, 1, 1000);
+    }
+    for key in hot_keys..stream {
+        set(&store, key, 1, 1000);
+        // Each hot key is read about once in two thousand writes, two megabytes apart.
+        get(&store, mix(key) % hot_keys);
+        if key % 2 == 0 {
+            get(&store, mix(key + 1_000_000) % hot_keys);
+        }
+    }
+    let kept = (0..hot_keys).filter(|&key| get(&store, key) == Some(1)).count();
+    assert!(kept as u64 > hot_keys * 97 / 100, "{kept} of {hot_keys} keys in use were kept");
+    for key in stream - 500..stream {
+        assert_eq!(get(&store, key), Some(1), "key {key} was stored just now");
+    }
+    let stats = store.stats().unwrap();
+    assert!(stats.evicted > stream / 2, "{stats:?}");
+    assert!(stats.hot_used_bytes <= stats.hot_bytes, "{stats:?}");
+    assert_eq!(store.len().unwrap(), (0..stream).filter(|&key| get(&store, key).is_some()).count() as u64);
+}
+
+#[test]
+fn overwrites_in_a_full_cache_are_never_lost_behind_old_versions() {
+    let store = cache("overwrites", Options::default());
+    let mut latest = HashMap::new();
+    for step in 0..60_000_u64 {
+        let key = mix(step) % 20_000;
+        set(&store, key, step + 1, 100 + (step % 1500) as usize);
+        latest.insert(key, step + 1);
+    }
+    let present = latest.iter().filter(|&(&key, &version)| {
+        let found = get(&store, key);
+        assert!(found.is_none() || found == Some(version), "key {key}: {found:?} instead of {version}");
+        found.is_some()
+    });
+    assert!(present.count() > 5000);
+}
+
+fn everything_is_kept(durability: Durability) {
+    let store = tiered(96, durability, Options::default());
+    let keys = 60_000;
+    for key in 0..keys {
+        set(&store, key, 1, 1000);
+    }
+    for key in (0..keys).step_by(7) {
+        set(&store, key, 2, 900);
+    }
+    for key in (0..keys).step_by(11) {
+        assert!(store.delete(&name(key)).unwrap());
+    }
+    let expected = |key| match key {
+        key if key % 11 == 0 => None,
+        key if key % 7 == 0 => Some(2),
+        _ => Some(1),
+    };
+    for key in 0..keys {
+        assert_eq!(get(&store, key), expected(key), "key {key}");
+    }
+    let stats = store.stats().unwrap();
+    assert!(stats.cold_reads > 10_000 && stats.demoted_segments > 20 && stats.evicted == 0, "{stats:?}");
+    // A few keys in use: read twice within the window they move to memory, and then no read goes to flash.
+    for _ in 0..6 {
+        for key in 1..2000 {
+            get(&store, key);
+        }
+    }
+    let before = store.stats().unwrap();
+    assert!(before.promoted > 1000, "{before:?}");
+    for key in 1..2000 {
+        assert_eq!(get(&store, key), expected(key));
+    }
+    let after = store.stats().unwrap();
+    assert!(after.cold_reads - before.cold_reads < 20, "{} reads of promoted keys went to flash", after.cold_reads - before.cold_reads);
+    // Under pressure the copies are given up again, and the keys are found at home.
+    for key in keys..keys + 20_000 {
+        set(&store, key, 1, 1000);
+    }
+    for key in 0..keys {
+        assert_eq!(get(&store, key), expected(key), "key {key}");
+    }
+    assert_eq!(store.len().unwrap(), (0..keys + 20_000).filter(|&key| get(&store, key).is_some()).count() as u64);
+}
+
+#[test]
+fn with_a_cold_tier_everything_is_kept() {
+    everything_is_kept(Durability::EverySec);
+}
+
+#[test]
+fn with_a_cold_tier_and_no_durability_everything_is_kept() {
+    everything_is_kept(Durability::None);
+}
+
+#[test]
+fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
+    let store = tiered(256, Durability::EverySec, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+    let value_len = 1000;
+    let keys = 256 * MIB as usize * 85 / 100 / (value_len + 40);
+    let mut versions = vec![1_u64; keys];
+    for key in 0..keys as u64 {
+        set(&store, key, 1, value_len);
+    }
+    let before = store.stats().unwrap();
+    let mut zipf = Zipf::new(keys, 1);
+    let writes = 600_000;
+    for version in 2..writes + 2 {
+        let key = zipf.next();
+        set(&store, key, version, value_len);
+        versions[key as usize] = version;
+    }
+    let after = store.stats().unwrap();
+    let user_bytes = writes * (value_len as u64 + 40);
+    let amplification = 1.0 + (after.compacted_bytes - before.compacted_bytes) as f64 / user_bytes as f64;
+    println!("write amplification {amplification:.3}, {} keys", keys);
+    for key in (0..keys as u64).step_by(13) {
+        assert_eq!(get(&store, key), Some(versions[key as usize]), "key {key}");
+    }
+    assert!(amplification <= 1.5, "write amplification {amplification:.2}: {after:?}");
+}
+
+#[test]
+fn a_full_cold_tier_that_may_evict_drops_what_is_oldest() {
+    let store = tiered(32, Durability::EverySec, Options { when_full: Some(WhenFull::Evict), ..Options::default() });
+    for key in 0..80_000 {
+        set(&store, key, 1, 1000);
+    }
+    let present = (0..80_000).filter(|&key| get(&store, key) == Some(1)).count();
+    assert!((15_000..35_000).contains(&present), "{present}");
+    assert!((79_000..80_000).all(|key| get(&store, key) == Some(1)));
+    assert_eq!(store.len().unwrap(), present as u64);
+}
+
+fn fill(store: &Store, first: u64) -> u64 {
+    for key in first.. {
+        match store.set(&name(key), &value(key, 1, 1000), &SetOptions::default()) {
+            Ok(_) => {}
+            Err(Error::Full(message)) => {
+                assert!(message.contains("is full") && message.contains("when_full") && message.contains("delete"), "{message}");
+                return key;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    unreachable!()
+}
+
+fn refuses_and_recovers(store: &Store, capacity_min: u64) {
+    let keys = fill(store, 0);
+    assert!(keys >= capacity_min, "full with {keys} keys");
+    for key in 0..keys {
+        assert_eq!(get(store, key), Some(1));
+    }
+    // Deletes go on in a full store, scattered ones too, and what they free can be used.
+    for key in (0..keys).filter(|key| key % 3 == 0) {
+        assert!(store.delete(&name(key)).unwrap(), "key {key}");
+    }
+    let again = fill(store, keys);
+    assert!(again - keys > keys / 5, "{} keys fit after {} were deleted", again - keys, keys / 3);
+    for key in 0..again {
+        assert_eq!(get(store, key), (key >= keys || key % 3 != 0).then_some(1), "key {key} of {again}");
+    }
+    for key in 0..again {
+        store.delete(&name(key)).unwrap();
+    }
+    let emptied = fill(store, 0);
+    assert!(emptied > keys * 9 / 10, "{emptied} keys fit into the emptied store, {keys} at first");
+    assert_eq!(store.stats().unwrap().evicted, 0);
+}
+
+#[test]
+fn a_store_that_may_not_evict_refuses_and_takes_again_after_deletes() {
+    let store = cache("refuses", Options { when_full: Some(WhenFull::Error), ..Options::default() });
+    refuses_and_recovers(&store, 8_000);
+}
+
+#[test]
+fn a_tiered_store_that_may_not_evict_refuses_and_takes_again_after_deletes() {
+    let store = tiered(24, Durability::EverySec, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+    refuses_and_recovers(&store, 15_000);
+}
+
+#[test]
+fn without_durability_a_full_tiered_store_refuses_and_takes_again_after_deletes() {
+    let store = tiered(24, Durability::None, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+    refuses_and_recovers(&store, 20_000);
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: not after ten seconds");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn memory_comes_back(store: &Store) {
+    let used_before = store.stats().unwrap().hot_used_bytes;
+    let options = |ttl_ms| SetOptions { expires_at_ms: store.now_ms() + ttl_ms, ..SetOptions::default() };
+    for key in 0..6_000 {
+        store.set(&name(key), &value(key, 1, 1000), &options(400)).unwrap();
+    }
+    for key in 6_000..6_100 {
+        store.set(&name(key), &value(key, 1, 1000), &options(600_000)).unwrap();
+    }
+    assert!(store.stats().unwrap().hot_used_bytes > used_before + 3 * MIB);
+    std::thread::sleep(Duration::from_millis(450));
+    assert!((0..6_000).all(|key| get(store, key).is_none()), "expired keys are invisible at once");
+    assert_eq!(store.len().unwrap(), 100);
+    let start = Instant::now();
+    // What is open, the kept keys and the index may stay.
+    wait_until("the memory of expired keys", || store.stats().unwrap().hot_used_bytes <= used_before + 4 * MIB);
+    assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+    assert!((6_000..6_100).all(|key| get(store, key) == Some(1)));
+    assert_eq!(store.stats().unwrap().expired, 6_000);
+}
+
+#[test]
+fn the_memory_of_expired_keys_comes_back() {
+    memory_comes_back(&cache("expiry", Options::default()));
+}
+
+#[test]
+fn the_memory_of_expired_keys_comes_back_with_a_cold_tier() {
+    memory_comes_back(&tiered(32, Durability::EverySec, Options::default()));
+}
+
+#[test]
+fn expired_cold_keys_are_removed_and_counted_exactly() {
+    let store = tiered(64, Durability::None, Options::default());
+    let expires_at_ms = store.now_ms() + 3_000;
+    for key in 0..10_000 {
+        let expires_at_ms = if key % 2 == 0 { expires_at_ms } else { 0 };
+        store.set(&name(key), &value(key, 1, 1000), &SetOptions { expires_at_ms, ..SetOptions::default() }).unwrap();
+    }
+    for key in 10_000..40_000 {
+        set(&store, key, 1, 1000);
+    }
+    assert!(store.stats().unwrap().demoted_segments > 5);
+    wait_until("the expiry", || store.now_ms() > expires_at_ms);
+    assert_eq!(store.len().unwrap(), 35_000);
+    assert!((0..10_000).all(|key| get(&store, key) == (key % 2 == 1).then_some(1)));
+}
+
+#[test]
+fn a_record_stored_with_an_expiry_in_the_past_is_removed_too() {
+    let store = cache("past", Options::default());
+    let soon = SetOptions { expires_at_ms: store.now_ms() + 50, ..SetOptions::default() };
+    store.set(b"soon", b"1", &soon).unwrap();
+    store.set(b"kept", b"1", &SetOptions::default()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(store.len().unwrap(), 1);
+    store.set(b"past", b"1", &SetOptions { expires_at_ms: 1, ..SetOptions::default() }).unwrap();
+    assert_eq!(store.len().unwrap(), 1);
+}
+
+#[test]
+fn large_values_are_evicted_one_by_one() {
+    let store = cache("large", Options::default());
+    for key in 0..60 {
+        set(&store, key, 1, 1_500_000);
+        assert_eq!(get(&store, key), Some(1));
+    }
+    let kept = (0..60).filter(|&key| get(&store, key) == Some(1)).count();
+    assert!(kept >= 3, "{kept} values of two frames each in a store of about fourteen frames");
+    // One that takes half the tier fits too, and so do small ones after it.
+    set(&store, 100, 1, 6_500_000);
+    assert_eq!(get(&store, 100), Some(1));
+    for key in 200..12_000 {
+        set(&store, key, 1, 1000);
+    }
+    assert_eq!(get(&store, 11_999), Some(1));
+}
+
+#[test]
+fn large_values_move_to_the_cold_tier_and_are_read_from_there() {
+    for durability in [Durability::None, Durability::EverySec] {
+        let store = tiered(96, durability, Options::default());
+        for key in 0..40 {
+            set(&store, key, 1, 1_000_000 + key as usize * 20_000);
+        }
+        for key in (0..40).step_by(3) {
+            set(&store, key, 2, 700_000);
+        }
+        for key in 0..40 {
+            assert_eq!(get(&store, key), Some(if key % 3 == 0 { 2 } else { 1 }), "key {key}");
+        }
+        assert_eq!(store.stats().unwrap().evicted, 0);
+    }
+}
+
+#[test]
+fn views_keep_their_bytes_through_eviction_and_demotion() {
+    let stores = [
+        cache("views", Options::default()),
+        tiered(64, Durability::None, Options::default()),
+        tiered(64, Durability::EverySec, Options::default()),
+    ];
+    for store in &stores {
+        let mut held: Vec<(u64, View)> = Vec::new();
+        for key in 0..40_000 {
+            set(store, key, 1, 1000);
+            if key % 5000 == 10 {
+                held.push((key, store.view(&name(key)).unwrap().unwrap()));
+                // A view's segment may be all that could go: the view stays and the others go.
+            }
+            if held.len() > 4 {
+                held.remove(0);
+            }
+        }
+        set(store, 100_000, 1, 1_200_000);
+        held.push((100_000, store.view(&name(100_000)).unwrap().unwrap()));
+        store.delete(&name(100_000)).unwrap();
+        for key in 40_000..60_000 {
+            set(store, key, 1, 1000);
+        }
+        for (key, view) in &held {
+            assert_eq!(version_of(*key, view), 1);
+        }
+    }
+}
+
+#[test]
+fn a_store_full_of_views_says_so() {
+    let store = cache("pinned", Options::default());
+    let mut held = Vec::new();
+    let mut refused = None;
+    for key in 0..40_000 {
+        match store.set(&name(key), &value(key, 1, 1000), &SetOptions::default()) {
+            Ok(_) => held.extend(store.view(&name(key)).unwrap().map(|view| (key, view))),
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    let message = refused.expect("a store whose every frame is pinned is full").to_string();
+    assert!(message.contains("views hold"), "{message}");
+    assert!(held.iter().all(|(key, view)| version_of(*key, view) == 1));
+    held.clear();
+    set(&store, 50_000, 1, 1000);
+    assert_eq!(get(&store, 50_000), Some(1));
+}
+
+/// Threads that write, overwrite, delete and read their own keys and read each other's, in a store that is always full.
+fn hammer(store: &Store, may_evict: bool) {
+    let stop = AtomicBool::new(false);
+    let threads = 4_u64;
+    let keys = 6_000_u64;
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut versions: HashMap<u64, u64> = HashMap::new();
+                let mut seed = thread + 1;
+                let mut version = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    seed = mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15));
+                    let key = thread * keys + seed % keys;
+                    version += 1;
+                    match seed >> 40 & 15 {
+                        0 => {
+                            store.delete(&name(key)).unwrap();
+                            versions.remove(&key);
+                        }
+                        1 => {
+                            let other = (key + 1) % keys + thread * keys;
+                            let (one, two) = (value(key, version, 300), value(other, version, 300));
+                            let (key_name, other_name) = (name(key), name(other));
+                            store
+                                .transaction(
+                                    &[
+                                        BatchOp::Set { key: &key_name, value: &one, encoding: 0, expires_at_ms: 0 },
+                                        BatchOp::Set { key: &other_name, value: &two, encoding: 0, expires_at_ms: 0 },
+                                    ],
+                                    &[],
+                                )
+                                .unwrap();
+                            versions.insert(key, version);
+                            versions.insert(other, version);
+                        }
+                        2 if seed >> 50 & 63 == 0 => {
+                            set(store, key, version, 400_000);
+                            versions.insert(key, version);
+                        }
+                        2..7 => {
+                            set(store, key, version, 200 + (seed >> 20 & 2047) as usize);
+                            versions.insert(key, version);
+                        }
+                        7 => {
+                            // Another thread's key: any of its versions, but whole.
+                            get(store, (thread + 1) % threads * keys + seed % keys);
+                        }
+                        8 => {
+                            if let Some(view) = store.view(&name(key)).unwrap() {
+                                assert_eq!(Some(&version_of(key, &view)), versions.get(&key));
+                            }
+                        }
+                        _ => {
+                            let found = get(store, key);
+                            let expected = versions.get(&key).copied();
+                            assert!(found == expected || (may_evict && found.is_none()), "key {key}: {found:?}, not {expected:?}");
+                        }
+                    }
+                }
+                for (&key, &version) in &versions {
+                    let found = get(store, key);
+                    assert!(found == Some(version) || (may_evict && found.is_none()), "key {key}: {found:?}, not {version}");
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(4));
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn four_threads_in_a_full_cache_never_see_wrong_bytes() {
+    let store = cache("hammer", Options::default());
+    hammer(&store, true);
+    assert!(store.stats().unwrap().evicted > 1000);
+}
+
+#[test]
+fn four_threads_over_two_tiers_never_see_wrong_bytes_nor_lose_any() {
+    for durability in [Durability::None, Durability::EverySec] {
+        let store = tiered(128, durability, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+        hammer(&store, false);
+        let stats = store.stats().unwrap();
+        assert!(stats.demoted_segments > 10 && stats.evicted == 0, "{stats:?}");
+    }
+}

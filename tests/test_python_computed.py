@@ -1,0 +1,256 @@
+"""get_or_set and memoize: one computation among all threads and processes, and results as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import thermae
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def test_get_or_set(store: thermae.Store) -> None:
+    calls: list[int] = []
+
+    def make() -> list[int]:
+        calls.append(1)
+        return [1, 2]
+
+    assert store.get_or_set("key", make, ttl=60) == [1, 2]
+    assert store.get_or_set("key", make) == [1, 2]
+    assert len(calls) == 1
+    assert store.ttl("key") == pytest.approx(60, abs=2)
+
+
+def test_every_caller_gets_the_same(store: thermae.Store) -> None:
+    assert store.get_or_set("tuple", lambda: (1, 2)) == [1, 2]
+    assert store.get_or_set("tuple", lambda: (1, 2)) == [1, 2]
+    assert store.get_or_set("typed", lambda: (1, 2), as_type=tuple[int, int]) == (1, 2)
+    assert store.get_or_set("typed", lambda: (1, 2), as_type=tuple[int, int]) == (1, 2)
+    assert store.get_or_set("pickled", lambda: (1, {2}), codec="pickle") == (1, {2})
+    assert store.get_or_set("pickled", lambda: (1, {2}), codec="pickle") == (1, {2})
+    assert store.get_or_set("none", lambda: None) is None
+    assert store.get_or_set("none", lambda: 5) is None
+
+
+def test_a_failure_stores_nothing_and_frees_the_next(store: thermae.Store) -> None:
+    with pytest.raises(ZeroDivisionError):
+        store.get_or_set("key", lambda: 1 // 0)
+    assert "key" not in store
+    assert store.get_or_set("key", lambda: 2) == 2
+
+
+def test_one_thread_makes_and_the_others_wait(store: thermae.Store) -> None:
+    calls: list[int] = []
+
+    def make() -> int:
+        calls.append(1)
+        time.sleep(0.1)
+        return 7
+
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(store.get_or_set("key", make))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [7] * 8
+    assert len(calls) == 1
+
+
+def test_waiting_for_another_maker_ends_in_time(store: thermae.Store) -> None:
+    started, done = threading.Event(), threading.Event()
+
+    def make() -> int:
+        started.set()
+        done.wait(10)
+        return 1
+
+    maker = threading.Thread(target=lambda: store.get_or_set("key", make))
+    maker.start()
+    assert started.wait(10)
+    with pytest.raises(thermae.LockTimeoutError):
+        store.get_or_set("key", lambda: 2, timeout=0.05)
+    done.set()
+    maker.join()
+    assert store["key"] == 1
+
+
+def test_making_a_key_out_of_itself_is_refused(store: thermae.Store) -> None:
+    with pytest.raises(thermae.LockTimeoutError, match="wait for itself"):
+        store.get_or_set("key", lambda: store.get_or_set("key", lambda: 1))
+    assert store.get_or_set("key", lambda: store.get_or_set("other", lambda: 1)) == 1
+
+
+def _count_up(location: str, barrier: Any) -> None:
+    with thermae.open(location, create=False) as store:
+
+        def make() -> int:
+            time.sleep(0.1)
+            return store.incr("calls")
+
+        barrier.wait(60)
+        for number in range(5):
+            store.get_or_set(f"key:{number}", make)
+
+
+def test_one_process_makes_and_the_others_wait(store: thermae.Store, location: str) -> None:
+    barrier = SPAWN.Barrier(4)
+    processes = [SPAWN.Process(target=_count_up, args=(location, barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert store["calls"] == 5
+
+
+def _make_for_ever(location: str) -> None:
+    with thermae.open(location, create=False) as store:
+
+        def make() -> None:
+            store["started"] = True
+            time.sleep(600)
+
+        store.get_or_set("key", make)
+
+
+def test_when_the_maker_is_killed_the_next_one_makes(store: thermae.Store, location: str) -> None:
+    process = SPAWN.Process(target=_make_for_ever, args=(location,))
+    process.start()
+    while "started" not in store:
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    begun = time.monotonic()
+    assert store.get_or_set("key", lambda: "mine", timeout=10) == "mine"
+    assert time.monotonic() - begun < 2
+
+
+# Memoizing.
+
+
+def test_memoize(store: thermae.Store) -> None:
+    calls: list[tuple[int, int]] = []
+
+    @store.memoize(ttl=60)
+    def add(a: int, b: int = 1) -> int:
+        """Adds."""
+        calls.append((a, b))
+        return a + b
+
+    assert (add(1), add(1, 1), add(1, b=1), add(a=1, b=1)) == (2, 2, 2, 2)
+    assert calls == [(1, 1)]
+    assert (add.__name__, add.__doc__, add.__wrapped__(1, 5)) == ("add", "Adds.", 6)
+    assert store.ttl(add.key(1)) == pytest.approx(60, abs=2)
+    assert add.forget(1) is True
+    assert add.forget(1) is False
+    assert add(1) == 2
+    assert add(2) == 3
+    assert add.forget_all() == 2
+    assert len(store) == 0
+
+
+def test_arguments_of_different_types_are_different_calls(store: thermae.Store) -> None:
+    @store.memoize()
+    def kind(value: Any) -> str:
+        return type(value).__name__
+
+    for value in (1, 1.0, True, "1", b"1", None, [1], (1,), {"a": 1}):
+        assert kind(value) == type(value).__name__
+        assert kind(value) == type(value).__name__
+
+
+def test_results_come_back_as_annotated(store: thermae.Store) -> None:
+    @dataclasses.dataclass
+    class Point:
+        x: int
+
+    @store.memoize()
+    def pair(x: int) -> tuple[int, str]:
+        return (x, "a")
+
+    @store.memoize()
+    def array(x: int) -> np.ndarray[Any, Any]:
+        return np.arange(x)
+
+    def point(x: int) -> Any:
+        return Point(x)
+
+    point.__annotations__["return"] = Point
+    points = store.memoize()(point)
+
+    for _ in range(2):
+        assert pair(1) == (1, "a")
+        assert array(3).tolist() == [0, 1, 2]
+        assert points(1) == Point(1)
+
+
+def test_methods_and_ignored_arguments(store: thermae.Store) -> None:
+    class Service:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        @store.memoize(ignore=["self"])
+        def fetch(self, number: int) -> int:
+            self.calls += 1
+            return number * 2
+
+        @staticmethod
+        @store.memoize(name="static")
+        def double(number: int) -> int:
+            return number * 2
+
+    service = Service()
+    assert service.fetch(2) == service.fetch(2) == Service().fetch(2) == 4
+    assert service.calls == 1
+    assert service.double(3) == 6
+    assert len(store.keys(prefix="memoize:static:")) == 1
+
+
+def test_names_keep_functions_apart(store: thermae.Store) -> None:
+    def same(number: int) -> int:
+        return number
+
+    functions: list[Callable[[], int]] = [
+        store.memoize(name=f"number-{number}")(functools.partial(same, number)) for number in range(3)
+    ]
+    assert [function() for function in functions] == [0, 1, 2]
+    assert [function() for function in functions] == [0, 1, 2]
+
+
+def test_what_cannot_be_memoized(store: thermae.Store) -> None:
+    def function(value: object) -> int:
+        return 1
+
+    async def asynchronous() -> int:
+        return 1
+
+    with pytest.raises(thermae.WrongTypeError, match="ignore"):
+        store.memoize()(function)(object())
+    with pytest.raises(thermae.InvalidOptionError, match="does not take"):
+        store.memoize(ignore=["nothing"])(function)
+    with pytest.raises(thermae.InvalidOptionError, match="parentheses"):
+        store.memoize(function)  # type: ignore[arg-type]
+    with pytest.raises(thermae.WrongTypeError, match=r"aio\.Store"):
+        store.memoize()(asynchronous)
+    with pytest.raises(thermae.WrongTypeError, match="function"):
+        store.memoize()(5)  # type: ignore[arg-type]
+    with pytest.raises(thermae.WrongTypeError, match="parameters"):
+        store.memoize()(int)
+    with pytest.raises(TypeError):
+        store.memoize()(function)()  # type: ignore[call-arg]
