@@ -216,7 +216,7 @@ impl Checker<'_> {
         }
         let Some(cold) = &engine.cold else { return Ok(()) };
         let path = cold.path().display().to_string();
-        let damage = cold.damage();
+        let damage = cold.examine()?;
         if damage.header || damage.missing_bytes > 0 {
             if self.repair {
                 cold.repair_shape()?;

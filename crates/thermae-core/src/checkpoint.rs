@@ -9,8 +9,9 @@
 //! changed meanwhile leads above the tails and is found there. Segments numbered below the noted counter that the table does not list
 //! were retired before the checkpoint: what they held is superseded, or dropped for good.
 //!
-//! Two files are written alternately, each under another name first: the one before stays whole until the next one is. Cache copies are not
-//! durable, so the dump names their homes. Rejected: stopping writers for a consistent dump (a pause that grows with the data), and
+//! Two files are written alternately, each under another name first: the one before stays whole until the next one is. What is deleted, expired
+//! or evicted may be dropped from the log only as far as *both* cover it, and the superblock's tombstone floor says how far that
+//! is: so the older one still serves when the newer one is damaged. Cache copies are not durable, so the dump names their homes. Rejected: stopping writers for a consistent dump (a pause that grows with the data), and
 //! logging index changes (a second write for every update).
 
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, get_u32, get_u64};
@@ -54,6 +55,7 @@ pub(crate) struct NotedSegment {
     pub segment_id: u64,
     pub tail: u32,
     pub live_bytes: u32,
+    pub tombstone_bytes: u32,
     pub state: u32,
     pub class: u32,
     pub sequence_min: u64,
@@ -72,6 +74,7 @@ impl NotedSegment {
         bytes[12..16].copy_from_slice(&self.live_bytes.to_le_bytes());
         bytes[16..18].copy_from_slice(&(self.state as u16).to_le_bytes());
         bytes[18..20].copy_from_slice(&(self.class as u16).to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.tombstone_bytes.to_le_bytes());
         let words = [self.sequence_min, self.sequence_max, self.next_expiry_ms, self.last_expiry_ms, self.key_hash];
         for (word, place) in words.iter().zip(bytes[24..].chunks_exact_mut(8)) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -86,6 +89,7 @@ impl NotedSegment {
             live_bytes: get_u32(bytes, 12),
             state: get_u32(bytes, 16) & 0xffff,
             class: get_u32(bytes, 16) >> 16,
+            tombstone_bytes: get_u32(bytes, 20),
             sequence_min: get_u64(bytes, 24),
             sequence_max: get_u64(bytes, 32),
             next_expiry_ms: get_u64(bytes, 40),
@@ -162,6 +166,7 @@ impl Engine {
                     segment_id: segment.segment_id.load(Ordering::Acquire),
                     tail: segment.tail.load(Ordering::Acquire),
                     live_bytes: segment.live_bytes.load(Ordering::Relaxed),
+                    tombstone_bytes: segment.tombstone_bytes.load(Ordering::Relaxed),
                     class: segment.class.load(Ordering::Relaxed),
                     sequence_min: segment.sequence_min.load(Ordering::Relaxed),
                     sequence_max: segment.sequence_max.load(Ordering::Relaxed),
@@ -205,7 +210,7 @@ impl Engine {
         entry(word >> ADDRESS_BITS, link.load(Ordering::Acquire) & ADDRESS_MASK)
     }
 
-    /// Writes a checkpoint and makes it the one that recovery uses.
+    /// Writes a checkpoint and makes it the one that recovery uses. What the one before it covers may be dropped from the log from then on.
     ///
     /// # Errors
     /// Io; those of the flush that completes it. The checkpoint before it stays valid.
@@ -219,8 +224,8 @@ impl Engine {
         let _guard = self.lock(&globals.checkpoint_lock, |_| {});
         let log_bytes = globals.log_bytes.load(Ordering::Relaxed);
         let directory = &self.paths.directory;
-        let newest = (0..FILES).filter_map(|file| header_generation(&*self.env, &checkpoint_path(directory, file), &self.superblock.uuid)).max();
-        let generation = newest.unwrap_or(0) + 1;
+        let before = (0..FILES).filter_map(|file| read_header(&*self.env, &checkpoint_path(directory, file), &self.superblock.uuid)).max();
+        let generation = before.map_or(0, |(generation, _)| generation) + 1;
         let barrier = self.note_barrier();
         self.write_checkpoint_file(&checkpoint_path(directory, generation), &self.superblock.uuid, generation, &barrier, &mut || {
             let durable_sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
@@ -229,10 +234,23 @@ impl Engine {
         })?;
         self.env.sync_dir(directory).map_err(|source| Error::io("sync the directory", directory, source))?;
         crash_point!("checkpoint.renamed");
-        // From here on, compaction may drop what the checkpoint covers, after saying so in the superblock.
-        globals.checkpoint_sequence.fetch_max(barrier.sequence, Ordering::SeqCst);
         globals.checkpoint_log_bytes.store(log_bytes, Ordering::Relaxed);
+        if let Some((_, covered)) = before.filter(|&(_, covered)| covered > globals.checkpoint_sequence.load(Ordering::SeqCst)) {
+            // Said first, dropped after: the log alone no longer tells all up to here.
+            self.update_superblock(|superblock| superblock.tombstone_floor = superblock.tombstone_floor.max(covered))?;
+            crash_point!("checkpoint.floor_raised");
+            globals.checkpoint_sequence.fetch_max(covered, Ordering::SeqCst);
+        }
         Ok(())
+    }
+
+    /// Writes both checkpoints anew, so that all that is deleted, expired or cold now may be dropped from the log.
+    ///
+    /// # Errors
+    /// As [`Engine::write_checkpoint`].
+    pub(crate) fn cover_log(&self) -> Result<()> {
+        self.write_checkpoint()?;
+        self.write_checkpoint()
     }
 
     /// Writes a checkpoint of the index under `path`, through a temporary name, for the store `uuid`; `end` is called after the dump, and
@@ -352,11 +370,12 @@ fn encode_chunk_header(seed: u32, chunk_kind: u32, number: u32, payload: &[u8]) 
     header
 }
 
-fn header_generation(env: &dyn Env, path: &Path, uuid: &[u8; 16]) -> Option<u64> {
+/// Generation of a checkpoint file, and the sequence number at its start.
+fn read_header(env: &dyn Env, path: &Path, uuid: &[u8; 16]) -> Option<(u64, u64)> {
     let file = env.open(path, OpenHow::READ).ok()?;
     let mut block = Block::zeroed();
     file.read_exact_at(&mut block.0[..], 0).ok()?;
-    (block.state(MAGIC) == BlockState::Valid && block.identity() == *uuid).then(|| block.generation())
+    (block.state(MAGIC) == BlockState::Valid && block.identity() == *uuid).then(|| (block.generation(), block.u64(SEQUENCE_OFFSET)))
 }
 
 /// Reads a checkpoint file and verifies all of it.
@@ -535,9 +554,9 @@ pub(crate) fn remove_checkpoints(env: &dyn Env, directory: &Path) -> Result<()> 
 /// The two files, the newer generation first.
 pub(crate) fn checkpoint_files(engine: &Engine) -> Vec<PathBuf> {
     let directory = &engine.paths.directory;
-    let mut files: Vec<(Option<u64>, PathBuf)> = (0..FILES)
+    let mut files: Vec<(Option<(u64, u64)>, PathBuf)> = (0..FILES)
         .map(|file| checkpoint_path(directory, file))
-        .map(|path| (header_generation(&*engine.env, &path, &engine.superblock.uuid), path))
+        .map(|path| (read_header(&*engine.env, &path, &engine.superblock.uuid), path))
         .collect();
     files.sort_unstable_by(|left, right| right.cmp(left));
     files.into_iter().map(|(_, path)| path).collect()

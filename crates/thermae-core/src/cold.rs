@@ -219,9 +219,17 @@ impl ColdPool {
         }
         check_owner(env, &metadata, path)?;
         let mut pool = ColdPool { file, path: path.to_path_buf(), geometry, damage: ColdDamage::default() };
-        pool.damage.missing_bytes = geometry.file_bytes().saturating_sub(metadata.len);
-        pool.damage.header = !pool.header_is_intact()?;
+        pool.damage = pool.examine()?;
         Ok(pool)
+    }
+
+    /// What is wrong with the file's shape now.
+    pub fn examine(&self) -> Result<ColdDamage> {
+        let len = self.file.len().map_err(|error| Error::io("measure", &self.path, error))?;
+        Ok(ColdDamage {
+            missing_bytes: self.geometry.file_bytes().saturating_sub(len),
+            header: !self.header_is_intact()?,
+        })
     }
 
     fn header_is_intact(&self) -> Result<bool> {

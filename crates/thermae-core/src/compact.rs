@@ -120,7 +120,7 @@ impl Engine {
         };
         let mut oldest = covers(&self.census(), tried);
         if oldest.is_none() && self.globals().checkpoint_lock.owner().is_none() {
-            self.write_checkpoint()?;
+            self.cover_log()?;
             oldest = covers(&self.census(), tried);
         }
         let Some(slot) = oldest else { return Ok(false) };

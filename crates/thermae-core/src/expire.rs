@@ -52,6 +52,22 @@ impl Engine {
         Ok(expired)
     }
 
+    /// Removes all that has expired at `now_ms`, however much there is to look at.
+    ///
+    /// # Errors
+    /// As [`Engine::expire_due`].
+    pub(crate) fn expire_all(&self, now_ms: u64) -> Result<()> {
+        let now_ms = now_ms.min(self.now_ms());
+        // Each call looks at one segment at least, and what it can't finish is due again later than now.
+        for _ in 0..self.geometry.slots {
+            if self.read_only || !self.has_due(now_ms) {
+                break;
+            }
+            self.expire_due(now_ms)?;
+        }
+        Ok(())
+    }
+
     /// Whoever died in the middle of a look left its segment without a next moment: all that held anything with an expiry are looked
     /// through once more. Under the room lock, just inherited.
     pub(crate) fn repair_expiries(&self) {

@@ -30,7 +30,7 @@ pub const ADDRESS_MIN: u64 = (SEGMENT_HEADER_BYTES / 8) as u64;
 pub const ADDRESS_BITS: u32 = 40;
 /// Heads for fresh writes, at most.
 pub const FRESH_HEADS_MAX: u32 = 4;
-/// Head that takes the survivors of compaction and eviction.
+/// Head that takes the survivors of compaction and eviction; with a cold tier, the youngest of them.
 pub const SURVIVOR_HEAD: u32 = 4;
 /// Head that takes cache copies of cold records.
 pub const CACHE_HEAD: u32 = 5;
@@ -38,8 +38,12 @@ pub const CACHE_HEAD: u32 = 5;
 pub const TTL_HEAD_FIRST: u32 = 6;
 /// Heads of TTL classes, at most.
 pub const TTL_HEADS_MAX: u32 = 9;
+/// First head of older survivors, by age.
+pub const OLD_SURVIVOR_HEAD_FIRST: u32 = TTL_HEAD_FIRST + TTL_HEADS_MAX;
+/// Heads of older survivors.
+pub const OLD_SURVIVOR_HEADS: u32 = 3;
 /// All heads.
-pub const HEADS: usize = (TTL_HEAD_FIRST + TTL_HEADS_MAX) as usize;
+pub const HEADS: usize = (OLD_SURVIVOR_HEAD_FIRST + OLD_SURVIVOR_HEADS) as usize;
 /// Bits of a segment identity that repeat its slot; the rest is a counter that never repeats.
 pub const SLOT_BITS: u32 = 22;
 /// Frames that only evictors, compactors and tombstones may take.

@@ -5,8 +5,10 @@
 //! sequence numbers it took. Only the tail is guarded by the head's lock; records are filled in outside it, in parallel.
 
 use crate::crash::crash_point;
-use crate::engine::{Engine, LockGuard};
-use crate::layout::{FRESH_HEADS_MAX, HEADS, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state};
+use crate::engine::{Engine, LockGuard, PartitionGuard};
+use crate::layout::{
+    FRESH_HEADS_MAX, HEADS, OLD_SURVIVOR_HEAD_FIRST, OLD_SURVIVOR_HEADS, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state,
+};
 use crate::record::{self, Word0, kind};
 use crate::segment::{Purpose, Room};
 use std::sync::atomic::Ordering;
@@ -62,6 +64,58 @@ impl Engine {
         self.me() % globals.fresh_heads.load(Ordering::Relaxed).clamp(1, FRESH_HEADS_MAX)
     }
 
+    /// The head that a value goes to which replaces one with this sequence number, in a locked partition. With a cold tier, values that will be
+    /// overwritten at about the same time are kept together, or compaction copies those that stay along with those that go;
+    /// how long the replaced value lasted is the best guess at how long its successor will.
+    #[inline]
+    pub(crate) fn head_for_update(&self, guard: &PartitionGuard<'_>, expires_at_ms: u64, replaced: Option<u64>) -> u32 {
+        let classes = self.age_classes();
+        if classes == 1 || expires_at_ms != 0 {
+            return self.head_for(expires_at_ms);
+        }
+        match replaced.map(|sequence| self.age_percent(guard, sequence)) {
+            Some(0..10) => 0,
+            Some(10..60) => 1,
+            // New keys go with those that last: most never change.
+            _ => classes.min(3) - 1,
+        }
+    }
+
+    /// The head that a survivor goes to, of a locked partition: the longer a value has lasted, the longer it will.
+    pub(crate) fn head_for_survivor(&self, guard: &PartitionGuard<'_>, sequence: u64) -> u32 {
+        let classes = self.age_classes();
+        if classes == 1 {
+            return SURVIVOR_HEAD;
+        }
+        let class = match self.age_percent(guard, sequence) {
+            0..40 => 0,
+            40..160 => 1,
+            160..640 => 2,
+            _ => 3,
+        };
+        match class.min(classes - 1) {
+            0 => SURVIVOR_HEAD,
+            older => OLD_SURVIVOR_HEAD_FIRST + older - 1,
+        }
+    }
+
+    /// Classes by age that the hot tier has frames for: each keeps one open.
+    fn age_classes(&self) -> u32 {
+        match self.geometry.hot_frames {
+            _ if self.cold.is_none() => 1,
+            0..24 => 1,
+            24..48 => 2,
+            _ => 1 + OLD_SURVIVOR_HEADS,
+        }
+    }
+
+    /// Updates since a sequence number was given out, as a percentage of the number of keys (guessed from one partition's).
+    fn age_percent(&self, guard: &PartitionGuard<'_>, sequence: u64) -> u64 {
+        let keys = u64::from(guard.partition.count.load(Ordering::Relaxed)).max(1) * u64::from(self.geometry.partitions);
+        let age = self.globals().next_sequence.load(Ordering::Relaxed).saturating_sub(sequence);
+        age.saturating_mul(100) / keys
+    }
+
     /// Locks all heads: nothing is reserved while the guards live.
     pub(crate) fn lock_heads(&self) -> Vec<LockGuard<'_>> {
         (0..HEADS as u32).map(|number| self.lock_head(number)).collect()
@@ -109,6 +163,7 @@ impl Engine {
             0..FRESH_HEADS_MAX => class::FRESH,
             SURVIVOR_HEAD => class::SURVIVOR,
             crate::layout::CACHE_HEAD => class::CACHE,
+            OLD_SURVIVOR_HEAD_FIRST.. => class::SURVIVOR,
             _ => class::TTL + (number - TTL_HEAD_FIRST),
         }
     }

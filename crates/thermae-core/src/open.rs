@@ -219,7 +219,7 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
     let has_store = env.exists(&superblock_path).unwrap_or(false);
     if !has_store && may_create {
         // Options that can't be are refused before anything is made.
-        geometry_of(&options.resolve(location)?)?;
+        geometry_of(&options.resolve(location)?, None)?;
     }
     prepare_directory(&*env, &directory, may_create)?;
     if !has_store {
@@ -304,6 +304,13 @@ fn open_cold(env: &dyn Env, paths: &Paths, superblock: &Superblock, geometry: &G
     }
     let cold_geometry = cold_geometry(superblock, geometry);
     let exists = env.exists(&paths.cold).map_err(|source| Error::io("look at", &paths.cold, source))?;
+    if exists && superblock.sequence_limit != 0 {
+        // A snapshot that was never opened, so nobody else is at it: its file ends after the frames in use.
+        let cold = ColdPool::open(env, &paths.cold, cold_geometry, false)?;
+        if cold.damage().missing_bytes > 0 {
+            cold.repair_shape()?;
+        }
+    }
     if exists || options.read_only {
         return ColdPool::open(env, &paths.cold, cold_geometry, options.read_only).map(Some);
     }
@@ -413,10 +420,6 @@ fn build(
         None => None,
     };
     let is_snapshot = superblock.sequence_limit != 0;
-    if let Some(cold) = cold.as_ref().filter(|cold| is_snapshot && cold.damage().missing_bytes > 0) {
-        // A snapshot's file ends after the frames in use.
-        cold.repair_shape()?;
-    }
     let engine = assemble(env.clone(), paths.clone(), superblock.clone(), *geometry, cold, (control, hot), lock_file, &writer)?;
     let globals = engine.globals();
     globals.next_sequence.store(1, Ordering::Relaxed);

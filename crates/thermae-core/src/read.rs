@@ -9,7 +9,7 @@
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef, Table};
-use crate::layout::{ADDRESS_MIN, Place};
+use crate::layout::{ADDRESS_MIN, Place, Segment};
 use crate::record::{self, Parsed, Word0, flag, kind};
 use std::sync::atomic::{Ordering, fence};
 
@@ -175,8 +175,14 @@ impl Engine {
                 match self.batch_link(base, at, offset) {
                     None => {}
                     Some(link) => {
+                        let is_locked = self.partitions()[self.partition_of(wanted.hash) as usize].lock.owner().is_some();
+                        fence(Ordering::Acquire);
                         if place_ref.load() != entry || segment.place.load(Ordering::Acquire) != place_word {
                             return Ok(Step::Retry);
+                        }
+                        if !is_locked {
+                            // Only while its partitions are locked is a transaction undecided: it was decided since, or its lead is damaged.
+                            return if self.batch_link(base, at, offset).is_none() { Ok(Step::Retry) } else { Err(self.damaged(slot, offset, wanted.key)) };
                         }
                         if link & ADDRESS_MASK < ADDRESS_MIN {
                             return Ok(Step::Miss);
@@ -193,9 +199,14 @@ impl Engine {
                 && word.key_len as usize == wanted.key.len()
                 && unsafe { std::slice::from_raw_parts(at.add(shape.key_offset), wanted.key.len()) } == wanted.key;
             if !key_matches {
+                // Two keys with one tag are rare enough to make sure that this is not the wanted key's own record, damaged.
+                let is_intact = !is_sane || !self.verify_reads || self.is_intact_at(at, offset, shape.total, segment);
                 fence(Ordering::Acquire);
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);
+                }
+                if !is_intact {
+                    return Err(self.damaged(slot, offset, wanted.key));
                 }
                 return Ok(if is_sane { Step::Other } else { Step::Nonsense });
             }
@@ -228,8 +239,12 @@ impl Engine {
                 return self.finish_owned(place_ref, entry, offset, &bytes, segment.segment_id.load(Ordering::Relaxed), wanted, buffer, false);
             }
             if expires_at_ms != 0 && expires_at_ms <= self.now_ms() {
+                let is_intact = !self.verify_reads || self.is_intact_at(at, offset, shape.total, segment);
                 fence(Ordering::Acquire);
-                return Ok(if segment.place.load(Ordering::Relaxed) == place_word { Step::Miss } else { Step::Retry });
+                if segment.place.load(Ordering::Relaxed) != place_word {
+                    return Ok(Step::Retry);
+                }
+                return if is_intact { Ok(Step::Miss) } else { Err(self.damaged(slot, offset, wanted.key)) };
             }
             // The buffer may be sized from a torn header: make sure of the header before anything is allocated from it.
             fence(Ordering::Acquire);
@@ -258,6 +273,15 @@ impl Engine {
         }
         // The replaced record of an undecided transaction is itself undecided: the partition changed meanwhile.
         Ok(Step::Retry)
+    }
+
+    /// Whether the record at `at` passes its checksum. The bytes may change meanwhile: the caller looks at the place afterwards.
+    #[cold]
+    fn is_intact_at(&self, at: *const u8, offset: usize, total: usize, segment: &Segment) -> bool {
+        // SAFETY: the caller checked that so many bytes lie in the frame; what they are is copied before it is looked at.
+        let bytes = unsafe { std::slice::from_raw_parts(at, total) }.to_vec();
+        record::parse(&bytes, offset, self.geometry.frame_bytes as usize)
+            .is_some_and(|record| record.is_intact(segment.segment_id.load(Ordering::Relaxed)))
     }
 
     /// For a record in a batch that is not decided: the entry it would replace. `None` when the batch happened.

@@ -309,6 +309,7 @@ impl<'a> Recovery<'a> {
         segment.next_expiry_ms.store(noted.map_or(u64::MAX, |noted| noted.next_expiry_ms), Ordering::Relaxed);
         segment.last_expiry_ms.store(noted.map_or(0, |noted| noted.last_expiry_ms), Ordering::Relaxed);
         segment.live_bytes.store(noted.map_or(0, |noted| noted.live_bytes), Ordering::Relaxed);
+        segment.tombstone_bytes.store(noted.map_or(0, |noted| noted.tombstone_bytes), Ordering::Relaxed);
         segment.key_hash.store(noted.map_or(0, |noted| noted.key_hash), Ordering::Relaxed);
         let tail = if is_extent { record.used_bytes } else { noted.map_or(header, |noted| noted.tail) };
         segment.tail.store(tail, Ordering::Relaxed);
@@ -492,9 +493,6 @@ impl<'a> Recovery<'a> {
         })?;
         self.report.records = records.into_inner();
         self.report.damaged.extend(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
-        if let Some(checkpoint) = &checkpoint {
-            engine.globals().checkpoint_sequence.store(checkpoint.barrier.sequence, Ordering::Relaxed);
-        }
         Ok(())
     }
 
@@ -599,7 +597,11 @@ impl<'a> Recovery<'a> {
         for update in &group.updates {
             let Some((slot, offset)) = engine.split(update.address()) else { continue };
             self.counted[slot as usize].fetch_add(1, Ordering::Relaxed);
-            if update.is(IS_TOMBSTONE) || (update.expiry_ms != 0 && update.expiry_ms <= now_ms) {
+            if update.is(IS_TOMBSTONE) {
+                engine.segment(slot).tombstone_bytes.fetch_add(update.total() as u32, Ordering::Relaxed);
+                continue;
+            }
+            if update.expiry_ms != 0 && update.expiry_ms <= now_ms {
                 continue;
             }
             if update.is(IS_LARGE) {
@@ -747,6 +749,8 @@ impl<'a> Recovery<'a> {
         globals.watermark.store(prefix, Ordering::SeqCst);
         globals.watermark_recorded.store(prefix, Ordering::SeqCst);
         globals.flush_wanted.store(prefix, Ordering::SeqCst);
+        // What both checkpoints cover; the next one will cover more.
+        globals.checkpoint_sequence.store(engine.superblock.tombstone_floor, Ordering::SeqCst);
         globals.next_segment.store(self.next_segment, Ordering::SeqCst);
         // What was replayed is replayed again until a checkpoint covers it.
         globals.log_bytes.store(self.report.bytes, Ordering::Relaxed);

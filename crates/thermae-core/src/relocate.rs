@@ -15,7 +15,7 @@ use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::error::Result;
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry};
-use crate::layout::{Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state};
+use crate::layout::{HEADS, OLD_SURVIVOR_HEAD_FIRST, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state};
 use crate::lock::Acquired;
 use crate::log::{Reserved, Sequence};
 use crate::record::{self, Draft, LINK_OFFSET, Parsed, Word0, flag, kind};
@@ -452,7 +452,13 @@ impl Engine {
         tally: &mut Tally,
     ) -> Result<(), Room> {
         let base_kind = live.record.word.base_kind();
-        let reserved = self.append_record(guard, walk.segment_id, &live.record, base_kind, 0, SURVIVOR_HEAD, Purpose::Survivors)?;
+        let head = self.head_for_survivor(guard, live.record.sequence);
+        let append = |head| self.append_record(guard, walk.segment_id, &live.record, base_kind, 0, head, Purpose::Survivors);
+        let reserved = append(head).or_else(|room| {
+            // Where no frame is left for another class, what is open takes it.
+            let others = std::iter::once(SURVIVOR_HEAD).chain(OLD_SURVIVOR_HEAD_FIRST..HEADS as u32).filter(|&other| other != head);
+            others.filter(|&other| self.head(other).slot_plus_one.load(Ordering::Acquire) != 0).find_map(|other| append(other).ok()).ok_or(room)
+        })?;
         let address = self.address(reserved.slot, reserved.offset);
         match copy {
             Some((_, link)) => link.store(address, Ordering::Release),

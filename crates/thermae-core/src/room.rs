@@ -21,7 +21,8 @@ use crate::compact::{COMPACT_ALIVE_PERCENT_MAX, COMPACT_BEFORE_EVICT_PERCENT_MAX
 use crate::demote::Demoted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::layout::RESERVE_FRAMES;
+use crate::layout::{Place, RESERVE_FRAMES, state};
+use crate::lock::futex_wait;
 use crate::options::{WhenFull, size_text};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
 use std::sync::atomic::Ordering;
@@ -35,6 +36,10 @@ const KEEPER_STEPS_MAX: usize = 16;
 const FRUITLESS_MAX: u32 = 6;
 /// Longest pause between two such calls.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
+/// Longest wait for a flush under way, which pins what it writes.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Pause while a snapshot copies what was given up already.
+const SNAPSHOT_PAUSE: Duration = Duration::from_micros(500);
 /// Cold frames that wait for flushes before it is worth forcing them.
 const WAITING_WORTH_A_FLUSH: u32 = 4;
 /// Notes among the slots tried that something else was tried: no slot has such a number.
@@ -57,11 +62,16 @@ impl Engine {
         let room = if self.cold.is_none() { Room::Hot } else { room };
         let is_first = *attempts == 0;
         let freed = {
-            let _room = self.lock_room();
+            let guard = self.lock_room();
             let (hot, cold) = self.reclaim();
             let reclaimed = if room == Room::Hot { hot } else { cold };
             // Who needs many frames at once comes back after the first call, and then more are freed.
             let is_made = reclaimed > 0 || (is_first && self.free_frames(room) > RESERVE_FRAMES);
+            if !is_made && self.is_held_up_by_snapshot(room) {
+                drop(guard);
+                std::thread::sleep(SNAPSHOT_PAUSE);
+                return Ok(());
+            }
             is_made || self.free_some(room, 1, STEPS_MAX)?
         };
         if freed {
@@ -72,7 +82,13 @@ impl Engine {
         if *attempts > FRUITLESS_MAX {
             return Err(self.full(room));
         }
-        // What stands in the way may be another writer's record, which takes microseconds, or a flush.
+        let globals = self.globals();
+        let seen = globals.watermark_wakes.load(Ordering::Acquire);
+        if globals.flush_lease.owner().is_some_and(|owner| self.member.is_alive(owner)) {
+            futex_wait(&globals.watermark_wakes, seen, FLUSH_WAIT_MAX);
+            return Ok(());
+        }
+        // What stands in the way may be another writer's record, which takes microseconds.
         std::thread::sleep(Duration::from_millis(1 << (*attempts).min(4)).min(PAUSE_MAX));
         Ok(())
     }
@@ -101,7 +117,7 @@ impl Engine {
             let wanted = (frames / 100 * percent).max(RESERVE_FRAMES + 2);
             let mut steps = 0;
             let mut tried = Tried::new();
-            while self.free_soon(room) < wanted && steps < KEEPER_STEPS_MAX {
+            while self.free_soon(room) < wanted && steps < KEEPER_STEPS_MAX && !self.is_held_up_by_snapshot(room) {
                 // The lock is let go of between steps: a writer in need goes first.
                 let Some(_room) = self.try_lock_room() else { break };
                 steps += 1;
@@ -112,6 +128,16 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Whether frames were given up that a snapshot has yet to copy: they come soon, and giving up more would give up too much.
+    fn is_held_up_by_snapshot(&self, room: Room) -> bool {
+        self.globals().snapshot_lock.owner().is_some()
+            && self.segments().iter().enumerate().any(|(slot, segment)| {
+                let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+                let has_frame = if room == Room::Hot { place.hot.is_some() } else { place.cold.is_some() };
+                has_frame && segment.state.load(Ordering::Acquire) == state::RETIRED && self.is_held_for_snapshot(slot as u32)
+            })
     }
 
     fn free_frames(&self, room: Room) -> u32 {
@@ -142,7 +168,7 @@ impl Engine {
                     self.flush_for_reuse()?;
                 }
             }
-            if self.free_frames(room) >= before + wanted {
+            if self.free_frames(room) >= before + wanted || self.is_held_up_by_snapshot(room) {
                 return Ok(true);
             }
             if !has_more {
@@ -207,12 +233,12 @@ impl Engine {
         Ok(true)
     }
 
-    /// Writes a checkpoint, so that tombstones need not be kept. False where that is not possible now.
+    /// Writes checkpoints, so that tombstones need not be kept. False where that is not possible now.
     fn cover_tombstones(&self) -> Result<bool> {
         if self.globals().checkpoint_lock.owner().is_some() {
             return Ok(false);
         }
-        match self.write_checkpoint() {
+        match self.cover_log() {
             Ok(()) => Ok(true),
             // It ends with a flush, for which there may be no room.
             Err(Error::Full(_)) => Ok(false),
@@ -247,7 +273,7 @@ impl Engine {
             Room::Cold => ("cold", options.cold_bytes),
         };
         let pinned = (0..self.geometry.slots)
-            .filter(|&slot| self.segment(slot).state.load(Ordering::Relaxed) != crate::layout::state::FREE && self.is_pinned(slot))
+            .filter(|&slot| self.segment(slot).state.load(Ordering::Relaxed) != state::FREE && self.is_pinned(slot))
             .count() as u64;
         let mut holders = Vec::new();
         if pinned > 0 {

@@ -216,6 +216,11 @@ impl Engine {
             globals.freed_sequence.fetch_max(segment.sequence_max.load(Ordering::Relaxed), Ordering::SeqCst);
         }
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        if let (Some(cold), Some(frame), true) = (&self.cold, place.cold, segment.flushed.swap(0, Ordering::Relaxed) != 0) {
+            // Flushes clear a retired segment's frame record; where nothing is flushed it happens here, so that no recovery finds it
+            // after durability is turned on. If the disk fails, the flush that durability begins with says so.
+            let _ = cold.clear_frame_record(frame);
+        }
         segment.place.store(place.moved(None, None).pack(), Ordering::SeqCst);
         crash_point!("segment.freeing");
         segment.segment_id.store(0, Ordering::Release);
@@ -279,7 +284,7 @@ impl Engine {
 
     /// Whether a snapshot still has to copy what a retired slot holds. What was retired before a snapshot began is not in it, so
     /// whoever saw no snapshot frees nothing that one which begins now could need.
-    fn is_held_for_snapshot(&self, slot: u32) -> bool {
+    pub(crate) fn is_held_for_snapshot(&self, slot: u32) -> bool {
         let globals = self.globals();
         let Some(owner) = globals.snapshot_lock.owner() else { return false };
         let segment = self.segment(slot);

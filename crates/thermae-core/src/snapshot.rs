@@ -201,9 +201,20 @@ fn remove_leftover(env: &dyn Env, temporary: &Path) -> Result<()> {
     env.remove_dir_all(temporary).map_err(|source| Error::io("remove", temporary, source))
 }
 
-/// A snapshot's cold tier: the store's own, or where it has none, one that could hold all of the hot tier.
-fn snapshot_options(options: &Resolved) -> Resolved {
-    Resolved { cold_bytes: if options.cold_bytes == 0 { options.hot_bytes } else { options.cold_bytes }, ..*options }
+/// Cold frames that a store needs for so many segments: the reserves, and some to begin with.
+fn frames_for(segments: u64) -> u64 {
+    segments + 2 * u64::from(RESERVE_FRAMES) + 4
+}
+
+/// A snapshot's cold tier is the store's own, unless what is hot has to fit too and does not: then it is one with room to spare.
+fn snapshot_options(options: &Resolved, segments: u64) -> Resolved {
+    let frame_bytes = u64::from(options.frame_bytes);
+    let needed = frames_for(segments) * frame_bytes;
+    if options.cold_bytes >= needed {
+        return *options;
+    }
+    let spare = (options.hot_bytes / 8).next_multiple_of(frame_bytes);
+    Resolved { cold_bytes: needed.max(options.hot_bytes) + spare, ..*options }
 }
 
 impl Engine {
@@ -229,7 +240,7 @@ impl Engine {
         crash_point!("snapshot.dumped");
         let planned = self.plan_copies(&barrier, end, number);
         let current = Superblock::read(&*self.env, &self.paths.superblock)?;
-        let options = snapshot_options(&current.options);
+        let options = snapshot_options(&current.options, planned.len() as u64);
         let geometry = open::geometry_of(&options, Some(current.partitions))?;
         let cold_geometry = ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
         let pool = ColdPool::create_partial(&*self.env, &temporary.join("cold"), cold_geometry, planned.len() as u32)?;
@@ -606,7 +617,7 @@ fn used_frames(source: &ColdPool, snapshot: &Path) -> Result<Vec<(u32, FrameReco
 /// Whether tiers of this geometry have room for a snapshot's segments, and its addresses can be named in it.
 fn check_room(snapshot: &Path, used: &[(u32, FrameRecord)], geometry: &Geometry) -> Result<()> {
     let frame_bytes = u64::from(geometry.frame_bytes);
-    let frames_needed = used.len() as u64 + 2 * u64::from(RESERVE_FRAMES) + 4;
+    let frames_needed = frames_for(used.len() as u64);
     let last_slot = used.iter().map(|(_, record)| record.segment_id & ((1 << SLOT_BITS) - 1)).max().unwrap_or(0);
     if frames_needed > u64::from(geometry.cold_frames) {
         return Err(Error::invalid_option(format!(

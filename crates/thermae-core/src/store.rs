@@ -621,7 +621,7 @@ impl Store {
     pub fn len(&self) -> Result<u64> {
         self.enter()?;
         if !self.engine.read_only {
-            self.engine.expire_due(self.engine.now_ms())?;
+            self.engine.expire_all(self.engine.now_ms())?;
         }
         Ok(self.count_entries())
     }

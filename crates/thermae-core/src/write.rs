@@ -298,7 +298,7 @@ impl Engine {
         let head = if present.is_none() && self.cold.is_none() && self.take_ghost(guard, tag) && value.expires_at_ms == 0 {
             crate::layout::SURVIVOR_HEAD
         } else {
-            self.head_for(value.expires_at_ms)
+            self.head_for_update(guard, value.expires_at_ms, present.map(|present| present.meta.version))
         };
         let (value_len, payload, base_kind) = match value.payload {
             Payload::Inline(bytes) => (bytes.len() as u32, bytes, kind::PUT),

@@ -272,6 +272,9 @@ fn without_a_checkpoint_that_is_needed_nothing_is_guessed() {
     let settings = || options(16, 64, Durability::EverySec, WhenFull::Error);
     let store = place.open(&settings());
     let keys: Vec<Vec<u8>> = (0..40_000_u64).map(|index| format!("key:{index}").into_bytes()).collect();
+    let mut model = Model::new();
+    // Something older than all of them stays, or there would be nothing that a tombstone is needed for.
+    set(&store, &mut model, b"older", 1, 100);
     for key in &keys {
         set(&store, &mut Model::new(), key, 1, 100);
     }
@@ -280,7 +283,6 @@ fn without_a_checkpoint_that_is_needed_nothing_is_guessed() {
     }
     store.engine().write_checkpoint().unwrap();
     // What is dead and covered makes room for these: compaction drops the tombstones, and says so in the superblock.
-    let mut model = Model::new();
     for index in 0..30_000_u64 {
         set(&store, &mut model, format!("kept:{index}").as_bytes(), 1, 1000);
     }

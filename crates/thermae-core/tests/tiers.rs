@@ -11,7 +11,7 @@ const MIB: u64 = 1 << 20;
 
 /// A store that is removed at the end of its test.
 struct Scratch {
-    store: Store,
+    store: Option<Store>,
     location: Location,
     _directory: Option<tempfile::TempDir>,
 }
@@ -20,30 +20,35 @@ impl std::ops::Deref for Scratch {
     type Target = Store;
 
     fn deref(&self) -> &Store {
-        &self.store
+        self.store.as_ref().expect("open until dropped")
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = self.store.close();
-        let _ = destroy(&thermae_core::env::SystemEnv, &self.location);
+        // The store's shared memory can be removed once its last handle is gone.
+        let closed = self.store.take().map(|store| store.close());
+        let destroyed = destroy(&thermae_core::env::SystemEnv, &self.location);
+        if !std::thread::panicking() {
+            closed.transpose().unwrap();
+            destroyed.unwrap();
+        }
     }
 }
 
 fn cache(name: &str, options: Options) -> Scratch {
     let location = Location::parse(&format!("shm://test-tiers-{name}-{}", std::process::id())).unwrap();
     let store = Store::open(&location, &Options { hot_bytes: Some(16 * MIB), ..options }).unwrap();
-    Scratch { store, location, _directory: None }
+    Scratch { store: Some(store), location, _directory: None }
 }
 
 fn tiered(cold_mib: u64, durability: Durability, options: Options) -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let location = Location::Directory(directory.path().join("store"));
     let options =
-        Options { hot_bytes: Some(16 * MIB), cold_bytes: Some(cold_mib * MIB), durability: Some(durability), ..options };
+        Options { hot_bytes: options.hot_bytes.or(Some(16 * MIB)), cold_bytes: Some(cold_mib * MIB), durability: Some(durability), ..options };
     let store = Store::open(&location, &options).unwrap();
-    Scratch { store, location, _directory: Some(directory) }
+    Scratch { store: Some(store), location, _directory: Some(directory) }
 }
 
 fn mix(mut seed: u64) -> u64 {
@@ -212,9 +217,10 @@ fn with_a_cold_tier_and_no_durability_everything_is_kept() {
     everything_is_kept(Durability::None);
 }
 
-#[test]
-fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
-    let store = tiered(256, Durability::EverySec, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+/// Bytes written to flash for each byte stored, under Zipfian overwrites of a store whose cold tier is 85 % full.
+fn write_amplification(durability: Durability) -> f64 {
+    let options = Options { hot_bytes: Some(64 * MIB), when_full: Some(WhenFull::Error), ..Options::default() };
+    let store = tiered(256, durability, options);
     let value_len = 1000;
     let keys = 256 * MIB as usize * 85 / 100 / (value_len + 40);
     let mut versions = vec![1_u64; keys];
@@ -230,13 +236,19 @@ fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
         versions[key as usize] = version;
     }
     let after = store.stats().unwrap();
-    let user_bytes = writes * (value_len as u64 + 40);
-    let amplification = 1.0 + (after.compacted_bytes - before.compacted_bytes) as f64 / user_bytes as f64;
-    println!("write amplification {amplification:.3}, {} keys", keys);
     for key in (0..keys as u64).step_by(13) {
         assert_eq!(get(&store, key), Some(versions[key as usize]), "key {key}");
     }
-    assert!(amplification <= 1.5, "write amplification {amplification:.2}: {after:?}");
+    let user_bytes = writes * (value_len as u64 + 40);
+    let amplification = (after.cold_written_bytes - before.cold_written_bytes) as f64 / user_bytes as f64;
+    println!("{durability}: {amplification:.3} bytes written for each byte stored");
+    amplification
+}
+
+#[test]
+fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
+    let measured = [Durability::None, Durability::EverySec].map(write_amplification);
+    assert!(measured[0] <= 1.5 && measured[1] <= 2.2, "{measured:?}");
 }
 
 #[test]

@@ -55,7 +55,7 @@ mod _thermae {
     #[pymodule_export]
     use super::scan::Scan;
     #[pymodule_export]
-    use super::store::{Store, destroy, restore};
+    use super::store::{Store, destroy, forget_shared_memory, restore};
     #[pymodule_export]
     use super::view::View;
 

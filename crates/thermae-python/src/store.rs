@@ -632,3 +632,11 @@ pub(crate) fn destroy(py: Python<'_>, location: &str) -> PyResult<()> {
     let env = Options::default().env;
     py.detach(|| thermae_core::destroy(&*env, &location)).into_python(py)
 }
+
+/// Removes the volatile half of a store, as a reboot of the machine would.
+#[pyfunction]
+pub(crate) fn forget_shared_memory(py: Python<'_>, location: &str) -> PyResult<()> {
+    let location = Location::parse(location).into_python(py)?;
+    let env = Options::default().env;
+    py.detach(|| thermae_core::forget_shared_memory(&*env, &location)).into_python(py)
+}

@@ -31,6 +31,11 @@ def shuffled(keys: Iterable[bytes], seed: int = SEED) -> list[bytes]:
     return order
 
 
+def sampled(keys: list[bytes], count: int, seed: int) -> list[bytes]:
+    """`count` of the keys, each at most once, in random order."""
+    return random.Random(seed).sample(keys, count)
+
+
 def fresh_copies(keys: Iterable[bytes]) -> list[bytes]:
     """Equal keys that are other objects: one looks up the key that one was sent, not the object stored once.
 

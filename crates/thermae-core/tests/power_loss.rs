@@ -1,0 +1,257 @@
+//! Power failing at any moment: a recorded workload, and from it the states in which the files could have been left, with unsynced
+//! writes dropped, reordered by pages or sectors, and torn. Each must recover to a prefix of the acknowledged history, with everything in it
+//! that was acknowledged as durable; and after more writes and another power failure, to exactly that.
+//!
+//! `THERMAE_IMAGES` says how many images each workload is tried with.
+#![cfg(feature = "test-env")]
+
+mod common;
+
+use common::{Random, options};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use thermae_core::env::SystemEnv;
+use thermae_core::env_test::{Image, RecordingEnv};
+use thermae_core::{BatchOp, Durability, Location, Options, SetOptions, ShmPlacement, Store, WhenFull, forget_shared_memory};
+
+const IMAGES_DEFAULT: usize = 350;
+const KEYS: u64 = 60;
+
+/// One change of history.
+type Change = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// What was asked of a store, in order, and what it promised.
+struct History {
+    changes: Vec<Change>,
+    /// Changes up to this many were durable when the recording had so many events.
+    promises: Vec<(usize, usize)>,
+}
+
+impl History {
+    fn promised(&self, cut: usize) -> usize {
+        self.promises.iter().filter(|(position, _)| *position <= cut).map(|(_, count)| *count).max().unwrap_or(0)
+    }
+
+    /// The state after each change.
+    fn states(&self) -> Vec<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let mut states = vec![BTreeMap::new()];
+        for change in &self.changes {
+            let mut state = states[states.len() - 1].clone();
+            for (key, value) in change {
+                match value {
+                    Some(value) => state.insert(key.clone(), value.clone()),
+                    None => state.remove(key),
+                };
+            }
+            states.push(state);
+        }
+        states
+    }
+}
+
+fn is_durable(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("store") || name.starts_with("cold") || name.starts_with("checkpoint")
+    })
+}
+
+fn settings(durability: Durability) -> Options {
+    Options { shm: ShmPlacement::SharedMemory, ..options(16, 16, durability, WhenFull::Error) }
+}
+
+/// Asks a store for all kinds of things, and records what it writes.
+fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -> (thermae_core::env_test::Recording, History) {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
+    let location = Location::Directory(root);
+    let store = Store::open(&location, &Options { env: Arc::new(env.clone()), ..settings(durability) }).unwrap();
+    let mut history = History { changes: Vec::new(), promises: Vec::new() };
+    let mut random = Random::new(seed);
+    let mut number = 0_u64;
+    let mut value = |random: &mut Random, bytes: u64| {
+        number += 1;
+        let mut value = vec![number as u8; random.below(bytes) as usize + 8];
+        value[..8].copy_from_slice(&number.to_le_bytes());
+        value
+    };
+    while history.changes.len() < changes {
+        let key = format!("key:{}", random.below(KEYS)).into_bytes();
+        let change: Change = match random.below(100) {
+            0..20 => {
+                if !store.delete(&key).unwrap() {
+                    continue;
+                }
+                vec![(key, None)]
+            }
+            20..35 => {
+                let count = random.below(5) + 1;
+                let mut members: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+                for _ in 0..count {
+                    let value = (!random.percent(20)).then(|| value(&mut random, value_bytes));
+                    members.insert(format!("key:{}", random.below(KEYS)).into_bytes(), value);
+                }
+                let ops: Vec<BatchOp<'_>> = members
+                    .iter()
+                    .map(|(key, value)| match value {
+                        Some(value) => BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0 },
+                        None => BatchOp::Delete { key },
+                    })
+                    .collect();
+                store.transaction(&ops, &[]).unwrap();
+                members.into_iter().collect()
+            }
+            35..38 => {
+                let value = value(&mut random, 400_000);
+                let value = [value, vec![5; 300_000]].concat();
+                store.set(b"large", &value, &SetOptions::default()).unwrap();
+                vec![(b"large".to_vec(), Some(value))]
+            }
+            _ => {
+                let value = value(&mut random, value_bytes);
+                store.set(&key, &value, &SetOptions::default()).unwrap();
+                vec![(key, Some(value))]
+            }
+        };
+        history.changes.push(change);
+        if durability == Durability::Always {
+            history.promises.push((env.position(), history.changes.len()));
+        }
+        match random.below(100) {
+            0..6 => {
+                store.flush().unwrap();
+                history.promises.push((env.position(), history.changes.len()));
+            }
+            6..8 => store.engine().write_checkpoint().unwrap(),
+            8..12 => store.make_room().unwrap_or(()),
+            _ => {}
+        }
+    }
+    store.close().unwrap();
+    drop(store);
+    forget_shared_memory(&SystemEnv, &location).unwrap();
+    (env.recording(), history)
+}
+
+fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut scan = store.scan(b"");
+    while let Some(batch) = scan.next_batch().unwrap() {
+        for (key, _) in batch {
+            let value = store.get(&key).unwrap().expect("a key that a scan found").1;
+            assert!(found.insert(key, value).is_none());
+        }
+    }
+    found
+}
+
+fn crash(store: Store, location: &Location) {
+    store.engine().closed.store(true, Ordering::SeqCst);
+    drop(store);
+    forget_shared_memory(&SystemEnv, location).unwrap();
+}
+
+fn try_image(image: &Image, history: &History, states: &[BTreeMap<Vec<u8>, Vec<u8>>], durability: Durability) {
+    let what = format!("cut {}, {:?}, seed {}", image.cut, image.tear, image.seed);
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    std::fs::create_dir(&root).unwrap();
+    image.write_into(&root).unwrap();
+    let location = Location::Directory(root);
+    let options = settings(durability);
+    let promised = history.promised(image.cut);
+    let store = match Store::open(&location, &Options { create: false, ..options.clone() }) {
+        Ok(store) => store,
+        Err(error) => {
+            assert!(promised == 0 && !image.paths().any(|path| path == Path::new("cold")), "{what}: {error}");
+            return;
+        }
+    };
+    let found = contents(&store);
+    let length = (promised..states.len()).find(|&length| states[length] == found);
+    let Some(length) = length else {
+        let earlier = (0..promised).rev().find(|&length| states[length] == found);
+        panic!("{what}: what was recovered is no state from {promised} on (earlier: {earlier:?})");
+    };
+    // What is written now must count, and what was cut off must not come back, with and without another power failure.
+    let mut expected = found;
+    for number in 0..40_u64 {
+        let key = format!("key:{}", number * 7 % KEYS).into_bytes();
+        let value = format!("after {length}: {number}").into_bytes();
+        store.set(&key, &value, &SetOptions::default()).unwrap();
+        expected.insert(key, value);
+    }
+    store.flush().unwrap();
+    crash(store, &location);
+    let store = Store::open(&location, &options).unwrap();
+    assert!(contents(&store) == expected, "{what}: after another recovery");
+    store.close().unwrap();
+    drop(store);
+    forget_shared_memory(&SystemEnv, &location).unwrap();
+}
+
+fn images() -> usize {
+    std::env::var("THERMAE_IMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(IMAGES_DEFAULT)
+}
+
+fn run(durability: Durability, changes: usize, value_bytes: u64, seed: u64) {
+    let (recording, history) = record(durability, changes, value_bytes, seed);
+    let states = history.states();
+    for image in recording.images(images(), seed) {
+        try_image(&image, &history, &states, durability);
+    }
+}
+
+#[test]
+fn with_every_write_acknowledged_as_durable() {
+    run(Durability::Always, 300, 2000, 1);
+}
+
+#[test]
+fn with_flushes_now_and_then() {
+    run(Durability::EverySec, 600, 2000, 2);
+}
+
+#[test]
+fn in_a_small_store_that_compacts() {
+    run(Durability::EverySec, 700, 60_000, 3);
+}
+
+/// A power failure in the middle of a recovery changes nothing about its outcome.
+#[test]
+fn recovery_itself_may_lose_power() {
+    let (recording, history) = record(Durability::EverySec, 250, 4000, 4);
+    let states = history.states();
+    for image in recording.images(images() / 20, 4) {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        std::fs::create_dir(&root).unwrap();
+        image.write_into(&root).unwrap();
+        let location = Location::Directory(root.clone());
+        let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
+        let options = Options { create: false, ..settings(Durability::EverySec) };
+        let Ok(store) = Store::open(&location, &Options { env: Arc::new(env.clone()), ..options.clone() }) else { continue };
+        let found = contents(&store);
+        let length = (0..states.len()).find(|&length| states[length] == found);
+        assert!(length.is_some(), "cut {}, {:?}, seed {}", image.cut, image.tear, image.seed);
+        crash(store, &location);
+        for again in env.recording().images(20, image.seed) {
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path().join("store");
+            std::fs::create_dir(&root).unwrap();
+            again.write_into(&root).unwrap();
+            let location = Location::Directory(root);
+            // The recording knows a file from its first opening on; all of them were there before.
+            let is_known = |name: &str| again.paths().any(|path| path == Path::new(name)) || !image.paths().any(|path| path == Path::new(name));
+            if !["store", "cold", "checkpoint.0", "checkpoint.1"].into_iter().all(is_known) {
+                continue;
+            }
+            let store = Store::open(&location, &options).unwrap();
+            assert!(contents(&store) == found, "cut {}, {:?}, seed {} of a recovery", again.cut, again.tear, again.seed);
+            crash(store, &location);
+        }
+    }
+}
