@@ -157,6 +157,14 @@ def rust_problems(crate: Path, users: Sequence[Path] = ()) -> list[str]:
                 if own in layers and layers.index(target) < layers.index(own):
                     problems.append(f"{path}:{line}: {own} imports {target}, which stands above it")
 
+    # A layer may be methods of a type from below it: it is used where one of them is called elsewhere.
+    for path, module in modules.items():
+        if module and module[0] not in used:
+            methods = set(re.findall(r"\bfn\s+(\w+)", codes[path]))
+            others = "".join(code for other, code in codes.items() if modules.get(other, ("",))[:1] != module[:1])
+            if methods & set(re.findall(r"\.(\w+)\(", others)):
+                used.add(module[0])
+
     crate_name = crate.name.replace("-", "_")
     for path in users:
         used.update(name for name, _ in root_references(without_literals(path.read_text()), 0, crate_name))

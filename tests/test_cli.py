@@ -246,6 +246,31 @@ class TestMaintenance:
         assert result.exit_code == 0
         assert json.loads(result.stdout)
 
+    def test_check_of_a_damaged_store_is_1(self) -> None:
+        name = f"thermae-test-cli-{os.getpid()}"
+        place = f"shm://{name}"
+        value = b"a value that is easily found in memory" * 30
+        try:
+            with thermae.open(place, hot="16MiB") as store:
+                store["victim"] = value
+                store["other"] = "Ada"
+            hot = Path(f"/dev/shm/thermae-shm-{os.getuid()}-{name}/hot")
+            content = hot.read_bytes()
+            with hot.open("r+b") as file:
+                file.seek(content.index(value))
+                file.write(b"A")
+
+            result = thermae_command("check", place)
+            assert result.exit_code == 1, result.output
+            document = json.loads(thermae_command("check", place, "--json").stdout)
+            assert document["ok"] is False
+            assert document["problems"][0]["description"] in result.stdout
+            assert thermae_command("get", place, "other").stdout == "Ada\n"
+            unread = thermae_command("get", place, "victim")
+            assert (unread.exit_code, unread.stdout) == (1, "")
+        finally:
+            thermae.destroy(place)
+
     def test_snapshot_and_restore(self, stored: str, tmp_path: Path) -> None:
         snapshot, restored = str(tmp_path / "snapshot"), str(tmp_path / "restored")
         assert json.loads(thermae_command("snapshot", stored, snapshot, "--json").stdout)

@@ -72,7 +72,8 @@ fn lru(trace: &[u64], capacity: usize) -> f64 {
 fn s3_fifo(trace: &[u64], capacity: usize) -> f64 {
     let small_max = capacity / 10;
     let mut reads: HashMap<u64, u8> = HashMap::new();
-    let (mut small, mut main, mut ghosts, mut is_ghost) = (VecDeque::new(), VecDeque::new(), VecDeque::new(), HashSet::new());
+    let (mut small, mut main, mut ghosts, mut is_ghost) =
+        (VecDeque::new(), VecDeque::new(), VecDeque::new(), HashSet::new());
     ratio(trace, |key| {
         if let Some(count) = reads.get_mut(&key) {
             *count = (*count + 1).min(3);
@@ -102,7 +103,11 @@ fn s3_fifo(trace: &[u64], capacity: usize) -> f64 {
                 }
             }
         }
-        if is_ghost.remove(&key) { main.push_back(key) } else { small.push_back(key) }
+        if is_ghost.remove(&key) {
+            main.push_back(key);
+        } else {
+            small.push_back(key);
+        }
         reads.insert(key, 0);
         false
     })
@@ -143,7 +148,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ] {
         let trace = trace(keys, exponent, scan_every, scan_len);
         let (hits, kept) = thermae(&trace, 32)?;
-        println!("{name:<28} {kept:>8} {hits:>8.2} {:>8.2} {:>8.2}", s3_fifo(&trace, kept), lru(&trace, kept));
+        println!(
+            "{name:<28} {kept:>8} {hits:>8.2} {:>8.2} {:>8.2}",
+            s3_fifo(&trace, kept),
+            lru(&trace, kept)
+        );
     }
     Ok(())
 }

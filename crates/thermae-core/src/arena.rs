@@ -11,8 +11,7 @@
 
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
-use crate::index::Table;
-use crate::layout::BUCKET_BYTES;
+use crate::layout::{BUCKET_BYTES, Table};
 use crate::segment::Room;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -73,7 +73,8 @@ impl Engine {
             let place = Place::unpack(segment.place.load(Ordering::Relaxed));
             let tail = segment.tail.load(Ordering::Relaxed);
             let sequence_max = segment.sequence_max.load(Ordering::Relaxed);
-            let tombstone_bytes = if sequence_max > checkpoint { segment.tombstone_bytes.load(Ordering::Relaxed) } else { 0 };
+            let tombstone_bytes =
+                if sequence_max > checkpoint { segment.tombstone_bytes.load(Ordering::Relaxed) } else { 0 };
             census.tombstone_bytes += u64::from(tombstone_bytes);
             let candidate = Candidate {
                 slot: slot as u32,
@@ -113,7 +114,8 @@ impl Engine {
             .filter_map(|number| {
                 let slot = self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1)?;
                 let segment = self.segment(slot);
-                let is_used = segment.tail.load(Ordering::Relaxed) as usize > crate::layout::SEGMENT_HEADER_BYTES;
+                let is_used =
+                    segment.tail.load(Ordering::Relaxed) as usize > crate::layout::SEGMENT_HEADER_BYTES;
                 is_used.then(|| (segment.segment_id.load(Ordering::Relaxed), number))
             })
             .min();
@@ -125,8 +127,9 @@ impl Engine {
 
     /// Slots that the heads in `numbers` append to, oldest first.
     pub(crate) fn open_slots(&self, numbers: std::ops::Range<u32>) -> Vec<u32> {
-        let mut slots: Vec<u32> =
-            numbers.filter_map(|number| self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1)).collect();
+        let mut slots: Vec<u32> = numbers
+            .filter_map(|number| self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1))
+            .collect();
         slots.sort_unstable_by_key(|&slot| self.segment(slot).segment_id.load(Ordering::Relaxed));
         slots
     }

@@ -27,9 +27,12 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Most sequence numbers that are looked for: one bit each.
 const SEQUENCES_MAX: u64 = 1 << 31;
+/// How long a check pauses in all, to see whether what looks wrong is only being changed.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Most problems listed one by one.
 const PROBLEMS_MAX: usize = 10_000;
 
@@ -124,8 +127,12 @@ struct Checker<'a> {
     horizon: u64,
     /// By segment identity: how many large values list it.
     extent_owners: HashMap<u64, u32>,
+    /// Slots of extents whose hot and cold copies are not the same.
+    differing_extents: Vec<u32>,
     /// By slot: identity of its segment when first seen, and live bytes counted.
     live: HashMap<u32, (u64, u64)>,
+    /// How much longer the check may pause in all.
+    patience: Duration,
     /// Whether the index was changed.
     changed: bool,
 }
@@ -169,13 +176,16 @@ impl Engine {
             lost: Vec::new(),
             horizon,
             extent_owners: HashMap::new(),
+            differing_extents: Vec::new(),
             live: HashMap::new(),
+            patience: PATIENCE,
             changed: false,
         };
         checker.check_files()?;
         checker.check_locks();
         checker.check_segments()?;
         checker.check_index()?;
+        checker.check_differing_extents()?;
         checker.check_extents();
         checker.check_frames();
         checker.check_arena();
@@ -193,6 +203,14 @@ impl Engine {
 }
 
 impl Checker<'_> {
+    /// Leaves something alone for a moment before it is looked at again. Where so much is wrong that this adds up, it is no writer's doing.
+    fn pause(&mut self, duration: Duration) {
+        if let Some(left) = self.patience.checked_sub(duration) {
+            self.patience = left;
+            std::thread::sleep(duration);
+        }
+    }
+
     fn problem(&mut self, kind: &str, place: &str, description: &str, repaired: bool) {
         if self.report.problems.len() < PROBLEMS_MAX {
             let problem = Problem { kind: kind.to_owned(), place: place.to_owned(), description: description.to_owned(), repaired };

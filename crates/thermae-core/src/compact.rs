@@ -30,7 +30,9 @@ impl Engine {
     /// Whether survivors of `bytes` fit in what the survivors' head and the reserve have left.
     pub(crate) fn survivors_fit(&self, bytes: u32) -> Result<(), Room> {
         let head = self.head(SURVIVOR_HEAD).slot_plus_one.load(Ordering::Acquire);
-        let left = head.checked_sub(1).map_or(0, |slot| self.geometry.frame_bytes.saturating_sub(self.segment(slot).tail.load(Ordering::Relaxed)));
+        let left = head.checked_sub(1).map_or(0, |slot| {
+            self.geometry.frame_bytes.saturating_sub(self.segment(slot).tail.load(Ordering::Relaxed))
+        });
         // Records do not fill a segment to the last byte: half is a margin that any mix of records respects.
         if bytes <= left / 2 {
             return Ok(());
@@ -45,7 +47,12 @@ impl Engine {
     }
 
     /// The segment that is best compacted: at most `alive_percent_max` of a frame alive in it.
-    pub(crate) fn best_to_compact(&self, census: &Census, alive_percent_max: u64, tried: &Tried) -> Option<u32> {
+    pub(crate) fn best_to_compact(
+        &self,
+        census: &Census,
+        alive_percent_max: u64,
+        tried: &Tried,
+    ) -> Option<u32> {
         let frame_bytes = u64::from(self.geometry.frame_bytes);
         let next_segment = self.globals().next_segment.load(Ordering::Relaxed);
         let mut rated: Vec<(f64, u32)> = census
@@ -67,9 +74,12 @@ impl Engine {
     /// Moves what is alive in a segment to the survivors and retires it. False where that was not possible, or not to the end.
     /// The caller holds the room lock.
     pub(crate) fn compact_segment(&self, slot: u32) -> Result<bool> {
-        let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else { return Ok(false) };
+        let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else {
+            return Ok(false);
+        };
         let is_cache = walk.class == class::CACHE;
-        let tally = self.pass(&walk, usize::MAX, |live| if is_cache { Fate::Home } else { Fate::Survive(live.access) });
+        let tally = self
+            .pass(&walk, usize::MAX, |live| if is_cache { Fate::Home } else { Fate::Survive(live.access) });
         Self::count(&self.counters().compacted_bytes, tally.copied_bytes);
         if !tally.is_emptied() {
             return Ok(false);
@@ -130,13 +140,16 @@ impl Engine {
         if sequence_max > checkpoint {
             return Ok(false);
         }
-        let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else { return Ok(false) };
+        let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else {
+            return Ok(false);
+        };
         let budget_bytes = u64::from(self.geometry.frame_bytes) / 4;
         let mut cached_left = budget_bytes;
         let mut keep = Keep::new(&self.weigh(&walk), 1, budget_bytes);
         let tally = self.pass(&walk, usize::MAX, |live| {
             let total = live.record.total;
-            let is_kept = if live.is_cached { cached_left >= total as u64 } else { keep.keeps(live.count(), total) };
+            let is_kept =
+                if live.is_cached { cached_left >= total as u64 } else { keep.keeps(live.count(), total) };
             if is_kept {
                 cached_left -= if live.is_cached { total as u64 } else { 0 };
                 Fate::SurviveOrEvict(live.access)

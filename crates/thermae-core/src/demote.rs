@@ -51,11 +51,19 @@ impl Engine {
         let nearly_dead = census
             .closed
             .iter()
-            .filter(|candidate| candidate.is_hot && candidate.is_nearly_dead() && !tried.contains(&candidate.slot))
+            .filter(|candidate| {
+                candidate.is_hot && candidate.is_nearly_dead() && !tried.contains(&candidate.slot)
+            })
             .find(|candidate| !self.is_pinned(candidate.slot));
-        if let Some(candidate) = nearly_dead.filter(|candidate| self.survivors_fit(candidate.live_bytes).is_ok()) {
+        if let Some(candidate) =
+            nearly_dead.filter(|candidate| self.survivors_fit(candidate.live_bytes).is_ok())
+        {
             tried.insert(candidate.slot);
-            return Ok(if self.compact_segment(candidate.slot)? { Demoted::Some } else { self.demote_next(&census, tried, may_flush)? });
+            return Ok(if self.compact_segment(candidate.slot)? {
+                Demoted::Some
+            } else {
+                self.demote_next(&census, tried, may_flush)?
+            });
         }
         self.demote_next(&census, tried, may_flush)
     }
@@ -65,7 +73,11 @@ impl Engine {
         let log_first = log_frames * 100 > SMALL_SHARE_PERCENT * census.data_frames();
         let mut needs_cold = false;
         for is_log in [log_first, !log_first] {
-            let found = if is_log { self.demote_oldest(census, tried, may_flush)? } else { self.empty_oldest_cache(census, tried)? };
+            let found = if is_log {
+                self.demote_oldest(census, tried, may_flush)?
+            } else {
+                self.empty_oldest_cache(census, tried)?
+            };
             match found {
                 Demoted::Some => return Ok(Demoted::Some),
                 Demoted::NeedsCold => needs_cold = true,
@@ -88,12 +100,18 @@ impl Engine {
             .iter()
             .filter(|candidate| candidate.class != class::CACHE)
             .chain(&census.extents)
-            .filter(|candidate| candidate.is_hot && !tried.contains(&candidate.slot) && !self.is_pinned(candidate.slot))
+            .filter(|candidate| {
+                candidate.is_hot && !tried.contains(&candidate.slot) && !self.is_pinned(candidate.slot)
+            })
             .copied()
             .collect();
         queue.sort_unstable_by_key(|candidate| candidate.segment_id);
         let is_flushed = self.is_flushed();
-        if is_flushed && may_flush && !queue.is_empty() && !queue.iter().any(|candidate| self.is_in_cold(candidate.slot)) {
+        if is_flushed
+            && may_flush
+            && !queue.is_empty()
+            && !queue.iter().any(|candidate| self.is_in_cold(candidate.slot))
+        {
             match self.flush_once() {
                 Ok(_) => {}
                 // Segments from before durability was turned on have no cold frame yet.
@@ -130,10 +148,13 @@ impl Engine {
     /// Gives up the hot frame of a segment that is in the cold tier, after copying what was read to the cache.
     fn demote(&self, candidate: Candidate, budget_bytes: u64) -> Result<bool> {
         if candidate.class != class::EXTENT {
-            let Some(walk) = self.walk(candidate.slot, Wanted::All)?.filter(|walk| walk.is_complete) else { return Ok(false) };
+            let Some(walk) = self.walk(candidate.slot, Wanted::All)?.filter(|walk| walk.is_complete) else {
+                return Ok(false);
+            };
             let mut keep = Keep::new(&self.weigh(&walk), CACHED_AT, budget_bytes);
             self.pass(&walk, usize::MAX, |live: &Live<'_>| {
-                let is_kept = !live.is_large() && !live.is_cached && keep.keeps(live.count(), live.record.total);
+                let is_kept =
+                    !live.is_large() && !live.is_cached && keep.keeps(live.count(), live.record.total);
                 if is_kept { Fate::Cache(0) } else { Fate::Stay }
             });
         }
@@ -158,7 +179,11 @@ impl Engine {
         };
         let mut keep = Keep::new(&self.weigh(&walk), CACHE_KEEPS_AT, self.kept_bytes_max(tried));
         let tally = self.pass(&walk, usize::MAX, |live: &Live<'_>| {
-            if keep.keeps(live.count(), live.record.total) { Fate::Cache(live.count().saturating_sub(1)) } else { Fate::Home }
+            if keep.keeps(live.count(), live.record.total) {
+                Fate::Cache(live.count().saturating_sub(1))
+            } else {
+                Fate::Home
+            }
         });
         if !tally.is_emptied() {
             return Ok(Demoted::Nothing);
@@ -176,9 +201,17 @@ impl Engine {
         let segment_id = segment.segment_id.load(Ordering::Acquire);
         let record = if segment.state.load(Ordering::Acquire) == state::EXTENT {
             let (part, parts) = (segment.part.load(Ordering::Relaxed), segment.parts.load(Ordering::Relaxed));
-            FrameRecord { kind: FrameKind::Extent, owner_sequence: 0, part, parts, ..self.log_frame_record(slot) }
+            FrameRecord {
+                kind: FrameKind::Extent,
+                owner_sequence: 0,
+                part,
+                parts,
+                ..self.log_frame_record(slot)
+            }
         } else {
-            let is_settled = self.walk(slot, Wanted::Due { after_ms: 0, until_ms: 0 })?.is_some_and(|walk| walk.is_complete);
+            let is_settled = self
+                .walk(slot, Wanted::Due { after_ms: 0, until_ms: 0 })?
+                .is_some_and(|walk| walk.is_complete);
             if !is_settled {
                 return Ok(Ok(false));
             }
@@ -188,7 +221,9 @@ impl Engine {
             Ok(frame) => frame,
             Err(room) => return Ok(Err(room)),
         };
-        let Some(base) = self.hot_base(Place::unpack(segment.place.load(Ordering::Acquire))) else { return Ok(Ok(false)) };
+        let Some(base) = self.hot_base(Place::unpack(segment.place.load(Ordering::Acquire))) else {
+            return Ok(Ok(false));
+        };
         // SAFETY: a closed segment or a published extent does not change below its tail, and only holders of the room lock demote it.
         let bytes = unsafe { std::slice::from_raw_parts(base, tail as usize) };
         cold.write_frame_record(frame, &record)?;
@@ -239,9 +274,18 @@ impl Engine {
             let guard = self.lock_partition(self.partition_of(wanted.hash));
             let tag = self.tag(wanted.hash);
             let is_same = self.segment(slot).segment_id.load(Ordering::Acquire) == segment_id;
-            let Some(place) = self.entry_at(&guard, tag, found & ADDRESS_MASK).filter(|_| is_same) else { return Ok(()) };
-            let copied =
-                self.publish_cache_copy(&guard, segment_id, &record, found & ADDRESS_MASK, place, tag, Purpose::Write);
+            let Some(place) = self.entry_at(&guard, tag, found & ADDRESS_MASK).filter(|_| is_same) else {
+                return Ok(());
+            };
+            let copied = self.publish_cache_copy(
+                &guard,
+                segment_id,
+                &record,
+                found & ADDRESS_MASK,
+                place,
+                tag,
+                Purpose::Write,
+            );
             if copied.is_ok() {
                 place.access().store(PROMOTED_COUNT, Ordering::Relaxed);
                 Self::count(&self.counters().promoted, 1);
@@ -272,7 +316,9 @@ impl Engine {
         let globals = self.globals();
         let read = &globals.cold_epoch_bytes;
         let total = read.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        if total > self.geometry.hot_file_bytes() as u64 / 4 && read.compare_exchange(total, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if total > self.geometry.hot_file_bytes() as u64 / 4
+            && read.compare_exchange(total, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             globals.cold_epoch.fetch_add(1, Ordering::Relaxed);
         }
     }

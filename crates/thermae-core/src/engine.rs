@@ -11,7 +11,7 @@ use crate::layout::{
 };
 use crate::lock::{Acquired, SharedLock};
 use crate::options::{Durability, Location, WhenFull};
-use crate::participants::Membership;
+use crate::membership::Membership;
 use crate::pool::Mapping;
 use crate::superblock::Superblock;
 use std::path::PathBuf;

@@ -47,7 +47,9 @@ impl Engine {
             .iter()
             .filter(|candidate| candidate.is_nearly_dead() && !tried.contains(&candidate.slot))
             .find(|candidate| !self.is_pinned(candidate.slot));
-        if let Some(candidate) = nearly_dead.filter(|candidate| self.survivors_fit(candidate.live_bytes).is_ok()) {
+        if let Some(candidate) =
+            nearly_dead.filter(|candidate| self.survivors_fit(candidate.live_bytes).is_ok())
+        {
             tried.insert(candidate.slot);
             return self.compact_segment(candidate.slot);
         }
@@ -59,13 +61,19 @@ impl Engine {
             }
         }
         for is_small in [small_first, !small_first] {
-            for slot in self.open_slots(0..HEADS as u32).into_iter().filter(|&slot| self.is_of_queue(slot, is_small)) {
+            for slot in
+                self.open_slots(0..HEADS as u32).into_iter().filter(|&slot| self.is_of_queue(slot, is_small))
+            {
                 if self.evict_segment(slot, is_small, 0)? {
                     return Ok(true);
                 }
             }
         }
-        let numbers = if small_first { [0..SURVIVOR_HEAD, SURVIVOR_HEAD..HEADS as u32] } else { [SURVIVOR_HEAD..HEADS as u32, 0..SURVIVOR_HEAD] };
+        let numbers = if small_first {
+            [0..SURVIVOR_HEAD, SURVIVOR_HEAD..HEADS as u32]
+        } else {
+            [SURVIVOR_HEAD..HEADS as u32, 0..SURVIVOR_HEAD]
+        };
         Ok(numbers.into_iter().any(|numbers| self.close_oldest_head(numbers)))
     }
 
@@ -74,11 +82,18 @@ impl Engine {
         (class != class::SURVIVOR) == is_small
     }
 
-    fn oldest_of_queue<'c>(&self, census: &'c Census, is_small: bool, tried: &Tried) -> Option<&'c Candidate> {
+    fn oldest_of_queue<'c>(
+        &self,
+        census: &'c Census,
+        is_small: bool,
+        tried: &Tried,
+    ) -> Option<&'c Candidate> {
         census
             .closed
             .iter()
-            .filter(|candidate| (candidate.class != class::SURVIVOR) == is_small && !tried.contains(&candidate.slot))
+            .filter(|candidate| {
+                (candidate.class != class::SURVIVOR) == is_small && !tried.contains(&candidate.slot)
+            })
             .find(|candidate| !self.is_pinned(candidate.slot))
     }
 

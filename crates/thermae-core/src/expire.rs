@@ -72,9 +72,12 @@ impl Engine {
     /// through once more. Under the room lock, just inherited.
     pub(crate) fn repair_expiries(&self) {
         for segment in self.segments() {
-            let is_unknown = segment.next_expiry_ms.load(Ordering::Relaxed) == u64::MAX && segment.last_expiry_ms.load(Ordering::Relaxed) != 0;
+            let is_unknown = segment.next_expiry_ms.load(Ordering::Relaxed) == u64::MAX
+                && segment.last_expiry_ms.load(Ordering::Relaxed) != 0;
             if is_unknown {
-                segment.next_expiry_ms.fetch_min(segment.expired_until_ms.load(Ordering::Relaxed), Ordering::AcqRel);
+                segment
+                    .next_expiry_ms
+                    .fetch_min(segment.expired_until_ms.load(Ordering::Relaxed), Ordering::AcqRel);
             }
         }
     }
@@ -104,7 +107,10 @@ impl Engine {
         };
         let tally = self.pass(&walk, usize::MAX, |_| Fate::Stay);
         let is_open = segment.state.load(Ordering::Acquire) == state::OPEN;
-        segment.next_expiry_ms.fetch_min(if walk.has_unwritten { now_ms + AGAIN_MS } else { walk.next_expiry_ms }, Ordering::AcqRel);
+        segment.next_expiry_ms.fetch_min(
+            if walk.has_unwritten { now_ms + AGAIN_MS } else { walk.next_expiry_ms },
+            Ordering::AcqRel,
+        );
         if !walk.has_unwritten {
             segment.expired_until_ms.store(now_ms, Ordering::Relaxed);
         }

@@ -18,7 +18,7 @@
 use crate::arena::GRANULE_BUCKETS;
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
-use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, BUCKET_ENTRIES, BUCKETS_MAX};
+use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, BUCKET_ENTRIES, BUCKETS_MAX, Table};
 use crate::segment::Room;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
@@ -30,32 +30,6 @@ pub const TAG_BITS: u32 = 64 - ADDRESS_BITS;
 pub const GHOST: u64 = 1;
 /// Greatest access count.
 pub const ACCESS_MAX: u8 = 3;
-
-/// A partition's table, as its directory word says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
-    /// Offset in the hot pool, in cache lines.
-    pub line: u64,
-    /// Buckets; 0 = no table yet.
-    pub buckets: u32,
-    /// Differs from the table before.
-    pub version: u16,
-}
-
-impl Table {
-    /// As stored.
-    #[inline]
-    pub const fn pack(self) -> u64 {
-        self.line << 30 | (self.buckets as u64) << 16 | self.version as u64
-    }
-
-    /// From a stored word.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "each field takes its own bits")]
-    pub const fn unpack(word: u64) -> Self {
-        Self { line: word >> 30, buckets: (word >> 16) as u32 & BUCKETS_MAX, version: word as u16 }
-    }
-}
 
 /// A bucket: seven entries and the meta word.
 pub type Bucket = [AtomicU64; 8];

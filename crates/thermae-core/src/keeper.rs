@@ -7,7 +7,7 @@
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::lock::SharedLock;
+use crate::lock::{NOBODY, SharedLock};
 use crate::pool::HUGE_PAGE_BYTES;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -121,6 +121,8 @@ fn flush_loop(engine: &Engine, signal: &Signal) {
 fn keep_loop(engine: &Engine, signal: &Signal) {
     while !signal.is_stopping() {
         if let Some(_lease) = Lease::take(engine, &engine.globals().keeper_lease) {
+            // What the dead held whose slots are used again; later ones are reaped before that.
+            engine.release_what_was_of(NOBODY);
             while !signal.is_stopping() {
                 // Each duty is tried again at the next tick; an error in one (a full disk, say) does not keep the others from running.
                 let _ = engine.keep_house();
@@ -170,13 +172,17 @@ impl Engine {
     pub(crate) fn reap_dead(&self) -> Result<()> {
         for dead in self.dead_participants() {
             self.reap(dead, || {
-                self.inherit_all_locks(dead);
-                self.await_repairs(dead);
-                self.release_segments_of(dead);
+                self.release_what_was_of(dead);
                 Ok(())
             })?;
         }
         Ok(())
+    }
+
+    fn release_what_was_of(&self, dead: u32) {
+        self.inherit_all_locks(dead);
+        self.await_repairs(dead);
+        self.release_segments_of(dead);
     }
 
     /// Waits for those who inherited a partition from a dead participant and are still repairing it: they may be about to adopt extents

@@ -338,6 +338,22 @@ pub struct Globals {
     pub heads: [Head; HEADS],
 }
 
+impl Globals {
+    /// All locks but those of the heads.
+    pub fn locks(&self) -> [&SharedLock; 8] {
+        [
+            &self.pool_lock,
+            &self.arena_lock,
+            &self.room_lock,
+            &self.flush_lease,
+            &self.keeper_lease,
+            &self.checkpoint_lock,
+            &self.snapshot_lock,
+            &self.names_lock,
+        ]
+    }
+}
+
 /// Named locks that may be held at once.
 pub const NAMED_LOCKS: usize = 1024;
 
@@ -485,6 +501,32 @@ pub struct Participant {
 
 /// Offset of the pin bitmap in a participant's pages: one bit a slot of the segment table.
 pub const PINS_OFFSET: usize = 512;
+
+/// A partition's table, as its directory word says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// Offset in the hot pool, in cache lines.
+    pub line: u64,
+    /// Buckets; 0 = no table yet.
+    pub buckets: u32,
+    /// Differs from the table before.
+    pub version: u16,
+}
+
+impl Table {
+    /// As stored.
+    #[inline]
+    pub const fn pack(self) -> u64 {
+        self.line << 30 | (self.buckets as u64) << 16 | self.version as u64
+    }
+
+    /// From a stored word.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "each field takes its own bits")]
+    pub const fn unpack(word: u64) -> Self {
+        Self { line: word >> 30, buckets: (word >> 16) as u32 & BUCKETS_MAX, version: word as u16 }
+    }
+}
 
 /// Where a segment's bytes are: one word, so that it changes in one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,15 +2,16 @@
 //!
 //! The layers, top to bottom; each uses only those below it (a test holds this):
 //!
+//! - check: verifying every invariant
+//! - snapshot: a consistent copy while writers go on, and restoring it
 //! - store: what a caller sees
 //! - keeper: the background threads and which duty runs when
 //! - scan: walking over all keys
-//! - check: verifying every invariant
-//! - snapshot: a consistent copy while writers go on, and restoring it
 //! - open: creating, attaching, removing
 //! - transaction: several keys at once, all or nothing
 //! - view: values used where they lie
 //! - names: named locks
+//! - large: values in extents
 //! - write: changing a key
 //! - room: making room when a tier is full
 //! - expire: removing what has expired
@@ -29,13 +30,15 @@
 //! - index: from hash to address
 //! - arena: memory for index tables
 //! - segment: the segment table and the frames
-//! - participants: slots, pins, liveness, forks
+//! - participants: pins, liveness, reaping, forks
 //! - engine: an attached store
+//! - membership: one handle's slot
 //! - pool: mapped memory
+//! - env_test: environments that fail on purpose and remember what was written
 //! - cold: the cold tier's file
 //! - superblock: identity and configuration
-//! - block: checksummed blocks of a file
 //! - layout: everything in shared memory
+//! - block: checksummed blocks of a file
 //! - lock: locks that survive their owner
 //! - record: a record's bytes
 //! - crash: points at which tests kill
@@ -64,8 +67,10 @@ mod expire;
 mod flush;
 mod index;
 mod keeper;
+mod large;
 pub mod layout;
 pub mod lock;
+mod membership;
 mod log;
 mod names;
 mod open;

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long a waiter waits before it asks whether the owner is alive.
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(10);
 
+/// A participant slot that nobody ever has: stands for a dead owner whose slot is used again.
+pub const NOBODY: u32 = u32::MAX - 1;
+
 /// A lock word in shared memory.
 #[repr(transparent)]
 #[derive(Debug, Default)]
@@ -107,6 +110,13 @@ impl SharedLock {
         self.0.store(0, Ordering::Release);
     }
 
+    /// Leaves a dead owner's lock to [`NOBODY`], from whom it can be inherited like from any other of the dead. The caller keeps the
+    /// owner's slot from being used meanwhile.
+    pub fn leave_to_nobody(&self, dead: u32) {
+        // Where it fails, somebody has inherited the lock already.
+        let _ = self.0.compare_exchange(dead + 1, NOBODY + 1, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// The owner's participant slot, if the lock is held.
     #[inline]
     pub fn owner(&self) -> Option<u32> {
@@ -145,6 +155,18 @@ mod tests {
         assert_eq!(lock.owner(), Some(4));
         lock.unlock();
         assert_eq!(lock.owner(), None);
+    }
+
+    #[test]
+    fn what_is_left_to_nobody_is_inherited_once() {
+        let lock = SharedLock::default();
+        assert!(lock.try_lock(3));
+        lock.leave_to_nobody(2);
+        assert_eq!(lock.owner(), Some(3));
+        lock.leave_to_nobody(3);
+        assert_eq!(lock.owner(), Some(NOBODY));
+        assert_eq!(lock.try_lock_or_inherit(3, |slot| slot == 3), Some(Acquired::Inherited(NOBODY)));
+        assert_eq!(lock.try_lock_or_inherit(4, |slot| slot == 3), None);
     }
 
     #[test]

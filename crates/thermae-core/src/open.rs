@@ -12,7 +12,8 @@ use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, Participant, STRUCT_BYTES, TTL_HEADS_MAX,
 };
 use crate::options::{Location, Options, Resolved, ShmPlacement, size_text};
-use crate::participants::{ATTACH_BYTE, Membership, is_anyone_attached, lock_byte, register_for_forks, unlock_byte};
+use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
+use crate::participants::register_for_forks;
 use crate::pool::Mapping;
 use crate::recover;
 use crate::superblock::Superblock;
@@ -474,7 +475,8 @@ fn assemble(
         let bits: &[std::sync::atomic::AtomicU64] = pages.slice(offset(slot) + crate::layout::PINS_OFFSET, words);
         bits.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     };
-    let member = Membership::claim(lock_file.clone(), geometry.participants, &page, &clear, options.read_only, now_ms)?;
+    let bury = |slot: u32| bury(pages, &geometry, slot);
+    let member = Membership::claim(lock_file.clone(), geometry.participants, &page, &clear, &bury, options.read_only, now_ms)?;
     let Some(member) = member else {
         return Err(Error::TooManyParticipants(format!(
             "all {} participant slots of {} are taken: close some handles, or create the store with a greater participants_max",

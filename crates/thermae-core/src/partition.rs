@@ -9,8 +9,8 @@
 use crate::block::{get_u32, get_u64};
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
-use crate::index::{ADDRESS_MASK, Table, entry};
-use crate::layout::{ADDRESS_MIN, Place, SLOT_BITS, Segment, state};
+use crate::index::{ADDRESS_MASK, entry};
+use crate::layout::{ADDRESS_MIN, Place, SLOT_BITS, Segment, state, Table};
 use crate::lock::Acquired;
 use crate::record::{self, Parsed, Word0, flag, kind};
 use std::sync::atomic::Ordering;
@@ -95,7 +95,11 @@ impl Engine {
             if segment.state.load(Ordering::Acquire) != state::EXTENT || self.partition_of(hash) != guard.number {
                 continue;
             }
+            // The hash once more, after the identity: the slot may have become another key's in between.
             let segment_id = segment.segment_id.load(Ordering::Acquire);
+            if segment.key_hash.load(Ordering::Acquire) != hash {
+                continue;
+            }
             let mut probe = self.probe(self.table(guard.number), self.tag(hash));
             // A record that can't be read may list it.
             let is_listed = std::iter::from_fn(|| probe.next()).any(|(_, word)| {

@@ -8,8 +8,8 @@
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef, Table};
-use crate::layout::{ADDRESS_MIN, Place, Segment};
+use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
+use crate::layout::{ADDRESS_MIN, Place, Segment, Table};
 use crate::record::{self, Parsed, Word0, flag, kind};
 use std::sync::atomic::{Ordering, fence};
 

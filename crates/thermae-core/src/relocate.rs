@@ -15,7 +15,9 @@ use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::error::Result;
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry};
-use crate::layout::{HEADS, OLD_SURVIVOR_HEAD_FIRST, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state};
+use crate::layout::{
+    HEADS, OLD_SURVIVOR_HEAD_FIRST, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state,
+};
 use crate::lock::Acquired;
 use crate::log::{Reserved, Sequence};
 use crate::record::{self, Draft, LINK_OFFSET, Parsed, Word0, flag, kind};
@@ -192,7 +194,8 @@ impl Engine {
         while offset < tail {
             let Some((word, total)) = self.settle(base, offset, walk.segment_id) else {
                 // SAFETY: below the tail; records are 8-byte aligned.
-                let word = Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
+                let word =
+                    Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
                 let is_being_written = matches!(word.kind(), kind::RESERVED | kind::BATCH_PENDING);
                 let total = word.value_len as usize;
                 if is_being_written && is_open && total >= record::HEADER_BYTES && total <= tail - offset {
@@ -224,7 +227,9 @@ impl Engine {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let mut offset = SEGMENT_HEADER_BYTES;
         while offset < tail {
-            let Some((word, total)) = record::total_len(&walk.bytes[offset..], offset, frame_bytes, tail - offset) else {
+            let Some((word, total)) =
+                record::total_len(&walk.bytes[offset..], offset, frame_bytes, tail - offset)
+            else {
                 return false;
             };
             if !self.note_item(walk, word, offset, total, tail) {
@@ -246,7 +251,9 @@ impl Engine {
         let frame_bytes = self.geometry.frame_bytes as usize;
         if let Wanted::Due { after_ms, until_ms } = walk.wanted {
             let at = offset + record::shape(word, offset, frame_bytes).expiry_offset;
-            let Some(bytes) = walk.bytes.get(at..at + 8).filter(|_| word.has(flag::EXPIRY)) else { return true };
+            let Some(bytes) = walk.bytes.get(at..at + 8).filter(|_| word.has(flag::EXPIRY)) else {
+                return true;
+            };
             let mut expiry = [0_u8; 8];
             expiry.copy_from_slice(bytes);
             let expiry_ms = u64::from_le_bytes(expiry);
@@ -295,10 +302,10 @@ impl Engine {
             if !may_be_cached {
                 continue;
             }
-            if let Some((slot, link)) = self.cache_link(word & ADDRESS_MASK) {
-                if link.load(Ordering::Acquire) & ADDRESS_MASK == address {
-                    return Some((place, Some((slot, link))));
-                }
+            if let Some((slot, link)) = self.cache_link(word & ADDRESS_MASK)
+                && link.load(Ordering::Acquire) & ADDRESS_MASK == address
+            {
+                return Some((place, Some((slot, link))));
             }
         }
         None
@@ -319,12 +326,18 @@ impl Engine {
         // SAFETY: the header of an extended record lies in the frame.
         let word = Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
         // SAFETY: as above; the link is 8-byte aligned because records are and its offset is.
-        (word.kind() == kind::COPY).then(|| (slot, unsafe { record::word0_at(base.add(offset + LINK_OFFSET)) }))
+        (word.kind() == kind::COPY)
+            .then(|| (slot, unsafe { record::word0_at(base.add(offset + LINK_OFFSET)) }))
     }
 
     /// Goes through the live records of a walk; `decide` says what becomes of each. Expired ones are removed without asking. Ends after
     /// giving up `extents_max` extents or more.
-    pub(crate) fn pass(&self, walk: &Walk<'_>, extents_max: usize, mut decide: impl FnMut(&Live<'_>) -> Fate) -> Tally {
+    pub(crate) fn pass(
+        &self,
+        walk: &Walk<'_>,
+        extents_max: usize,
+        mut decide: impl FnMut(&Live<'_>) -> Fate,
+    ) -> Tally {
         let mut tally = Tally::default();
         let now_ms = self.now_ms();
         for (index, &item) in walk.items.iter().enumerate() {
@@ -379,7 +392,9 @@ impl Engine {
                 return;
             }
             Fate::Survive(access) => {
-                if let Err(room) = self.move_to_survivors(&guard, walk, item, &live, place, copy, access, tally) {
+                if let Err(room) =
+                    self.move_to_survivors(&guard, walk, item, &live, place, copy, access, tally)
+                {
                     tally.stopped = Some(Some(room));
                 }
                 return;
@@ -393,7 +408,11 @@ impl Engine {
         }
         let leave_ghost = matches!(fate, Fate::Evict { leave_ghost: true });
         self.remove_live(&guard, walk, item, &live.record, place, copy, leave_ghost);
-        let extents = live.record.extents(self.geometry.frame_bytes as usize).map(|(_, extents)| extents).unwrap_or_default();
+        let extents = live
+            .record
+            .extents(self.geometry.frame_bytes as usize)
+            .map(|(_, extents)| extents)
+            .unwrap_or_default();
         self.retire_extents(&extents);
         tally.extents += extents.len();
         drop(guard);
@@ -430,12 +449,18 @@ impl Engine {
         self.count_dead_bytes(walk.slot, item.total as usize);
         if let Some((cache_slot, _)) = copy {
             let word = Word0 { kind: with_kind(record.word, kind::COPY), ..record.word };
-            self.count_dead_bytes(cache_slot, record::shape(word, copy_offset, self.geometry.frame_bytes as usize).total);
-        } else if walk.class == class::CACHE {
-            if let Some((home, offset)) = self.split(record.link & ADDRESS_MASK) {
-                let word = Word0 { kind: with_kind(record.word, kind::PUT), ..record.word };
-                self.count_dead_bytes(home, record::shape(word, offset, self.geometry.frame_bytes as usize).total);
-            }
+            self.count_dead_bytes(
+                cache_slot,
+                record::shape(word, copy_offset, self.geometry.frame_bytes as usize).total,
+            );
+        } else if walk.class == class::CACHE
+            && let Some((home, offset)) = self.split(record.link & ADDRESS_MASK)
+        {
+            let word = Word0 { kind: with_kind(record.word, kind::PUT), ..record.word };
+            self.count_dead_bytes(
+                home,
+                record::shape(word, offset, self.geometry.frame_bytes as usize).total,
+            );
         }
     }
 
@@ -453,11 +478,18 @@ impl Engine {
     ) -> Result<(), Room> {
         let base_kind = live.record.word.base_kind();
         let head = self.head_for_survivor(guard, live.record.sequence);
-        let append = |head| self.append_record(guard, walk.segment_id, &live.record, base_kind, 0, head, Purpose::Survivors);
+        let append = |head| {
+            self.append_record(guard, walk.segment_id, &live.record, base_kind, 0, head, Purpose::Survivors)
+        };
         let reserved = append(head).or_else(|room| {
             // Where no frame is left for another class, what is open takes it.
-            let others = std::iter::once(SURVIVOR_HEAD).chain(OLD_SURVIVOR_HEAD_FIRST..HEADS as u32).filter(|&other| other != head);
-            others.filter(|&other| self.head(other).slot_plus_one.load(Ordering::Acquire) != 0).find_map(|other| append(other).ok()).ok_or(room)
+            let others = std::iter::once(SURVIVOR_HEAD)
+                .chain(OLD_SURVIVOR_HEAD_FIRST..HEADS as u32)
+                .filter(|&other| other != head);
+            others
+                .filter(|&other| self.head(other).slot_plus_one.load(Ordering::Acquire) != 0)
+                .find_map(|other| append(other).ok())
+                .ok_or(room)
         })?;
         let address = self.address(reserved.slot, reserved.offset);
         match copy {
@@ -487,8 +519,20 @@ impl Engine {
         tally: &mut Tally,
     ) -> Result<(), Room> {
         let is_copy = walk.class == class::CACHE;
-        let home = if is_copy { live.record.link & ADDRESS_MASK } else { self.address(walk.slot, item.offset as usize) };
-        let total = self.publish_cache_copy(guard, walk.segment_id, &live.record, home, place, self.tag(item.hash), Purpose::Reserve)?;
+        let home = if is_copy {
+            live.record.link & ADDRESS_MASK
+        } else {
+            self.address(walk.slot, item.offset as usize)
+        };
+        let total = self.publish_cache_copy(
+            guard,
+            walk.segment_id,
+            &live.record,
+            home,
+            place,
+            self.tag(item.hash),
+            Purpose::Reserve,
+        )?;
         place.access().store(access, Ordering::Relaxed);
         if is_copy {
             self.count_dead_bytes(walk.slot, item.total as usize);
@@ -509,8 +553,15 @@ impl Engine {
         tag: u64,
         purpose: Purpose,
     ) -> Result<usize, Room> {
-        let reserved =
-            self.append_record(guard, segment_id, record, kind::COPY, home, crate::layout::CACHE_HEAD, purpose)?;
+        let reserved = self.append_record(
+            guard,
+            segment_id,
+            record,
+            kind::COPY,
+            home,
+            crate::layout::CACHE_HEAD,
+            purpose,
+        )?;
         place.store(entry(tag, self.address(reserved.slot, reserved.offset)));
         crash_point!("cache.published");
         self.count_live(reserved.slot, reserved.total, record.expiry_ms);
@@ -532,7 +583,14 @@ impl Engine {
     ) -> Result<Reserved, Room> {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let word = Word0 { kind: with_kind(record.word, new_kind), ..record.word };
-        let draft = Draft { word, expiry_ms: record.expiry_ms, link, batch_offset: 0, key: record.key, payload: record.payload };
+        let draft = Draft {
+            word,
+            expiry_ms: record.expiry_ms,
+            link,
+            batch_offset: 0,
+            key: record.key,
+            payload: record.payload,
+        };
         let total_at = |offset| record::shape(word, offset, frame_bytes).total;
         let reserved = self.reserve(head, total_at, Sequence::Kept(record.sequence), purpose)?;
         guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
@@ -559,10 +617,12 @@ impl Engine {
             if record.sequence <= covered || !(is_tombstone || is_expired) {
                 continue;
             }
-            let word = Word0 { value_len: 0, key_len: record.word.key_len, kind: kind::TOMBSTONE, encoding: 0 };
+            let word =
+                Word0 { value_len: 0, key_len: record.word.key_len, kind: kind::TOMBSTONE, encoding: 0 };
             let draft = Draft { word, expiry_ms: 0, link: 0, batch_offset: 0, key: record.key, payload: &[] };
             let total_at = |offset| record::shape(word, offset, frame_bytes).total;
-            let reserved = self.reserve(SURVIVOR_HEAD, total_at, Sequence::Kept(record.sequence), Purpose::Survivors)?;
+            let reserved =
+                self.reserve(SURVIVOR_HEAD, total_at, Sequence::Kept(record.sequence), Purpose::Survivors)?;
             let crc = record::checksum(word, record.sequence, 0, record.key, &[]);
             self.fill(&reserved, &draft, crc);
             self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
@@ -582,7 +642,8 @@ impl Engine {
             let mut probe = self.probe(self.table(self.partition_of(item.hash)), self.tag(item.hash));
             while let Some((place, word)) = probe.next() {
                 if word & ADDRESS_MASK == address {
-                    bytes[(place.access().load(Ordering::Relaxed) & ACCESS_MAX) as usize] += u64::from(item.total);
+                    bytes[(place.access().load(Ordering::Relaxed) & ACCESS_MAX) as usize] +=
+                        u64::from(item.total);
                     break;
                 }
             }

@@ -117,7 +117,10 @@ impl Engine {
             let wanted = (frames / 100 * percent).max(RESERVE_FRAMES + 2);
             let mut steps = 0;
             let mut tried = Tried::new();
-            while self.free_soon(room) < wanted && steps < KEEPER_STEPS_MAX && !self.is_held_up_by_snapshot(room) {
+            while self.free_soon(room) < wanted
+                && steps < KEEPER_STEPS_MAX
+                && !self.is_held_up_by_snapshot(room)
+            {
                 // The lock is let go of between steps: a writer in need goes first.
                 let Some(_room) = self.try_lock_room() else { break };
                 steps += 1;
@@ -136,7 +139,9 @@ impl Engine {
             && self.segments().iter().enumerate().any(|(slot, segment)| {
                 let place = Place::unpack(segment.place.load(Ordering::Relaxed));
                 let has_frame = if room == Room::Hot { place.hot.is_some() } else { place.cold.is_some() };
-                has_frame && segment.state.load(Ordering::Acquire) == state::RETIRED && self.is_held_for_snapshot(slot as u32)
+                has_frame
+                    && segment.state.load(Ordering::Acquire) == state::RETIRED
+                    && self.is_held_for_snapshot(slot as u32)
             })
     }
 
@@ -211,7 +216,8 @@ impl Engine {
         match self.when_full() {
             WhenFull::Error => self.compact_step(COMPACT_ALIVE_PERCENT_MAX, tried),
             WhenFull::Evict => {
-                Ok(self.compact_step(COMPACT_BEFORE_EVICT_PERCENT_MAX, tried)? || self.evict_cold_step(tried)?)
+                Ok(self.compact_step(COMPACT_BEFORE_EVICT_PERCENT_MAX, tried)?
+                    || self.evict_cold_step(tried)?)
             }
         }
     }
@@ -220,7 +226,10 @@ impl Engine {
     fn compact_step(&self, alive_percent_max: u64, tried: &mut Tried) -> Result<bool> {
         let census = self.census();
         let Some(slot) = self.best_to_compact(&census, alive_percent_max, tried) else {
-            if self.cold.is_some() && census.tombstone_bytes > u64::from(self.geometry.frame_bytes) && tried.insert(CHECKPOINTED) {
+            if self.cold.is_some()
+                && census.tombstone_bytes > u64::from(self.geometry.frame_bytes)
+                && tried.insert(CHECKPOINTED)
+            {
                 return self.cover_tombstones();
             }
             // What was deleted from segments that are still appended to can only be regained once they are closed.
@@ -255,7 +264,8 @@ impl Engine {
                 slot.is_some_and(|slot| {
                     let segment = self.segment(slot);
                     let tail = segment.tail.load(Ordering::Relaxed);
-                    tail > self.geometry.frame_bytes / 4 && segment.live_bytes.load(Ordering::Relaxed) < tail / 2
+                    tail > self.geometry.frame_bytes / 4
+                        && segment.live_bytes.load(Ordering::Relaxed) < tail / 2
                 })
             })
             .map(|number| self.close_open_segment(number))
@@ -273,7 +283,9 @@ impl Engine {
             Room::Cold => ("cold", options.cold_bytes),
         };
         let pinned = (0..self.geometry.slots)
-            .filter(|&slot| self.segment(slot).state.load(Ordering::Relaxed) != state::FREE && self.is_pinned(slot))
+            .filter(|&slot| {
+                self.segment(slot).state.load(Ordering::Relaxed) != state::FREE && self.is_pinned(slot)
+            })
             .count() as u64;
         let mut holders = Vec::new();
         if pinned > 0 {
@@ -281,10 +293,16 @@ impl Engine {
         }
         let index_bytes = u64::from(self.globals().index_frames.load(Ordering::Relaxed)) * frame_bytes;
         if room == Room::Hot && index_bytes * 4 > bytes {
-            holders.push(format!("the index takes {} of it: so many keys need a larger hot tier", size_text(index_bytes)));
+            holders.push(format!(
+                "the index takes {} of it: so many keys need a larger hot tier",
+                size_text(index_bytes)
+            ));
         }
         if room == Room::Cold && census.retired_cold > 0 {
-            holders.push(format!("{} of it wait for a flush", size_text(u64::from(census.retired_cold) * frame_bytes)));
+            holders.push(format!(
+                "{} of it wait for a flush",
+                size_text(u64::from(census.retired_cold) * frame_bytes)
+            ));
         }
         if self.when_full() == WhenFull::Error {
             holders.push(
@@ -292,7 +310,11 @@ impl Engine {
                     .to_owned(),
             );
         }
-        let holders = if holders.is_empty() { "nothing in it could be given up".to_owned() } else { holders.join("; ") };
+        let holders = if holders.is_empty() {
+            "nothing in it could be given up".to_owned()
+        } else {
+            holders.join("; ")
+        };
         Error::full(format!(
             "the {tier} tier of {} ({}) is full: {holders}; or create the store with a larger {tier} tier",
             self.paths.location,

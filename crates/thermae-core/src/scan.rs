@@ -5,7 +5,7 @@
 //! or goes meanwhile may be given or not. Memory: one partition's keys at a time.
 
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::ADDRESS_MASK;
 use crate::read::{RecordMeta, Wanted};
 use std::collections::HashSet;
@@ -47,19 +47,20 @@ impl Scan {
         let mut keys = Vec::new();
         let mut done = HashSet::new();
         let mut seen = HashSet::new();
+        let mut unreadable = Vec::new();
         for _ in 0..PASSES_MAX {
-            let mut is_complete = true;
+            unreadable.clear();
             for entry in self.engine.partition_entries(partition) {
                 if done.contains(&entry) {
                     continue;
                 }
                 let Some(key) = self.engine.with_locked_record(entry & ADDRESS_MASK, |record| Some(record.key.to_vec())) else {
-                    is_complete = false;
+                    unreadable.push(entry);
                     continue;
                 };
                 let hash = self.engine.hash(&key);
                 if self.engine.partition_of(hash) != partition || !self.engine.is_current(hash, entry) {
-                    is_complete = false;
+                    unreadable.push(entry);
                     continue;
                 }
                 done.insert(entry);
@@ -71,10 +72,19 @@ impl Scan {
                     keys.push((key, found.meta));
                 }
             }
-            if is_complete {
-                break;
+            if unreadable.is_empty() {
+                return Ok(keys);
             }
         }
-        Ok(keys)
+        // What changed all the while may be passed over, but not what stayed where it was and can't be read.
+        let entries = self.engine.partition_entries(partition);
+        match unreadable.iter().find(|entry| entries.contains(entry)) {
+            Some(entry) => Err(Error::corrupt(format!(
+                "index partition {partition} of {} holds entry {entry:#018x}, which leads to no intact record; \
+                 run `thermae check --repair` to set it aside, or restore a snapshot",
+                self.engine.paths.location
+            ))),
+            None => Ok(keys),
+        }
     }
 }

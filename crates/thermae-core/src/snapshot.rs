@@ -31,6 +31,7 @@ use crate::record::{self, Word0, kind};
 use crate::store::Store;
 use crate::superblock::{Superblock, parent, temporary_path};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -273,14 +274,15 @@ impl Engine {
 
     /// The segments that may hold something of the snapshot. All others are released.
     fn plan_copies(&self, barrier: &Barrier, end: u64, number: u64) -> Vec<Planned> {
+        let noted: HashSet<u64> = barrier.segments.iter().map(|noted| noted.segment_id).collect();
         let mut planned = Vec::new();
         for (slot, segment) in self.segments().iter().enumerate() {
             let segment_id = segment.segment_id.load(Ordering::SeqCst);
             let is_older = segment_id != 0 && segment_id >> SLOT_BITS < end;
             let holds_something = match segment.state.load(Ordering::SeqCst) {
                 state::OPEN | state::CLOSED | state::EXTENT | state::EXTENT_PENDING => true,
-                // Retired before the barrier: what it held was superseded or dropped by then.
-                state::RETIRED => segment.retired_sequence.load(Ordering::SeqCst) > barrier.sequence,
+                // What was retired before the barrier was superseded or dropped by then, and its bytes may be gone.
+                state::RETIRED => segment_id >> SLOT_BITS >= barrier.next_segment || noted.contains(&segment_id),
                 _ => false,
             };
             if is_older && holds_something && segment.class.load(Ordering::Relaxed) != class::CACHE {

@@ -3,16 +3,15 @@
 //! Each method is one request: check, look up or change, wait where durability says so. Nothing here knows how records or
 //! indexes look. A `Store` may be used from any thread; after a fork the child uses its own copy of the same value.
 
-use crate::crash::crash_point;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
-use crate::layout::{Place, state};
+use crate::large::write_large;
+use crate::layout::state;
 use crate::names::LockToken;
 use crate::open;
-use crate::options::{Durability, Location, Options, WhenFull, size_text};
+use crate::options::{Durability, Location, Options, WhenFull};
 use crate::read::{RecordMeta, Wanted, show_key};
-use crate::record;
 use crate::scan::Scan;
 use crate::segment::Room;
 use crate::transaction::BatchOp;
@@ -183,62 +182,6 @@ pub struct Stats {
     pub participants: u32,
     /// Segments that views and snapshots keep from being reused.
     pub pinned_segments: u32,
-}
-
-/// A large value, written into extents and not published yet.
-#[derive(Debug)]
-pub(crate) struct LargeValue {
-    /// Bytes.
-    pub len: u32,
-    /// What its record stores.
-    pub list: Vec<u8>,
-    /// Slots of the extents.
-    pub slots: Vec<u32>,
-}
-
-/// Writes a value into extents.
-pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<LargeValue> {
-    let frame_bytes = engine.geometry.frame_bytes as usize;
-    let len = u32::try_from(value.len()).map_err(|_| too_large(engine, value.len()))?;
-    let count = record::extent_count(len, frame_bytes);
-    if count > engine.geometry.hot_frames as usize / 2 {
-        return Err(too_large(engine, value.len()));
-    }
-    let mut attempts = 0;
-    let slots = loop {
-        match engine.open_extents(count) {
-            Ok(slots) => break slots,
-            Err(room) => engine.make_room(room, &mut attempts)?,
-        }
-    };
-    let mut list = Vec::with_capacity(8 + 8 * count);
-    list.extend_from_slice(&crc32c::crc32c(value).to_le_bytes());
-    list.extend_from_slice(&(count as u32).to_le_bytes());
-    for (&slot, piece) in slots.iter().zip(value.chunks(frame_bytes)) {
-        let segment = engine.segment(slot);
-        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
-        let Some(base) = engine.hot_base(place) else { return Err(too_large(engine, value.len())) };
-        // SAFETY: the frame was just taken by this participant, and a piece is at most a frame.
-        unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), base, piece.len()) };
-        segment.key_hash.store(hash, Ordering::Relaxed);
-        segment.live_bytes.store(piece.len() as u32, Ordering::Relaxed);
-        segment.tail.store(piece.len() as u32, Ordering::Release);
-        crash_point!("large.piece_written");
-        list.extend_from_slice(&segment.segment_id.load(Ordering::Relaxed).to_le_bytes());
-    }
-    Ok(LargeValue { len, list, slots })
-}
-
-fn too_large(engine: &Engine, len: usize) -> Error {
-    let frames = engine.geometry.hot_frames / 2;
-    let most = (u64::from(frames) * u64::from(engine.geometry.frame_bytes)).min(record::VALUE_BYTES_MAX);
-    Error::ValueTooLarge(format!(
-        "the value is {} bytes long and {} takes values of up to {} (half its hot tier, and never more than 4 GiB - 1): \
-         create the store with a larger hot tier, or split the value",
-        len,
-        engine.paths.location,
-        size_text(most)
-    ))
 }
 
 impl Store {

@@ -12,7 +12,7 @@ use crate::log::Sequence;
 use crate::read::{Wanted, show_key};
 use crate::record::{self, BATCH_BYTES, Draft, Word0, flag, kind};
 use crate::segment::Purpose;
-use crate::store::{LargeValue, write_large};
+use crate::large::{LargeValue, write_large};
 use crate::write::{ColdRecords, Present, Stop};
 use std::collections::HashMap;
 

@@ -223,8 +223,12 @@ impl Engine {
             let record = sized.and_then(|(_, total)| {
                 record::parse(unsafe { std::slice::from_raw_parts(at, total) }, offset, frame_bytes)
             });
-            let result = record.map(|record| {
-                (record.key == wanted.key).then(|| self.present(place_ref, entry, &record))
+            let result = record.and_then(|record| {
+                if record.key == wanted.key {
+                    return Some(Some(self.present(place_ref, entry, &record)));
+                }
+                // Another key's, or this key's own, damaged? Two keys with one tag are rare enough to make sure.
+                record.is_intact(segment.segment_id.load(Ordering::Relaxed)).then_some(None)
             });
             std::sync::atomic::fence(Ordering::Acquire);
             if segment.place.load(Ordering::Relaxed) != place_word {

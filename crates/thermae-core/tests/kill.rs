@@ -47,13 +47,16 @@ impl Kind {
     const ALL: [Self; 5] = [Self::Durable, Self::Cache, Self::Evicting, Self::Lazy, Self::Always];
 
     fn options(self) -> Options {
-        match self {
+        // So few participants that the slots of the dead are used again: the parent's two, three victims.
+        let participants_max = 5;
+        let options = match self {
             Self::Durable => options(24, 64, Durability::EverySec, WhenFull::Error),
             Self::Always => options(24, 64, Durability::Always, WhenFull::Error),
             Self::Lazy => options(24, 64, Durability::None, WhenFull::Error),
             Self::Evicting => options(20, 20, Durability::EverySec, WhenFull::Evict),
             Self::Cache => options(20, 0, Durability::None, WhenFull::Evict),
-        }
+        };
+        Options { participants_max, ..options }
     }
 
     /// Whether keys may vanish to make room.

@@ -12,12 +12,24 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use thermae_core::env::SystemEnv;
+use thermae_core::env::{Env, SystemEnv};
 use thermae_core::env_test::{Image, RecordingEnv};
 use thermae_core::{BatchOp, Durability, Location, Options, SetOptions, ShmPlacement, Store, WhenFull, forget_shared_memory};
 
 const IMAGES_DEFAULT: usize = 350;
 const KEYS: u64 = 60;
+/// What the images of all tests together take at most.
+const SCRATCH_BYTES: u64 = 1 << 30;
+
+/// A directory for a store; in memory where there is room, since no power fails here and syncs are what most of the time would go to.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if SystemEnv.available_bytes(memory).is_ok_and(|bytes| bytes >= SCRATCH_BYTES) {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
 
 /// One change of history.
 type Change = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -64,7 +76,7 @@ fn settings(durability: Durability) -> Options {
 
 /// Asks a store for all kinds of things, and records what it writes.
 fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -> (thermae_core::env_test::Recording, History) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let root = directory.path().join("store");
     let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
     let location = Location::Directory(root);
@@ -156,7 +168,7 @@ fn crash(store: Store, location: &Location) {
 
 fn try_image(image: &Image, history: &History, states: &[BTreeMap<Vec<u8>, Vec<u8>>], durability: Durability) {
     let what = format!("cut {}, {:?}, seed {}", image.cut, image.tear, image.seed);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let root = directory.path().join("store");
     std::fs::create_dir(&root).unwrap();
     image.write_into(&root).unwrap();
@@ -226,7 +238,7 @@ fn recovery_itself_may_lose_power() {
     let (recording, history) = record(Durability::EverySec, 250, 4000, 4);
     let states = history.states();
     for image in recording.images(images() / 20, 4) {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch();
         let root = directory.path().join("store");
         std::fs::create_dir(&root).unwrap();
         image.write_into(&root).unwrap();
@@ -239,7 +251,7 @@ fn recovery_itself_may_lose_power() {
         assert!(length.is_some(), "cut {}, {:?}, seed {}", image.cut, image.tear, image.seed);
         crash(store, &location);
         for again in env.recording().images(20, image.seed) {
-            let directory = tempfile::tempdir().unwrap();
+            let directory = scratch();
             let root = directory.path().join("store");
             std::fs::create_dir(&root).unwrap();
             again.write_into(&root).unwrap();

@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use thermae_core::{BatchOp, Durability, Error, Location, Options, SetOptions, SetOutcome, Store, View, WhenFull, destroy};
+use thermae_core::{
+    BatchOp, Durability, Error, Location, Options, SetOptions, SetOutcome, Store, View, WhenFull, destroy,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -45,8 +47,12 @@ fn cache(name: &str, options: Options) -> Scratch {
 fn tiered(cold_mib: u64, durability: Durability, options: Options) -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let location = Location::Directory(directory.path().join("store"));
-    let options =
-        Options { hot_bytes: options.hot_bytes.or(Some(16 * MIB)), cold_bytes: Some(cold_mib * MIB), durability: Some(durability), ..options };
+    let options = Options {
+        hot_bytes: options.hot_bytes.or(Some(16 * MIB)),
+        cold_bytes: Some(cold_mib * MIB),
+        durability: Some(durability),
+        ..options
+    };
     let store = Store::open(&location, &options).unwrap();
     Scratch { store: Some(store), location, _directory: Some(directory) }
 }
@@ -75,7 +81,10 @@ fn value(key: u64, version: u64, len: usize) -> Vec<u8> {
 /// The version of a value, which must be one of `key`.
 fn version_of(key: u64, bytes: &[u8]) -> u64 {
     let version = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-    assert!(bytes == value(key, version, bytes.len()), "key {key} holds bytes that were never stored under it");
+    assert!(
+        bytes == value(key, version, bytes.len()),
+        "key {key} holds bytes that were never stored under it"
+    );
     version
 }
 
@@ -196,7 +205,11 @@ fn everything_is_kept(durability: Durability) {
         assert_eq!(get(&store, key), expected(key));
     }
     let after = store.stats().unwrap();
-    assert!(after.cold_reads - before.cold_reads < 20, "{} reads of promoted keys went to flash", after.cold_reads - before.cold_reads);
+    assert!(
+        after.cold_reads - before.cold_reads < 20,
+        "{} reads of promoted keys went to flash",
+        after.cold_reads - before.cold_reads
+    );
     // Under pressure the copies are given up again, and the keys are found at home.
     for key in keys..keys + 20_000 {
         set(&store, key, 1, 1000);
@@ -204,7 +217,10 @@ fn everything_is_kept(durability: Durability) {
     for key in 0..keys {
         assert_eq!(get(&store, key), expected(key), "key {key}");
     }
-    assert_eq!(store.len().unwrap(), (0..keys + 20_000).filter(|&key| get(&store, key).is_some()).count() as u64);
+    assert_eq!(
+        store.len().unwrap(),
+        (0..keys + 20_000).filter(|&key| get(&store, key).is_some()).count() as u64
+    );
 }
 
 #[test]
@@ -219,7 +235,8 @@ fn with_a_cold_tier_and_no_durability_everything_is_kept() {
 
 /// Bytes written to flash for each byte stored, under Zipfian overwrites of a store whose cold tier is 85 % full.
 fn write_amplification(durability: Durability) -> f64 {
-    let options = Options { hot_bytes: Some(64 * MIB), when_full: Some(WhenFull::Error), ..Options::default() };
+    let options =
+        Options { hot_bytes: Some(64 * MIB), when_full: Some(WhenFull::Error), ..Options::default() };
     let store = tiered(256, durability, options);
     let value_len = 1000;
     let keys = 256 * MIB as usize * 85 / 100 / (value_len + 40);
@@ -240,9 +257,7 @@ fn write_amplification(durability: Durability) -> f64 {
         assert_eq!(get(&store, key), Some(versions[key as usize]), "key {key}");
     }
     let user_bytes = writes * (value_len as u64 + 40);
-    let amplification = (after.cold_written_bytes - before.cold_written_bytes) as f64 / user_bytes as f64;
-    println!("{durability}: {amplification:.3} bytes written for each byte stored");
-    amplification
+    (after.cold_written_bytes - before.cold_written_bytes) as f64 / user_bytes as f64
 }
 
 #[test]
@@ -253,7 +268,8 @@ fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
 
 #[test]
 fn a_full_cold_tier_that_may_evict_drops_what_is_oldest() {
-    let store = tiered(32, Durability::EverySec, Options { when_full: Some(WhenFull::Evict), ..Options::default() });
+    let store =
+        tiered(32, Durability::EverySec, Options { when_full: Some(WhenFull::Evict), ..Options::default() });
     for key in 0..80_000 {
         set(&store, key, 1, 1000);
     }
@@ -268,7 +284,12 @@ fn fill(store: &Store, first: u64) -> u64 {
         match store.set(&name(key), &value(key, 1, 1000), &SetOptions::default()) {
             Ok(_) => {}
             Err(Error::Full(message)) => {
-                assert!(message.contains("is full") && message.contains("when_full") && message.contains("delete"), "{message}");
+                assert!(
+                    message.contains("is full")
+                        && message.contains("when_full")
+                        && message.contains("delete"),
+                    "{message}"
+                );
                 return key;
             }
             Err(error) => panic!("{error}"),
@@ -308,13 +329,15 @@ fn a_store_that_may_not_evict_refuses_and_takes_again_after_deletes() {
 
 #[test]
 fn a_tiered_store_that_may_not_evict_refuses_and_takes_again_after_deletes() {
-    let store = tiered(24, Durability::EverySec, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+    let store =
+        tiered(24, Durability::EverySec, Options { when_full: Some(WhenFull::Error), ..Options::default() });
     refuses_and_recovers(&store, 15_000);
 }
 
 #[test]
 fn without_durability_a_full_tiered_store_refuses_and_takes_again_after_deletes() {
-    let store = tiered(24, Durability::None, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+    let store =
+        tiered(24, Durability::None, Options { when_full: Some(WhenFull::Error), ..Options::default() });
     refuses_and_recovers(&store, 20_000);
 }
 
@@ -341,7 +364,9 @@ fn memory_comes_back(store: &Store) {
     assert_eq!(store.len().unwrap(), 100);
     let start = Instant::now();
     // What is open, the kept keys and the index may stay.
-    wait_until("the memory of expired keys", || store.stats().unwrap().hot_used_bytes <= used_before + 4 * MIB);
+    wait_until("the memory of expired keys", || {
+        store.stats().unwrap().hot_used_bytes <= used_before + 4 * MIB
+    });
     assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
     assert!((6_000..6_100).all(|key| get(store, key) == Some(1)));
     assert_eq!(store.stats().unwrap().expired, 6_000);
@@ -363,7 +388,9 @@ fn expired_cold_keys_are_removed_and_counted_exactly() {
     let expires_at_ms = store.now_ms() + 3_000;
     for key in 0..10_000 {
         let expires_at_ms = if key % 2 == 0 { expires_at_ms } else { 0 };
-        store.set(&name(key), &value(key, 1, 1000), &SetOptions { expires_at_ms, ..SetOptions::default() }).unwrap();
+        store
+            .set(&name(key), &value(key, 1, 1000), &SetOptions { expires_at_ms, ..SetOptions::default() })
+            .unwrap();
     }
     for key in 10_000..40_000 {
         set(&store, key, 1, 1000);
@@ -502,8 +529,18 @@ fn hammer(store: &Store, may_evict: bool) {
                             store
                                 .transaction(
                                     &[
-                                        BatchOp::Set { key: &key_name, value: &one, encoding: 0, expires_at_ms: 0 },
-                                        BatchOp::Set { key: &other_name, value: &two, encoding: 0, expires_at_ms: 0 },
+                                        BatchOp::Set {
+                                            key: &key_name,
+                                            value: &one,
+                                            encoding: 0,
+                                            expires_at_ms: 0,
+                                        },
+                                        BatchOp::Set {
+                                            key: &other_name,
+                                            value: &two,
+                                            encoding: 0,
+                                            expires_at_ms: 0,
+                                        },
                                     ],
                                     &[],
                                 )
@@ -531,13 +568,19 @@ fn hammer(store: &Store, may_evict: bool) {
                         _ => {
                             let found = get(store, key);
                             let expected = versions.get(&key).copied();
-                            assert!(found == expected || (may_evict && found.is_none()), "key {key}: {found:?}, not {expected:?}");
+                            assert!(
+                                found == expected || (may_evict && found.is_none()),
+                                "key {key}: {found:?}, not {expected:?}"
+                            );
                         }
                     }
                 }
                 for (&key, &version) in &versions {
                     let found = get(store, key);
-                    assert!(found == Some(version) || (may_evict && found.is_none()), "key {key}: {found:?}, not {version}");
+                    assert!(
+                        found == Some(version) || (may_evict && found.is_none()),
+                        "key {key}: {found:?}, not {version}"
+                    );
                 }
             });
         }
@@ -556,7 +599,8 @@ fn four_threads_in_a_full_cache_never_see_wrong_bytes() {
 #[test]
 fn four_threads_over_two_tiers_never_see_wrong_bytes_nor_lose_any() {
     for durability in [Durability::None, Durability::EverySec] {
-        let store = tiered(128, durability, Options { when_full: Some(WhenFull::Error), ..Options::default() });
+        let store =
+            tiered(128, durability, Options { when_full: Some(WhenFull::Error), ..Options::default() });
         hammer(&store, false);
         let stats = store.stats().unwrap();
         assert!(stats.demoted_segments > 10 && stats.evicted == 0, "{stats:?}");

@@ -11,6 +11,8 @@ from thermae.cli.opening import attached, store_argument
 from thermae.cli.output import print_json, results_console, titled, working
 from thermae.cli.structures import flattened, readable
 
+PROBLEMS_PRINTED_MAX = 50
+
 
 @click.command()
 @store_argument
@@ -28,7 +30,16 @@ def check(context: click.Context, location: str, repair: bool, as_json: bool) ->
     """
     with attached(location) as store, working(f"checking {location}"):
         document = store.check(repair=repair)
-    print_json(document) if as_json else _print_report(f"Check of {location}", document)
+    if as_json:
+        print_json(document)
+    else:
+        problems = document.pop("problems")
+        _print_report(f"Check of {location}", {**document, "problems": len(problems)})
+        for problem in problems[:PROBLEMS_PRINTED_MAX]:
+            repaired = " (repaired)" if problem["repaired"] else ""
+            click.echo(f"{problem['kind']}: {problem['place']}: {problem['description']}{repaired}")
+        if len(problems) > PROBLEMS_PRINTED_MAX:
+            click.echo(f"and {len(problems) - PROBLEMS_PRINTED_MAX:,} more: see --json")
     if not document["ok"]:
         context.exit(1)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,19 @@ class WorkerGroup:
             lambda worker: watch_command(self._location, self._manifest, self._progress_path, worker)
         )
 
-    def wait_for_operations(self, count: int) -> None:
-        """Until every worker has finished that many operations."""
+    def wait_for_operations(self, workers: Sequence[int], counts: Sequence[int]) -> None:
+        """Until each of the workers has finished that many operations."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while any(progress.finished < count for progress in self.progress):
-            for worker in range(len(self._processes)):
+        while any(
+            self.progress[worker].finished < count for worker, count in zip(workers, counts, strict=True)
+        ):
+            for worker in workers:
                 self.require_running(worker)
             if time.monotonic() > deadline:
-                counts = [progress.finished for progress in self.progress]
+                finished = [self.progress[worker].finished for worker in workers]
                 raise WorkerError(
-                    f"the workers finished {counts} operations in {_PATIENCE_SECONDS:.0f} s, {count} expected"
+                    f"the workers finished {finished} operations in {_PATIENCE_SECONDS:.0f} s, "
+                    f"{counts} were expected"
                 )
             time.sleep(0.005)
 

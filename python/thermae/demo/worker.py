@@ -28,7 +28,7 @@ class Progress:
     """One worker's counters in a file that all of them map; each update is an aligned 8-byte store."""
 
     WORKERS_MAX = 16
-    _FIELDS = 4
+    _FIELDS = 5
 
     def __init__(self, path: Path, worker: int) -> None:
         with path.open("r+b") as file:
@@ -58,11 +58,6 @@ class Progress:
         return self._get(1)
 
     @property
-    def longest_seconds(self) -> float:
-        """The longest operation since `forget_longest`."""
-        return self._get(2) / 1e9
-
-    @property
     def wrong_count(self) -> int:
         """Values that were not what they should have been."""
         return self._get(3)
@@ -71,17 +66,25 @@ class Progress:
         """Starts a new measurement of the longest operation."""
         self._set(2, 0)
 
+    def longest_seconds_until_now(self) -> float:
+        """The longest operation since `forget_longest`, one that has not returned yet included."""
+        finished, began_ns = self.finished, self._get(4)
+        still_at_it = self.started > finished == self.finished
+        return max(self._get(2), time.monotonic_ns() - began_ns if still_at_it else 0) / 1e9
+
     def begin(self, operation: int) -> int:
-        """Notes that the operation begins; returns the time."""
+        """Notes that the operation begins; returns the time, on the clock that all processes share."""
+        began_ns = time.monotonic_ns()
+        self._set(4, began_ns)
         self._set(0, operation + 1)
-        return time.perf_counter_ns()
+        return began_ns
 
     def finish(self, operation: int, began_ns: int) -> None:
         """Notes that the operation returned."""
-        elapsed_ns = time.perf_counter_ns() - began_ns
-        self._set(1, operation + 1)
+        elapsed_ns = time.monotonic_ns() - began_ns
         if elapsed_ns > self._get(2):
             self._set(2, elapsed_ns)
+        self._set(1, operation + 1)
 
     def count_wrong(self) -> None:
         """Notes a wrong value."""

@@ -227,7 +227,7 @@ impl Checker<'_> {
     /// between its old and its new place; what was just superseded is retired a moment later, so this waits a moment first.
     fn has_owner(&self, key_hash: u64, segment_id: u64) -> bool {
         let engine = self.engine;
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(std::time::Duration::from_millis(5));
         let number = engine.partition_of(key_hash);
         let _guard = (!engine.read_only).then(|| engine.lock_partition(number));
         let frame_bytes = engine.geometry.frame_bytes as usize;

@@ -15,9 +15,9 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How often an entry that looks wrong is looked at again.
+/// How often entries that look wrong are looked at.
 const LOOKS_MAX: u32 = 3;
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// What an entry leads to.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Engine {
             facts.home = Some(self.home_facts(segment.class.load(Ordering::Relaxed), address, &facts)?);
         }
         if !facts.extents.is_empty() {
-            facts.problem = self.extents_problem(address, &facts).err();
+            facts.problem = self.extents_problem(address, &facts, false).err();
         }
         Ok(facts)
     }
@@ -103,8 +103,8 @@ impl Engine {
         Ok((slot, total.ok_or_else(|| format!("the home of the cache copy of key {} is not the same record", show_key(&facts.key)))?))
     }
 
-    /// Verifies a large value against the checksum in its record.
-    fn extents_problem(&self, address: u64, facts: &Facts) -> std::result::Result<(), String> {
+    /// Verifies a large value, as it is served or (`from_cold`) as the cold tier has it, against the checksum in its record.
+    fn extents_problem(&self, address: u64, facts: &Facts, from_cold: bool) -> std::result::Result<(), String> {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let known = self.with_locked_record(address, |record| {
             record.extents(frame_bytes).map(|(checksum, _)| (checksum, record.word.value_len as usize))
@@ -122,7 +122,9 @@ impl Engine {
             bytes.resize((len - part * frame_bytes).min(frame_bytes), 0);
             self.pin(slot);
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
-            let read = match (self.hot_base(place), &self.cold, place.cold) {
+            let is_flushed = segment.flushed.load(Ordering::Acquire) as usize >= bytes.len();
+            let hot = self.hot_base(place).filter(|_| !from_cold || !is_flushed);
+            let read = match (hot, &self.cold, place.cold) {
                 (Some(base), ..) => {
                     // SAFETY: pinned, and a part is at most a frame.
                     unsafe { std::ptr::copy_nonoverlapping(base, bytes.as_mut_ptr(), bytes.len()) };
@@ -161,37 +163,40 @@ impl Checker<'_> {
             return Ok(());
         }
         let mut keys: HashMap<Vec<u8>, (u64, u64)> = HashMap::new();
-        for word in self.engine.partition_entries(partition) {
-            match self.look_at_entry(partition, word) {
-                None => {}
-                Some(Ok(facts)) => self.note_entry(partition, word, facts, &mut keys),
-                Some(Err(description)) => {
-                    let repaired = self.repair && self.drop_entry(partition, word);
-                    self.problem("entry", &format!("{place}, entry {word:#018x}"), &description, repaired);
+        let mut suspicious: Vec<(u64, String)> =
+            self.engine.partition_entries(partition).into_iter().map(|word| (word, String::new())).collect();
+        for look in 0..LOOKS_MAX {
+            if look > 0 {
+                // Only what is still there can be wrong.
+                let present = self.engine.partition_entries(partition);
+                suspicious.retain(|(word, _)| present.contains(word));
+            }
+            let words = std::mem::take(&mut suspicious);
+            for (word, _) in words {
+                match self.engine.entry_facts(partition, word) {
+                    Ok(facts) if facts.problem.is_none() => self.note_entry(partition, word, facts, &mut keys),
+                    Ok(facts) => suspicious.push((word, facts.problem.unwrap_or_default())),
+                    Err(description) => suspicious.push((word, description)),
                 }
             }
+            if suspicious.is_empty() {
+                break;
+            }
+            self.pause(LOOK_AGAIN_AFTER);
+        }
+        for (word, description) in suspicious {
+            if !self.engine.has_entry(partition, word) {
+                continue;
+            }
+            let mended = if self.repair { self.mend_value(partition, word) } else { None };
+            let repaired = mended.is_some() || (self.repair && self.drop_entry(partition, word));
+            if let Some(facts) = mended {
+                self.note_entry(partition, word, facts, &mut keys);
+            }
+            self.problem("entry", &format!("{place}, entry {word:#018x}"), &description, repaired);
         }
         self.check_count(partition, &place);
         Ok(())
-    }
-
-    /// Looks at an entry until it is found right, gone, or wrong every time.
-    fn look_at_entry(&self, partition: u32, word: u64) -> Option<std::result::Result<Facts, String>> {
-        let mut description = String::new();
-        for look in 0..LOOKS_MAX {
-            match self.engine.entry_facts(partition, word) {
-                Ok(facts) if facts.problem.is_none() => return Some(Ok(facts)),
-                Ok(facts) => description = facts.problem.unwrap_or_default(),
-                Err(found) => description = found,
-            }
-            if !self.engine.has_entry(partition, word) {
-                return None;
-            }
-            if look + 1 < LOOKS_MAX {
-                std::thread::sleep(LOOK_AGAIN_AFTER);
-            }
-        }
-        Some(Err(description))
     }
 
     fn note_entry(&mut self, partition: u32, word: u64, facts: Facts, keys: &mut HashMap<Vec<u8>, (u64, u64)>) {
@@ -215,11 +220,37 @@ impl Checker<'_> {
         }
     }
 
+    /// Puts a large value right whose hot copy is damaged and whose cold one is not.
+    fn mend_value(&self, partition: u32, word: u64) -> Option<Facts> {
+        let engine = self.engine;
+        let mut facts = engine.entry_facts(partition, word).ok().filter(|facts| facts.problem.is_some())?;
+        // Nobody supersedes the value meanwhile, so its extents stay what they are.
+        let _guard = engine.lock_partition(partition);
+        engine.extents_problem(word & ADDRESS_MASK, &facts, true).ok()?;
+        for slot in facts.extents.iter().filter_map(|&segment_id| engine.slot_of(segment_id)) {
+            let segment = engine.segment(slot);
+            engine.pin(slot);
+            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
+            let len = segment.tail.load(Ordering::Acquire).min(engine.geometry.frame_bytes);
+            if let (Some(base), Some(cold), Some(frame)) = (engine.hot_base(place), &engine.cold, place.cold) {
+                let mut bytes = vec![0; len as usize];
+                if segment.flushed.load(Ordering::Acquire) >= len && cold.read_at(frame, 0, &mut bytes).is_ok() {
+                    // SAFETY: pinned, and the length was bounded by the frame. Whoever reads there now fails on the checksum and not before.
+                    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, bytes.len()) };
+                }
+            }
+            engine.unpin(slot);
+        }
+        facts.problem = engine.extents_problem(word & ADDRESS_MASK, &facts, false).err();
+        facts.problem.is_none().then_some(facts)
+    }
+
     /// Takes an entry out of the index, or puts it back to the home of its cache copy.
     fn drop_entry(&mut self, partition: u32, word: u64) -> bool {
         let guard = self.engine.lock_partition(partition);
         let tag = word >> ADDRESS_BITS;
-        let Some(place) = self.engine.entry_at(&guard, tag, word & ADDRESS_MASK) else { return false };
+        // Anywhere in the table: what is damaged need not be where its tag belongs.
+        let Some((place, _)) = self.engine.locked_entries(&guard).find(|(_, other)| *other == word) else { return false };
         let home = self.engine.with_locked_record(word & ADDRESS_MASK, |record| {
             (record.word.kind() == kind::COPY).then_some(record.link & ADDRESS_MASK)
         });

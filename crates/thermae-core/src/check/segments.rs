@@ -19,7 +19,7 @@ use std::time::Duration;
 /// at every offset would otherwise take minutes a frame; the index's own addresses are looked at in any case.
 const RESYNC_BYTES_MAX: usize = 64 << 20;
 /// How long a suspicious segment is left alone before it is looked at again.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(2);
 const LOOKS_MAX: u32 = 3;
 
 /// A record found intact, or one that a writer is at.
@@ -46,6 +46,7 @@ pub(super) struct Found {
     pub slot: u32,
     pub segment_id: u64,
     pub class: u32,
+    pub state: u32,
     pub place: Place,
     pub hot: Option<(Vec<u8>, Image)>,
     pub cold: Option<(Vec<u8>, Image)>,
@@ -198,7 +199,7 @@ impl Engine {
         if matches!(current, state::FREE | state::OPENING | state::QUARANTINED) {
             return Ok(None);
         }
-        let mut found = Found { slot, segment_id, class: segment.class.load(Ordering::Relaxed), place, hot: None, cold: None };
+        let mut found = Found { slot, segment_id, class: segment.class.load(Ordering::Relaxed), state: current, place, hot: None, cold: None };
         if let Some(base) = self.hot_base(place) {
             // SAFETY: pinned, and the length was bounded by the frame. A writer may be at some of it: those records are passed over.
             let bytes = unsafe { std::slice::from_raw_parts(base, tail) }.to_vec();
@@ -245,11 +246,16 @@ impl Checker<'_> {
                     break;
                 }
                 // A writer may have been in the middle of it.
-                std::thread::sleep(LOOK_AGAIN_AFTER);
+                self.pause(LOOK_AGAIN_AFTER);
                 match self.engine.look_at_segment(slot)? {
                     Some(again) => found = again,
                     None => break,
                 }
+            }
+            if found.state == state::RETIRED {
+                // Nothing in it is alive, and its frames may have been given away already.
+                self.horizon = self.horizon.max(self.engine.segment(slot).sequence_max.load(Ordering::Relaxed));
+                continue;
             }
             self.report.segments += 1;
             if let Some((bytes, image)) = found.served() {
@@ -268,10 +274,9 @@ impl Checker<'_> {
 
     fn note_damage(&mut self, found: &Found) -> Result<()> {
         let name = found.name();
-        let is_retired = self.engine.segment(found.slot).state.load(Ordering::Acquire) == state::RETIRED;
-        if is_retired {
-            // Nothing in it is alive, and its frames may be given away at any moment.
-            self.horizon = self.horizon.max(self.engine.segment(found.slot).sequence_max.load(Ordering::Relaxed));
+        if found.class == class::EXTENT {
+            // Only the value's own checksum tells which of the two is right.
+            self.differing_extents.push(found.slot);
             return Ok(());
         }
         let mended = self.repair && self.mend(found)?;
@@ -303,6 +308,16 @@ impl Checker<'_> {
             let end = after.map_or(segment.sequence_max.load(Ordering::Relaxed).saturating_add(1), |item| item.sequence);
             self.lost.push(first..end);
         }
+    }
+
+    /// Extents whose two copies are not the same. By now what is served is right, or no value leads there any more.
+    pub(super) fn check_differing_extents(&mut self) -> Result<()> {
+        for slot in std::mem::take(&mut self.differing_extents) {
+            let Some(found) = self.engine.look_at_segment(slot)? else { continue };
+            let is_mended = self.repair && found.class == class::EXTENT && (!found.differs() || self.mend(&found)?);
+            self.problem("tiers differ", &found.name(), "its hot and its cold copy are not the same", is_mended);
+        }
+        Ok(())
     }
 
     /// Makes a damaged segment passable again, and whole where another copy allows. True where both copies are whole again.
