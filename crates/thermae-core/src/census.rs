@@ -112,7 +112,7 @@ impl Engine {
     pub(crate) fn close_oldest_head(&self, numbers: std::ops::Range<u32>) -> bool {
         let oldest = numbers
             .filter_map(|number| {
-                let slot = self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1)?;
+                let slot = self.open_slot(number)?;
                 let segment = self.segment(slot);
                 let is_used =
                     segment.tail.load(Ordering::Relaxed) as usize > crate::layout::SEGMENT_HEADER_BYTES;
@@ -128,7 +128,7 @@ impl Engine {
     /// Slots that the heads in `numbers` append to, oldest first.
     pub(crate) fn open_slots(&self, numbers: std::ops::Range<u32>) -> Vec<u32> {
         let mut slots: Vec<u32> = numbers
-            .filter_map(|number| self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1))
+            .filter_map(|number| self.open_slot(number))
             .collect();
         slots.sort_unstable_by_key(|&slot| self.segment(slot).segment_id.load(Ordering::Relaxed));
         slots

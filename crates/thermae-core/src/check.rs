@@ -21,6 +21,7 @@ use crate::checkpoint::{Found, checkpoint_files, read_checkpoint};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::layout::{Place, SLOT_BITS, class, state};
+use crate::losses;
 use crate::store::Store;
 use crate::superblock::Superblock;
 use serde::Serialize;
@@ -182,6 +183,7 @@ impl Engine {
             changed: false,
         };
         checker.check_files()?;
+        checker.check_losses()?;
         checker.check_locks();
         checker.check_segments()?;
         checker.check_index()?;
@@ -216,6 +218,20 @@ impl Checker<'_> {
             let problem = Problem { kind: kind.to_owned(), place: place.to_owned(), description: description.to_owned(), repaired };
             self.report.problems.push(problem);
         }
+    }
+
+    /// What recoveries found damaged: by now nothing in the store says so.
+    fn check_losses(&mut self) -> Result<()> {
+        let engine = self.engine;
+        let found = losses::read(&*engine.env, &engine.paths.directory)?;
+        for loss in &found {
+            // Acknowledged by the repair, but what was lost stays lost.
+            self.problem("lost in a recovery", &engine.paths.cold.display().to_string(), loss, false);
+        }
+        if self.repair && !found.is_empty() {
+            losses::forget(&*engine.env, &engine.paths.directory)?;
+        }
+        Ok(())
     }
 
     /// Superblock, cold tier's blocks and frame table, checkpoints.

@@ -75,7 +75,8 @@ impl NotedSegment {
         bytes[16..18].copy_from_slice(&(self.state as u16).to_le_bytes());
         bytes[18..20].copy_from_slice(&(self.class as u16).to_le_bytes());
         bytes[20..24].copy_from_slice(&self.tombstone_bytes.to_le_bytes());
-        let words = [self.sequence_min, self.sequence_max, self.next_expiry_ms, self.last_expiry_ms, self.key_hash];
+        let words =
+            [self.sequence_min, self.sequence_max, self.next_expiry_ms, self.last_expiry_ms, self.key_hash];
         for (word, place) in words.iter().zip(bytes[24..].chunks_exact_mut(8)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -145,7 +146,10 @@ impl Engine {
         if !self.is_flushed() || self.read_only || globals.writes_stopped.load(Ordering::Relaxed) != 0 {
             return false;
         }
-        let written = globals.log_bytes.load(Ordering::Relaxed).wrapping_sub(globals.checkpoint_log_bytes.load(Ordering::Relaxed));
+        let written = globals
+            .log_bytes
+            .load(Ordering::Relaxed)
+            .wrapping_sub(globals.checkpoint_log_bytes.load(Ordering::Relaxed));
         // What no checkpoint covers can't be evicted: several must fit into the cold tier.
         let tier_share = u64::from(self.geometry.cold_frames) * u64::from(self.geometry.frame_bytes) / 8;
         written > DUE_BYTES.max(2 * self.index_bytes().0).min(tier_share)
@@ -174,7 +178,10 @@ impl Engine {
                     last_expiry_ms: segment.last_expiry_ms.load(Ordering::Relaxed),
                     key_hash: segment.key_hash.load(Ordering::Relaxed),
                 };
-                let is_listed = matches!(noted.state, state::OPEN | state::CLOSED | state::EXTENT | state::EXTENT_PENDING);
+                let is_listed = matches!(
+                    noted.state,
+                    state::OPEN | state::CLOSED | state::EXTENT | state::EXTENT_PENDING
+                );
                 (is_listed && noted.class != class::CACHE).then_some(noted)
             })
             .collect();
@@ -203,7 +210,8 @@ impl Engine {
             return word;
         }
         // SAFETY: hot_record checked that 32 bytes lie in the frame, which this entry keeps in use.
-        let (first, link) = unsafe { (record::word0_at(base.add(offset)), record::word0_at(base.add(offset + LINK_OFFSET))) };
+        let (first, link) =
+            unsafe { (record::word0_at(base.add(offset)), record::word0_at(base.add(offset + LINK_OFFSET))) };
         if Word0::unpack(first.load(Ordering::Acquire)).kind() != kind::COPY {
             return word;
         }
@@ -224,20 +232,34 @@ impl Engine {
         let _guard = self.lock(&globals.checkpoint_lock, |_| {});
         let log_bytes = globals.log_bytes.load(Ordering::Relaxed);
         let directory = &self.paths.directory;
-        let before = (0..FILES).filter_map(|file| read_header(&*self.env, &checkpoint_path(directory, file), &self.superblock.uuid)).max();
+        let before = (0..FILES)
+            .filter_map(|file| {
+                read_header(&*self.env, &checkpoint_path(directory, file), &self.superblock.uuid)
+            })
+            .max();
         let generation = before.map_or(0, |(generation, _)| generation) + 1;
         let barrier = self.note_barrier();
-        self.write_checkpoint_file(&checkpoint_path(directory, generation), &self.superblock.uuid, generation, &barrier, &mut || {
-            let durable_sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
-            self.wait_durable(durable_sequence)?;
-            Ok(durable_sequence)
-        })?;
+        self.write_checkpoint_file(
+            &checkpoint_path(directory, generation),
+            &self.superblock.uuid,
+            generation,
+            &barrier,
+            &mut || {
+                let durable_sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
+                self.wait_durable(durable_sequence)?;
+                Ok(durable_sequence)
+            },
+        )?;
         self.env.sync_dir(directory).map_err(|source| Error::io("sync the directory", directory, source))?;
         crash_point!("checkpoint.renamed");
         globals.checkpoint_log_bytes.store(log_bytes, Ordering::Relaxed);
-        if let Some((_, covered)) = before.filter(|&(_, covered)| covered > globals.checkpoint_sequence.load(Ordering::SeqCst)) {
+        if let Some((_, covered)) =
+            before.filter(|&(_, covered)| covered > globals.checkpoint_sequence.load(Ordering::SeqCst))
+        {
             // Said first, dropped after: the log alone no longer tells all up to here.
-            self.update_superblock(|superblock| superblock.tombstone_floor = superblock.tombstone_floor.max(covered))?;
+            self.update_superblock(|superblock| {
+                superblock.tombstone_floor = superblock.tombstone_floor.max(covered)
+            })?;
             crash_point!("checkpoint.floor_raised");
             globals.checkpoint_sequence.fetch_max(covered, Ordering::SeqCst);
         }
@@ -264,10 +286,13 @@ impl Engine {
         end: &mut dyn FnMut() -> Result<u64>,
     ) -> Result<u64> {
         let temporary = temporary_path(path);
-        let written = self.write_temporary(&temporary, uuid, generation, barrier, end).and_then(|durable_sequence| {
-            self.env.rename(&temporary, path).map_err(|source| Error::io("rename a new file to", path, source))?;
-            Ok(durable_sequence)
-        });
+        let written =
+            self.write_temporary(&temporary, uuid, generation, barrier, end).and_then(|durable_sequence| {
+                self.env
+                    .rename(&temporary, path)
+                    .map_err(|source| Error::io("rename a new file to", path, source))?;
+                Ok(durable_sequence)
+            });
         if written.is_err() {
             // The first failure is the one to report; what is left over is replaced by the next attempt.
             let _ = self.env.remove_file(&temporary);
@@ -283,7 +308,8 @@ impl Engine {
         barrier: &Barrier,
         end: &mut dyn FnMut() -> Result<u64>,
     ) -> Result<u64> {
-        let file = self.env.open(path, OpenHow::REPLACE).map_err(|source| Error::io("create", path, source))?;
+        let file =
+            self.env.open(path, OpenHow::REPLACE).map_err(|source| Error::io("create", path, source))?;
         let mut header = Block::new(MAGIC, generation, uuid);
         header.put_u64(SEQUENCE_OFFSET, barrier.sequence);
         header.put_u64(NEXT_SEGMENT_OFFSET, barrier.next_segment);
@@ -291,7 +317,8 @@ impl Engine {
         header.put_u32(PARTITIONS_OFFSET, self.geometry.partitions);
         header.put_u32(SEGMENTS_OFFSET, barrier.segments.len() as u32);
         header.seal();
-        let mut writer = ChunkWriter { file, path, position: 0, seed: chunk_seed(uuid, generation), number: 0 };
+        let mut writer =
+            ChunkWriter { file, path, position: 0, seed: chunk_seed(uuid, generation), number: 0 };
         writer.put(&header.0[..])?;
         let mut payload = Vec::with_capacity(CHUNK_BYTES_MAX);
         for segment in &barrier.segments {
@@ -339,7 +366,9 @@ struct ChunkWriter<'a> {
 
 impl ChunkWriter<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, self.position).map_err(|source| Error::io("write", self.path, source))?;
+        self.file
+            .write_all_at(bytes, self.position)
+            .map_err(|source| Error::io("write", self.path, source))?;
         self.position += bytes.len() as u64;
         Ok(())
     }
@@ -375,7 +404,8 @@ fn read_header(env: &dyn Env, path: &Path, uuid: &[u8; 16]) -> Option<(u64, u64)
     let file = env.open(path, OpenHow::READ).ok()?;
     let mut block = Block::zeroed();
     file.read_exact_at(&mut block.0[..], 0).ok()?;
-    (block.state(MAGIC) == BlockState::Valid && block.identity() == *uuid).then(|| (block.generation(), block.u64(SEQUENCE_OFFSET)))
+    (block.state(MAGIC) == BlockState::Valid && block.identity() == *uuid)
+        .then(|| (block.generation(), block.u64(SEQUENCE_OFFSET)))
 }
 
 /// Reads a checkpoint file and verifies all of it.
@@ -392,7 +422,9 @@ pub(crate) fn read_checkpoint(engine: &Engine, path: &Path) -> Result<Found> {
     match reader.read_all(engine) {
         Ok(checkpoint) => Ok(Found::Whole(Box::new(checkpoint))),
         Err(Unreadable::Damaged(reason)) => Ok(Found::Damaged(reason)),
-        Err(Unreadable::Io(source)) if source.kind() == io::ErrorKind::UnexpectedEof => Ok(Found::Damaged("it was cut short".into())),
+        Err(Unreadable::Io(source)) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            Ok(Found::Damaged("it was cut short".into()))
+        }
         Err(Unreadable::Io(source)) => Err(Error::io("read", path, source)),
     }
 }
@@ -465,7 +497,10 @@ impl ChunkReader {
         loop {
             match self.next()? {
                 CHUNK_SEGMENTS if self.payload.len().is_multiple_of(SEGMENT_BYTES) => {
-                    checkpoint.barrier.segments.extend(self.payload.chunks_exact(SEGMENT_BYTES).map(NotedSegment::decode));
+                    checkpoint
+                        .barrier
+                        .segments
+                        .extend(self.payload.chunks_exact(SEGMENT_BYTES).map(NotedSegment::decode));
                 }
                 CHUNK_ENTRIES => self.take_entries(engine, &mut checkpoint)?,
                 CHUNK_FOOTER if self.payload.len() == FOOTER_BYTES => break,
@@ -483,14 +518,19 @@ impl ChunkReader {
         Ok(checkpoint)
     }
 
-    fn take_entries(&self, engine: &Engine, checkpoint: &mut Checkpoint) -> std::result::Result<(), Unreadable> {
+    fn take_entries(
+        &self,
+        engine: &Engine,
+        checkpoint: &mut Checkpoint,
+    ) -> std::result::Result<(), Unreadable> {
         let mut rest = &self.payload[..];
         while !rest.is_empty() {
             if rest.len() < 8 {
                 return damaged("a partition is cut short");
             }
             let (partition, count) = (get_u32(rest, 0), get_u32(rest, 4) as usize);
-            let is_next = partition < engine.geometry.partitions && partition as usize >= checkpoint.starts.len();
+            let is_next =
+                partition < engine.geometry.partitions && partition as usize >= checkpoint.starts.len();
             if !is_next || rest.len() < 8 + count * 8 {
                 return damaged(format!("partition {partition} is out of place"));
             }
@@ -506,25 +546,46 @@ impl ChunkReader {
 ///
 /// # Errors
 /// Corrupt where it is damaged; Io.
-pub(crate) fn copy_checkpoint(env: &dyn Env, from: &Path, to: &Path, old_uuid: &[u8; 16], new_uuid: &[u8; 16]) -> Result<()> {
+pub(crate) fn copy_checkpoint(
+    env: &dyn Env,
+    from: &Path,
+    to: &Path,
+    old_uuid: &[u8; 16],
+    new_uuid: &[u8; 16],
+) -> Result<()> {
     let file = env.open(from, OpenHow::READ).map_err(|source| Error::io("open", from, source))?;
     let mut header = Block::zeroed();
-    let mut reader = ChunkReader { file, position: BLOCK_BYTES as u64, seed: 0, number: 0, payload: Vec::new() };
+    let mut reader =
+        ChunkReader { file, position: BLOCK_BYTES as u64, seed: 0, number: 0, payload: Vec::new() };
     let unreadable = |problem: Unreadable| match problem {
-        Unreadable::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => Error::io("read", from, source),
-        Unreadable::Io(_) => Error::corrupt(format!("{} was cut short: take another snapshot, or restore an older one", from.display())),
-        Unreadable::Damaged(reason) => {
-            Error::corrupt(format!("{} is damaged ({reason}): take another snapshot, or restore an older one", from.display()))
+        Unreadable::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+            Error::io("read", from, source)
         }
+        Unreadable::Io(_) => Error::corrupt(format!(
+            "{} was cut short: take another snapshot, or restore an older one",
+            from.display()
+        )),
+        Unreadable::Damaged(reason) => Error::corrupt(format!(
+            "{} is damaged ({reason}): take another snapshot, or restore an older one",
+            from.display()
+        )),
     };
     reader.file.read_exact_at(&mut header.0[..], 0).map_err(|source| unreadable(source.into()))?;
     if header.state(MAGIC) != BlockState::Valid || header.identity() != *old_uuid {
-        return Err(unreadable(Unreadable::Damaged("its header does not match its checksum, or is another store's".to_owned())));
+        return Err(unreadable(Unreadable::Damaged(
+            "its header does not match its checksum, or is another store's".to_owned(),
+        )));
     }
     let generation = header.generation();
     reader.seed = chunk_seed(old_uuid, generation);
     let target = env.open(to, OpenHow::REPLACE).map_err(|source| Error::io("create", to, source))?;
-    let mut writer = ChunkWriter { file: target, path: to, position: 0, seed: chunk_seed(new_uuid, generation), number: 0 };
+    let mut writer = ChunkWriter {
+        file: target,
+        path: to,
+        position: 0,
+        seed: chunk_seed(new_uuid, generation),
+        number: 0,
+    };
     let mut copy = Block::new(MAGIC, generation, new_uuid);
     copy.0[BLOCK_FIELDS_OFFSET..].copy_from_slice(&header.0[BLOCK_FIELDS_OFFSET..]);
     copy.seal();
@@ -544,7 +605,9 @@ pub(crate) fn remove_checkpoints(env: &dyn Env, directory: &Path) -> Result<()> 
     for file in 0..FILES {
         let path = checkpoint_path(directory, file);
         match env.remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &path, source)),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &path, source));
+            }
             _ => {}
         }
     }
@@ -560,4 +623,44 @@ pub(crate) fn checkpoint_files(engine: &Engine) -> Vec<PathBuf> {
         .collect();
     files.sort_unstable_by(|left, right| right.cmp(left));
     files.into_iter().map(|(_, path)| path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_noted_segment_reads_back() {
+        let noted = NotedSegment {
+            segment_id: 1 << 40 | 3,
+            tail: 4,
+            live_bytes: 5,
+            tombstone_bytes: 6,
+            state: state::EXTENT,
+            class: class::TTL + 8,
+            sequence_min: 7,
+            sequence_max: 8,
+            next_expiry_ms: u64::MAX,
+            last_expiry_ms: 9,
+            key_hash: 10,
+        };
+        assert_eq!(NotedSegment::decode(&noted.encode()), noted);
+    }
+
+    #[test]
+    fn a_chunk_belongs_to_its_store_its_generation_and_its_place() {
+        let header = |uuid: u8, generation, number, payload: &[u8]| {
+            encode_chunk_header(chunk_seed(&[uuid; 16], generation), CHUNK_ENTRIES, number, payload)
+        };
+        let this = header(1, 2, 3, b"payload");
+        assert_eq!(this, header(1, 2, 3, b"payload"));
+        for other in [
+            header(9, 2, 3, b"payload"),
+            header(1, 9, 3, b"payload"),
+            header(1, 2, 9, b"payload"),
+            header(1, 2, 3, b"Payload"),
+        ] {
+            assert_ne!(this[12..], other[12..]);
+        }
+    }
 }

@@ -29,8 +29,7 @@ pub(crate) const COMPACT_BEFORE_EVICT_PERCENT_MAX: u64 = 90;
 impl Engine {
     /// Whether survivors of `bytes` fit in what the survivors' head and the reserve have left.
     pub(crate) fn survivors_fit(&self, bytes: u32) -> Result<(), Room> {
-        let head = self.head(SURVIVOR_HEAD).slot_plus_one.load(Ordering::Acquire);
-        let left = head.checked_sub(1).map_or(0, |slot| {
+        let left = self.open_slot(SURVIVOR_HEAD).map_or(0, |slot| {
             self.geometry.frame_bytes.saturating_sub(self.segment(slot).tail.load(Ordering::Relaxed))
         });
         // Records do not fill a segment to the last byte: half is a margin that any mix of records respects.

@@ -256,7 +256,7 @@ impl Engine {
     /// Takes a shared lock; where it is inherited from a dead participant, `repair` runs before anything else.
     #[inline]
     pub fn lock<'a>(&'a self, lock: &'a SharedLock, repair: impl FnOnce(u32)) -> LockGuard<'a> {
-        if let Acquired::Inherited(dead) = lock.lock(self.me(), |slot| self.member.is_alive(slot)) {
+        if let Acquired::Inherited(dead) = lock.lock(self.member.lock_word(), |slot| self.member.is_alive(slot)) {
             Self::count(&self.counters().inherited_locks, 1);
             repair(dead);
         }

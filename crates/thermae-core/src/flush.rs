@@ -82,7 +82,9 @@ impl Drop for FlushLease<'_> {
 impl Engine {
     fn try_flush_lease(&self) -> Option<FlushLease<'_>> {
         let globals = self.globals();
-        globals.flush_lease.try_lock_or_inherit(self.me(), |slot| self.member.is_alive(slot))?;
+        globals
+            .flush_lease
+            .try_lock_or_inherit(self.member.lock_word(), |slot| self.member.is_alive(slot))?;
         Some(FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes })
     }
 
@@ -94,7 +96,7 @@ impl Engine {
     pub fn flush_once(&self) -> Result<u64> {
         let globals = self.globals();
         // Nothing is half changed: what a dead flusher wrote is written again, or counted as written and synced now.
-        globals.flush_lease.lock(self.me(), |slot| self.member.is_alive(slot));
+        globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
         let lease = FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes };
         self.flush_with(&lease)
     }
@@ -140,7 +142,8 @@ impl Engine {
             }
             let sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
             for piece in &mut pieces {
-                piece.to = self.segment(piece.slot).tail.load(Ordering::Acquire);
+                piece.to =
+                    self.segment(piece.slot).tail.load(Ordering::Acquire).min(self.geometry.frame_bytes);
             }
             pieces.retain(|piece| piece.from < piece.to && self.is_flushable(piece.slot, piece.segment_id));
             drop(heads);
@@ -180,7 +183,14 @@ impl Engine {
             let segment_id = segment.segment_id.load(Ordering::Acquire);
             self.pin(slot);
             // Dropped (and unpinned) at once where the segment was retired before the pin was seen.
-            let piece = Piece { engine: self, slot, segment_id, from, to, class: segment.class.load(Ordering::Relaxed) };
+            let piece = Piece {
+                engine: self,
+                slot,
+                segment_id,
+                from,
+                to,
+                class: segment.class.load(Ordering::Relaxed),
+            };
             if self.is_flushable(slot, segment_id) {
                 pieces.push(piece);
             }
@@ -206,13 +216,16 @@ impl Engine {
                     None => return Ok(None),
                 }
             }
-            let frame = self.take_cold_frame(piece.slot, Purpose::Reserve).map_err(|_| self.no_cold_frame())?;
+            let frame =
+                self.take_cold_frame(piece.slot, Purpose::Reserve).map_err(|_| self.no_cold_frame())?;
             if piece.from == 0 {
                 cold.write_frame_record(frame, &self.frame_record(piece))?;
                 crash_point!("flush.frame_recorded");
             }
             // SAFETY: the frame is pinned; up to the noted tail all records are settled and never change again.
-            let bytes = unsafe { std::slice::from_raw_parts(base.add(piece.from as usize), (piece.to - piece.from) as usize) };
+            let bytes = unsafe {
+                std::slice::from_raw_parts(base.add(piece.from as usize), (piece.to - piece.from) as usize)
+            };
             cold.write_at(frame, piece.from, bytes)?;
             crash_point!("flush.written");
             segment.flushed.store(piece.to, Ordering::Release);
@@ -253,13 +266,17 @@ impl Engine {
         let mut offset = (piece.from as usize).max(crate::layout::SEGMENT_HEADER_BYTES);
         let mut count = 0;
         while offset < piece.to as usize {
-            let Some((word, total)) = self.settle_patiently(base, offset, piece.segment_id)? else { return Ok(None) };
+            let Some((word, total)) = self.settle_patiently(base, offset, piece.segment_id)? else {
+                return Ok(None);
+            };
             if total == 0 || total > piece.to as usize - offset {
                 return Err(self.damaged(piece.slot, offset, b""));
             }
             count += match word.kind() {
                 // SAFETY: an abandoned record has at least 24 bytes, all of them settled.
-                kind::ABANDONED => u64::from(u32::from_le(unsafe { base.add(offset + COUNT_OFFSET).cast::<u32>().read_unaligned() })),
+                kind::ABANDONED => u64::from(u32::from_le(unsafe {
+                    base.add(offset + COUNT_OFFSET).cast::<u32>().read_unaligned()
+                })),
                 // Survivors repeat numbers that were counted when they were new.
                 _ if word.has_key() && piece.class != class::SURVIVOR => 1,
                 _ => 0,
@@ -269,7 +286,12 @@ impl Engine {
         Ok(Some(count))
     }
 
-    fn settle_patiently(&self, base: *mut u8, offset: usize, segment_id: u64) -> Result<Option<(Word0, usize)>> {
+    fn settle_patiently(
+        &self,
+        base: *mut u8,
+        offset: usize,
+        segment_id: u64,
+    ) -> Result<Option<(Word0, usize)>> {
         let mut until = None;
         for round in 0_u32.. {
             if let Some(settled) = self.settle(base, offset, segment_id) {
@@ -336,7 +358,9 @@ impl Engine {
             self.pin(slot);
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let result = match place.cold {
-                Some(frame) if is_due() => cold.clear_frame_record(frame).map(|()| segment.flushed.store(0, Ordering::Relaxed)),
+                Some(frame) if is_due() => {
+                    cold.clear_frame_record(frame).map(|()| segment.flushed.store(0, Ordering::Relaxed))
+                }
                 _ => Ok(()),
             };
             self.unpin(slot);

@@ -1,16 +1,11 @@
 //! The shared hash index: from a key's hash to the address of its record.
 //!
 //! ```text
-//! hash:    | partition | tag (24 bits) | ...
-//! bucket:  | entry 0 | ... | entry 6 | meta |          one cache line
-//! entry:   | tag (24) | address (40) |                 0 = empty, address < 8 = ghost
-//! meta:    | access byte 0 | ... | access byte 6 | overflow |
+//! hash:       | partition | tag (24 bits) | ...
+//! directory:  | table | table | ...                       one word each: where a partition's buckets are
 //! ```
-//! An entry's home bucket is `tag * buckets >> 24`; a full bucket spills into the next one and sets its overflow byte, which only growing clears.
-//!
 //! **Readers** take no lock and never wait: they load the directory word, scan, and load the word again. Every
-//! change is one 8-byte store of an entry, or of the directory word, so a scan sees a key's old entry or its new one. Entries never move within
-//! a table. **Writers** of one partition exclude each other by its lock. **Growth** builds a table aside from the tags alone and publishes it by the directory word.
+//! change is one 8-byte store of an entry, or of the directory word. **Writers** of one partition exclude each other by its lock. **Growth** builds a table aside from the tags alone and publishes it by the directory word.
 //!
 //! Rejected: chained overflow buckets (a second allocation scheme), cuckoo moves (readers could miss a key that is present),
 //! doubling (load would swing between 43 and 86 %: 20 bytes a key on average instead of 12).
@@ -22,111 +17,7 @@ use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, BUCKET_ENTRIES, BUC
 use crate::segment::Room;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
-/// The address bits of an entry.
-pub const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
-/// Bits of a tag.
-pub const TAG_BITS: u32 = 64 - ADDRESS_BITS;
-/// A ghost's address: the key was evicted lately.
-pub const GHOST: u64 = 1;
-/// Greatest access count.
-pub const ACCESS_MAX: u8 = 3;
-
-/// A bucket: seven entries and the meta word.
-pub type Bucket = [AtomicU64; 8];
-
-/// One entry's place in a table.
-#[derive(Debug, Clone, Copy)]
-pub struct EntryRef<'a> {
-    bucket: &'a Bucket,
-    index: usize,
-}
-
-impl<'a> EntryRef<'a> {
-    /// The entry.
-    #[inline]
-    pub fn load(&self) -> u64 {
-        self.bucket[self.index].load(Ordering::Acquire)
-    }
-
-    /// Publishes another entry: one store.
-    #[inline]
-    pub fn store(&self, entry: u64) {
-        self.bucket[self.index].store(entry, Ordering::Release);
-    }
-
-    /// The access byte: bits 0-1 count reads (saturating), bits 2-7 are the epoch of the last cold read.
-    #[inline]
-    pub fn access(&self) -> &'a AtomicU8 {
-        meta_byte(self.bucket, self.index)
-    }
-}
-
-/// A byte of the meta word. Bytes are stored separately so that readers need no read-modify-write.
-#[inline]
-fn meta_byte(bucket: &Bucket, index: usize) -> &AtomicU8 {
-    debug_assert!(index < 8);
-    // SAFETY: the meta word is eight bytes of shared memory; any byte is a valid u8, and all access to it is atomic by bytes.
-    unsafe { &*(&raw const bucket[BUCKET_ENTRIES]).cast::<AtomicU8>().add(index) }
-}
-
-#[inline]
-fn overflow(bucket: &Bucket) -> &AtomicU8 {
-    meta_byte(bucket, BUCKET_ENTRIES)
-}
-
-/// The tag of a hash.
-#[inline]
-pub fn tag_of(hash: u64, partition_bits: u32) -> u64 {
-    hash << partition_bits >> (64 - TAG_BITS)
-}
-
-/// The entry for a hash and an address.
-#[inline]
-pub fn entry(tag: u64, address: u64) -> u64 {
-    tag << ADDRESS_BITS | address
-}
-
-/// The buckets that may hold a tag, walked from its home.
-#[derive(Debug)]
-pub struct Probe<'a> {
-    buckets: &'a [Bucket],
-    at: usize,
-    left: usize,
-    index: usize,
-    tag: u64,
-}
-
-impl<'a> Probe<'a> {
-    #[inline]
-    fn new(buckets: &'a [Bucket], tag: u64) -> Self {
-        let at = usize::try_from(tag * buckets.len() as u64 >> TAG_BITS).unwrap_or(0);
-        Self { buckets, at, left: buckets.len(), index: 0, tag }
-    }
-
-    /// The next entry with the tag that points to a record.
-    #[inline]
-    pub fn next(&mut self) -> Option<(EntryRef<'a>, u64)> {
-        while self.left > 0 {
-            let bucket = &self.buckets[self.at];
-            while self.index < BUCKET_ENTRIES {
-                let index = self.index;
-                self.index += 1;
-                let entry = bucket[index].load(Ordering::Acquire);
-                if entry >> ADDRESS_BITS == self.tag && entry & ADDRESS_MASK >= ADDRESS_MIN {
-                    return Some((EntryRef { bucket, index }, entry));
-                }
-            }
-            if overflow(bucket).load(Ordering::Acquire) == 0 {
-                self.left = 0;
-                return None;
-            }
-            self.left -= 1;
-            self.index = 0;
-            self.at = if self.at + 1 == self.buckets.len() { 0 } else { self.at + 1 };
-        }
-        None
-    }
-}
+const _: () = assert!(size_of::<Bucket>() == BUCKET_BYTES);
 
 impl Engine {
     /// The partition of a hash.
@@ -209,43 +100,15 @@ impl Engine {
     fn grow_to(&self, guard: &PartitionGuard<'_>, old: Table, wanted: u32) -> Result<Table, Room> {
         let buckets = wanted.next_multiple_of(GRANULE_BUCKETS).min(BUCKETS_MAX / GRANULE_BUCKETS * GRANULE_BUCKETS);
         let new = self.allocate_table(guard.number, buckets, old.version.wrapping_add(1))?;
-        self.rehash(old, new);
+        bucket::rehash(self.buckets(old), self.buckets(new));
         crash_point!("table.filled");
         self.publish_table(guard.number, new, old);
         Ok(new)
     }
 
-    fn rehash(&self, old: Table, new: Table) {
-        let target = self.buckets(new);
-        for bucket in self.buckets(old) {
-            for index in 0..BUCKET_ENTRIES {
-                let word = bucket[index].load(Ordering::Relaxed);
-                if word & ADDRESS_MASK < ADDRESS_MIN {
-                    continue;
-                }
-                let Some(place) = find_vacancy(target, word >> ADDRESS_BITS) else {
-                    unreachable!("a table with more buckets than the one before has room for its entries");
-                };
-                place.access().store(meta_byte(bucket, index).load(Ordering::Relaxed), Ordering::Relaxed);
-                place.store(word);
-            }
-        }
-    }
-
     /// Whether a ghost remembers the tag; it is taken away, having served.
     pub(crate) fn take_ghost(&self, guard: &PartitionGuard<'_>, tag: u64) -> bool {
-        let buckets = self.buckets(self.table(guard.number));
-        if buckets.is_empty() {
-            return false;
-        }
-        let home = usize::try_from(tag * buckets.len() as u64 >> TAG_BITS).unwrap_or(0);
-        for word in &buckets[home][..BUCKET_ENTRIES] {
-            if word.load(Ordering::Relaxed) == entry(tag, GHOST) {
-                word.store(0, Ordering::Release);
-                return true;
-            }
-        }
-        false
+        bucket::take_ghost(self.buckets(self.table(guard.number)), tag)
     }
 
     /// All entries of a partition that point to records, as one consistent copy (readers' view; no lock needed).

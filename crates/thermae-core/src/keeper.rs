@@ -97,7 +97,7 @@ struct Lease<'a>(&'a SharedLock);
 
 impl<'a> Lease<'a> {
     fn take(engine: &Engine, lock: &'a SharedLock) -> Option<Self> {
-        lock.try_lock_or_inherit(engine.me(), |slot| engine.member.is_alive(slot)).map(|_| Self(lock))
+        lock.try_lock_or_inherit(engine.member.lock_word(), |slot| engine.member.is_alive(slot)).map(|_| Self(lock))
     }
 }
 

@@ -334,6 +334,9 @@ pub struct Globals {
     pub snapshot_end: AtomicU64,
     /// The greatest sequence number in any freed segment of the log: up to it, numbers may rightly be gone.
     pub freed_sequence: AtomicU64,
+    /// A hot frame that is being taken from its slot, while it is not known yet whether someone pins it: slot plus one, then frame, 32
+    /// bits each; 0 = none. Under the pool lock.
+    pub unplaced: AtomicU64,
     /// The open segments.
     pub heads: [Head; HEADS],
 }

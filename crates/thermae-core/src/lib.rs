@@ -20,7 +20,9 @@
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
 //! - census: what is in the tiers now
+//! - losses: what recoveries found damaged, kept until a repair
 //! - recover: the shared half rebuilt from the durable one
+//! - rebuild: the index filled from what was read back
 //! - replay: a segment of the log read back
 //! - checkpoint: the index written down
 //! - flush: the log's bytes made durable
@@ -72,6 +74,7 @@ pub mod layout;
 pub mod lock;
 mod membership;
 mod log;
+mod losses;
 mod names;
 mod open;
 mod options;
@@ -79,6 +82,7 @@ mod participants;
 mod partition;
 mod pool;
 mod read;
+mod rebuild;
 pub mod record;
 mod recover;
 mod relocate;

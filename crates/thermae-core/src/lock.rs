@@ -1,9 +1,10 @@
 //! Locks that live in shared memory and survive their owner's death.
 //!
-//! A lock is one 32-bit word: 0 when free, else its owner's participant slot plus one. Taking it is one
-//! compare-and-swap, so that the holder is known from the first instant. Whoever waits longer than
+//! A lock is one 32-bit word: 0 when free, else its owner's participant slot plus one, and how often that slot was used. Taking it is
+//! one compare-and-swap, so that the holder is known from the first instant. Whoever waits longer than
 //! [`SUSPECT_AFTER`] asks whether the owner still lives; a dead owner's lock is taken over by one compare-and-swap from the
-//! dead owner's word to one's own, and the taker is told, so that it repairs what the lock guards.
+//! dead owner's word to one's own, and the taker is told, so that it repairs what the lock guards. The count of uses makes that swap
+//! fail where the dead one's slot, and the lock, were taken by somebody alive between the question and the swap.
 //!
 //! Safe across threads and processes. Threads of one participant share its slot number: the word says which participant to
 //! suspect, not which thread may unlock. After a fork the child has a slot of its own and holds none of its parent's locks.
@@ -18,7 +19,21 @@ use std::time::{Duration, Instant};
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(10);
 
 /// A participant slot that nobody ever has: stands for a dead owner whose slot is used again.
-pub const NOBODY: u32 = u32::MAX - 1;
+pub const NOBODY: u32 = SLOT_MASK - 1;
+/// Bits of a lock word that say whose slot it is.
+const SLOT_BITS: u32 = 13;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
+const _: () = assert!(crate::options::PARTICIPANTS_MAX_LIMIT < NOBODY);
+
+/// What a participant in `slot` puts into locks that it takes: the slot is in its `uses`-th use.
+pub const fn lock_word(slot: u32, uses: u64) -> u32 {
+    (slot + 1) | (uses as u32) << SLOT_BITS
+}
+
+/// The slot of a lock word that is not 0.
+const fn slot_of(word: u32) -> u32 {
+    (word & SLOT_MASK).saturating_sub(1)
+}
 
 /// A lock word in shared memory.
 #[repr(transparent)]
@@ -35,10 +50,10 @@ pub enum Acquired {
 }
 
 impl SharedLock {
-    /// Takes the lock if it is free.
+    /// Takes the lock if it is free. `me` is this participant's [`lock_word`], here and below.
     #[inline]
     pub fn try_lock(&self, me: u32) -> bool {
-        self.0.compare_exchange(0, me + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// Takes the lock, waiting for a living owner and inheriting from a dead one.
@@ -76,10 +91,10 @@ impl SharedLock {
                 None => suspect_at = Some(now + SUSPECT_AFTER),
                 Some(at) if now >= at => {
                     suspect_at = Some(now + SUSPECT_AFTER);
-                    if !is_alive(owner - 1)
-                        && self.0.compare_exchange(owner, me + 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                    if !is_alive(slot_of(owner))
+                        && self.0.compare_exchange(owner, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
                     {
-                        return Acquired::Inherited(owner - 1);
+                        return Acquired::Inherited(slot_of(owner));
                     }
                 }
                 Some(_) => {}
@@ -94,13 +109,13 @@ impl SharedLock {
             return Some(Acquired::Clean);
         }
         let owner = self.0.load(Ordering::Relaxed);
-        if owner == 0 || is_alive(owner - 1) {
+        if owner == 0 || is_alive(slot_of(owner)) {
             return None;
         }
         self.0
-            .compare_exchange(owner, me + 1, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(owner, me, Ordering::Acquire, Ordering::Relaxed)
             .ok()
-            .map(|_| Acquired::Inherited(owner - 1))
+            .map(|_| Acquired::Inherited(slot_of(owner)))
     }
 
     /// Releases the lock. The caller holds it.
@@ -113,14 +128,18 @@ impl SharedLock {
     /// Leaves a dead owner's lock to [`NOBODY`], from whom it can be inherited like from any other of the dead. The caller keeps the
     /// owner's slot from being used meanwhile.
     pub fn leave_to_nobody(&self, dead: u32) {
-        // Where it fails, somebody has inherited the lock already.
-        let _ = self.0.compare_exchange(dead + 1, NOBODY + 1, Ordering::AcqRel, Ordering::Relaxed);
+        let word = self.0.load(Ordering::Relaxed);
+        if word != 0 && slot_of(word) == dead {
+            // Where it fails, somebody has inherited the lock already.
+            let _ = self.0.compare_exchange(word, lock_word(NOBODY, 0), Ordering::AcqRel, Ordering::Relaxed);
+        }
     }
 
     /// The owner's participant slot, if the lock is held.
     #[inline]
     pub fn owner(&self) -> Option<u32> {
-        self.0.load(Ordering::Relaxed).checked_sub(1)
+        let word = self.0.load(Ordering::Relaxed);
+        (word != 0).then(|| slot_of(word))
     }
 }
 
@@ -148,10 +167,10 @@ mod tests {
     #[test]
     fn a_dead_owners_lock_is_inherited_and_a_living_ones_is_not() {
         let lock = SharedLock::default();
-        assert_eq!(lock.lock(3, |_| true), Acquired::Clean);
+        assert_eq!(lock.lock(lock_word(3, 0), |_| true), Acquired::Clean);
         assert_eq!(lock.owner(), Some(3));
-        assert_eq!(lock.try_lock_or_inherit(4, |_| true), None);
-        assert_eq!(lock.lock(4, |slot| slot != 3), Acquired::Inherited(3));
+        assert_eq!(lock.try_lock_or_inherit(lock_word(4, 7), |_| true), None);
+        assert_eq!(lock.lock(lock_word(4, 7), |slot| slot != 3), Acquired::Inherited(3));
         assert_eq!(lock.owner(), Some(4));
         lock.unlock();
         assert_eq!(lock.owner(), None);
@@ -160,13 +179,27 @@ mod tests {
     #[test]
     fn what_is_left_to_nobody_is_inherited_once() {
         let lock = SharedLock::default();
-        assert!(lock.try_lock(3));
+        assert!(lock.try_lock(lock_word(3, 1)));
         lock.leave_to_nobody(2);
         assert_eq!(lock.owner(), Some(3));
         lock.leave_to_nobody(3);
         assert_eq!(lock.owner(), Some(NOBODY));
-        assert_eq!(lock.try_lock_or_inherit(3, |slot| slot == 3), Some(Acquired::Inherited(NOBODY)));
-        assert_eq!(lock.try_lock_or_inherit(4, |slot| slot == 3), None);
+        assert_eq!(lock.try_lock_or_inherit(lock_word(3, 2), |slot| slot == 3), Some(Acquired::Inherited(NOBODY)));
+        assert_eq!(lock.try_lock_or_inherit(lock_word(4, 0), |slot| slot == 3), None);
+    }
+
+    /// The question whether the owner lives takes a system call. A waiter once took the lock from somebody alive, who had got the dead
+    /// one's slot, and then the lock, since the question was asked.
+    #[test]
+    fn a_living_owner_in_a_dead_ones_slot_keeps_the_lock() {
+        let lock = SharedLock::default();
+        assert!(lock.try_lock(lock_word(3, 1)));
+        let inherited = lock.try_lock_or_inherit(lock_word(4, 1), |_| {
+            lock.leave_to_nobody(3);
+            assert_eq!(lock.try_lock_or_inherit(lock_word(3, 2), |_| false), Some(Acquired::Inherited(NOBODY)));
+            false
+        });
+        assert_eq!((inherited, lock.owner()), (None, Some(3)));
     }
 
     #[test]
@@ -178,7 +211,7 @@ mod tests {
                 let (lock, counter) = (lock.clone(), counter.clone());
                 std::thread::spawn(move || {
                     for _ in 0..10_000 {
-                        lock.lock(me, |_| true);
+                        lock.lock(lock_word(me, 5), |_| true);
                         // A read and a write apart: a lost update shows that two threads were inside.
                         let value = counter.load(Ordering::Relaxed);
                         counter.store(value + 1, Ordering::Relaxed);

@@ -141,15 +141,21 @@ impl Engine {
 
     /// Ends the open segment of a locked head.
     fn close_head(&self, number: u32) {
-        let head = self.head(number);
-        if let Some(slot) = head.slot_plus_one.load(Ordering::Acquire).checked_sub(1) {
+        if let Some(slot) = self.open_slot(number) {
             let segment = self.segment(slot);
             if segment.state.load(Ordering::Acquire) == state::OPEN {
                 self.globals().log_bytes.fetch_add(u64::from(segment.tail.load(Ordering::Relaxed)), Ordering::Relaxed);
                 segment.state.store(state::CLOSED, Ordering::Release);
             }
-            head.slot_plus_one.store(0, Ordering::Release);
         }
+        self.head(number).slot_plus_one.store(0, Ordering::Release);
+    }
+
+    /// The slot of a head's open segment.
+    #[inline]
+    pub(crate) fn open_slot(&self, number: u32) -> Option<u32> {
+        let slot = self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1)?;
+        (slot < self.geometry.slots).then_some(slot)
     }
 
     /// Ends the open segment of a head, so that it can be evicted, compacted or copied.
@@ -179,26 +185,28 @@ impl Engine {
     ) -> Result<Reserved, Room> {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let _guard = self.lock_head(number);
-        let head = self.head(number);
-        let mut slot_plus_one = head.slot_plus_one.load(Ordering::Acquire);
         let mut offset = 0;
         let mut total = 0;
-        let fits = slot_plus_one != 0 && {
-            offset = self.segment(slot_plus_one - 1).tail.load(Ordering::Relaxed) as usize;
+        let fitting = self.open_slot(number).filter(|&slot| {
+            let segment = self.segment(slot);
+            offset = segment.tail.load(Ordering::Relaxed) as usize;
+            let is_sane = segment.state.load(Ordering::Relaxed) == state::OPEN && offset % record::ALIGN_BYTES == 0;
             total = total_at(offset);
-            offset + total <= frame_bytes
+            is_sane && offset >= SEGMENT_HEADER_BYTES && offset + total <= frame_bytes
+        });
+        let slot = match fitting {
+            Some(slot) => slot,
+            None => {
+                // The new segment first: in a full tier the old one keeps serving smaller records.
+                let slot = self.open_segment(Self::class_of_head(number), purpose)?;
+                self.close_head(number);
+                self.head(number).slot_plus_one.store(slot + 1, Ordering::Release);
+                offset = SEGMENT_HEADER_BYTES;
+                total = total_at(offset);
+                assert!(offset + total <= frame_bytes, "a record of {total} bytes was to be written inline");
+                slot
+            }
         };
-        if !fits {
-            // The new segment first: in a full tier the old one keeps serving smaller records.
-            let slot = self.open_segment(Self::class_of_head(number), purpose)?;
-            self.close_head(number);
-            slot_plus_one = slot + 1;
-            head.slot_plus_one.store(slot_plus_one, Ordering::Release);
-            offset = SEGMENT_HEADER_BYTES;
-            total = total_at(offset);
-            assert!(offset + total <= frame_bytes, "a record of {total} bytes was to be written inline");
-        }
-        let slot = slot_plus_one - 1;
         let segment = self.segment(slot);
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
         // An open segment is always hot: nobody demotes what a head appends to.
@@ -264,6 +272,10 @@ impl Engine {
     /// `None` while a living writer is at it.
     pub(crate) fn settle(&self, base: *mut u8, offset: usize, segment_id: u64) -> Option<(Word0, usize)> {
         let frame_bytes = self.geometry.frame_bytes as usize;
+        if offset % record::ALIGN_BYTES != 0 || offset + 24 > frame_bytes {
+            // Only a damaged tail leads here.
+            return None;
+        }
         // SAFETY: the caller scans below the tail of a segment that it keeps from being reused.
         let at = unsafe { base.add(offset) };
         // SAFETY: as above.

@@ -6,7 +6,7 @@
 use crate::env::EnvFile;
 use crate::error::{Error, Result};
 use crate::layout::{Geometry, Globals, PAGE_BYTES, Participant, Partition, Segment, participant_state};
-use crate::lock::NOBODY;
+use crate::lock::{NOBODY, lock_word};
 use crate::pool::Mapping;
 use std::collections::HashMap;
 use std::io;
@@ -79,6 +79,7 @@ pub fn is_anyone_attached(fd: RawFd, participants: u32) -> bool {
 #[derive(Debug)]
 pub struct Membership {
     pub(crate) slot: AtomicU32,
+    pub(crate) lock_word: AtomicU32,
     pub(crate) incarnation: AtomicU64,
     /// The lock file's descriptor, owned: a fork gives the child another.
     pub(crate) fd: AtomicI32,
@@ -116,6 +117,11 @@ impl PinCounts {
     }
 }
 
+/// The lock word of a participant in `slot`: incarnations of a slot are as far apart as there are slots.
+pub(crate) fn lock_word_of(slot: u32, incarnation: u64, participants: u32) -> u32 {
+    lock_word(slot, incarnation / u64::from(participants))
+}
+
 impl Membership {
     /// Claims a slot on an open lock file: a free one, or else a dead participant's, whose locks are left to [`NOBODY`]. `page` gives a
     /// slot's page; `clear_pins` and `bury` clear its pins and leave what it held.
@@ -150,6 +156,7 @@ impl Membership {
         }
         Ok(Some(Self {
             slot: AtomicU32::new(slot),
+            lock_word: AtomicU32::new(lock_word_of(slot, incarnation, participants)),
             incarnation: AtomicU64::new(incarnation),
             fd: AtomicI32::new(fd),
             pins: PinCounts::default(),
@@ -160,6 +167,12 @@ impl Membership {
     #[inline]
     pub fn slot(&self) -> u32 {
         self.slot.load(Ordering::Relaxed)
+    }
+
+    /// What this participant puts into locks that it takes.
+    #[inline]
+    pub fn lock_word(&self) -> u32 {
+        self.lock_word.load(Ordering::Relaxed)
     }
 
     /// Number that no other use of any slot has had since the shared half was made.

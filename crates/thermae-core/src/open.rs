@@ -11,10 +11,12 @@ use crate::error::{Error, Result};
 use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, Participant, STRUCT_BYTES, TTL_HEADS_MAX,
 };
+use crate::lock::SharedLock;
 use crate::options::{Location, Options, Resolved, ShmPlacement, size_text};
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
 use crate::participants::register_for_forks;
 use crate::pool::Mapping;
+use crate::losses;
 use crate::recover;
 use crate::superblock::Superblock;
 use std::io;
@@ -438,7 +440,8 @@ fn build(
     globals.ttl_heads.store(ttl, Ordering::Relaxed);
     engine.repair_pool();
     if engine.cold.is_some() {
-        recover::recover(&engine)?;
+        let report = recover::recover(&engine)?;
+        losses::add(&**env, &paths.directory, &report.damaged)?;
         // What was superseded before it was flushed is in no file: up to here, numbers may rightly be missing.
         globals.freed_sequence.store(globals.next_sequence.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
     }
@@ -531,6 +534,7 @@ fn join(
     let hot = map_file(&*env, &paths.hot, geometry.hot_file_bytes(), writable)?;
     let engine = assemble(env, paths, superblock, geometry, cold, (control, hot), &lock_file, options)?;
     if writable {
+        engine.free_impossible_locks();
         engine.globals().closed_cleanly.store(0, Ordering::Relaxed);
         if let Some(durability) = options.durability {
             engine.globals().durability.store(u32::from(durability.code()), Ordering::Relaxed);
@@ -595,6 +599,33 @@ pub fn forget_shared_memory(env: &dyn Env, location: &Location) -> Result<()> {
 }
 
 impl Engine {
+    /// Frees every lock that is this participant's before it took any. A slot is given away only when its last owner's locks were taken
+    /// over, so such a word is damaged, and whoever waited for it would wait for itself.
+    fn free_impossible_locks(&self) {
+        let me = Some(self.me());
+        for number in 0..self.geometry.partitions {
+            let lock = &self.partitions()[number as usize].lock;
+            if lock.owner() == me {
+                lock.unlock();
+                self.repair_partition(&self.lock_partition(number));
+            }
+        }
+        for number in 0..self.globals().heads.len() as u32 {
+            if self.head(number).lock.owner() == me {
+                self.head(number).lock.unlock();
+                self.close_open_segment(number);
+            }
+        }
+        let is_damaged = self.globals().locks().into_iter().filter(|lock| lock.owner() == me).map(SharedLock::unlock).count() > 0;
+        if is_damaged {
+            let pool = self.lock_pool();
+            self.repair_pool();
+            drop(pool);
+            let _arena = self.lock_arena();
+            self.repair_arena();
+        }
+    }
+
     /// Changes the superblock, durably, excluding whoever attaches at the same time.
     pub(crate) fn update_superblock(&self, change: impl FnOnce(&mut Superblock)) -> Result<()> {
         // A file of its own: locks of one open file do not exclude its own threads.

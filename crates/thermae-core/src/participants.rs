@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::env::{EnvFile, OpenHow};
 use crate::error::{Error, Result};
 use crate::layout::{PINS_OFFSET, Participant, participant_state};
-use crate::membership::{SLOT_BYTE_FIRST, claim_slot, lock_byte, unlock_byte};
+use crate::membership::{SLOT_BYTE_FIRST, claim_slot, lock_byte, lock_word_of, unlock_byte};
 use crate::pool::Mapping;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Once, Weak};
@@ -296,6 +296,8 @@ extern "C" fn after_fork_in_child() {
             Some(claim) => {
                 member.slot.store(claim.slot, Ordering::Relaxed);
                 member.incarnation.store(claim.incarnation, Ordering::Relaxed);
+                let word = lock_word_of(claim.slot, claim.incarnation, heir.engine.geometry.participants);
+                member.lock_word.store(word, Ordering::Relaxed);
                 member.fd.store(claim.file.fd(), Ordering::Relaxed);
                 if let Some(pages) = claim.own_pages {
                     // The parent's mapping stays: another of its threads may have been reading through it.

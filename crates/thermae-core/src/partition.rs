@@ -20,7 +20,7 @@ impl Engine {
     #[inline]
     pub(crate) fn lock_partition(&self, number: u32) -> PartitionGuard<'_> {
         let partition = &self.partitions()[number as usize];
-        let acquired = partition.lock.lock(self.me(), |slot| self.member.is_alive(slot));
+        let acquired = partition.lock.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
         let guard = PartitionGuard { partition, number };
         if let Acquired::Inherited(_) = acquired {
             Self::count(&self.counters().inherited_locks, 1);

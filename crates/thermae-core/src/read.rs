@@ -50,6 +50,15 @@ enum Step {
     Nonsense,
 }
 
+/// What copying a large value came to.
+enum Copied {
+    Whole,
+    /// An extent moved under us.
+    Moved,
+    /// An extent is not there.
+    Gone,
+}
+
 /// A key looked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
@@ -403,8 +412,11 @@ impl Engine {
         let to = buffer(&meta);
         if !to.is_null() {
             if is_large {
-                if !self.copy_large(&record, to, slot, offset)? {
-                    return Ok(Step::Retry);
+                match self.copy_large(&record, to, slot, offset)? {
+                    Copied::Whole => {}
+                    Copied::Moved => return Ok(Step::Retry),
+                    // Extents are given up only after the entry is, so with the same entry this is damage.
+                    Copied::Gone => return Ok(if place_ref.load() == entry { Step::Nonsense } else { Step::Retry }),
                 }
                 if place_ref.load() != entry {
                     return Ok(Step::Retry);
@@ -417,8 +429,8 @@ impl Engine {
         Ok(Step::Hit(Found { meta, entry, promote: is_cold && !is_large }))
     }
 
-    /// Copies a large value from its extents. False when an extent moved under us.
-    fn copy_large(&self, record: &Parsed<'_>, to: *mut u8, slot: u32, offset: usize) -> Result<bool> {
+    /// Copies a large value from its extents.
+    fn copy_large(&self, record: &Parsed<'_>, to: *mut u8, slot: u32, offset: usize) -> Result<Copied> {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let Some((value_crc, extents)) = record.extents(frame_bytes) else {
             return Err(self.damaged(slot, offset, record.key));
@@ -427,7 +439,7 @@ impl Engine {
         for (part, &segment_id) in extents.iter().enumerate() {
             let from = part * frame_bytes;
             let piece = (len - from).min(frame_bytes);
-            let Some(extent) = self.slot_of(segment_id) else { return Ok(false) };
+            let Some(extent) = self.slot_of(segment_id) else { return Ok(Copied::Gone) };
             let segment = self.segment(extent);
             let place_word = segment.place.load(Ordering::Acquire);
             let place = Place::unpack(place_word);
@@ -437,11 +449,11 @@ impl Engine {
                 // SAFETY: a piece is at most a frame.
                 (Some(base), ..) => unsafe { std::ptr::copy_nonoverlapping(base, target.as_mut_ptr(), piece) },
                 (None, Some(cold), Some(frame)) => cold.read_at(frame, 0, target)?,
-                _ => return Ok(false),
+                _ => return Ok(Copied::Gone),
             }
             fence(Ordering::Acquire);
             if segment.place.load(Ordering::Relaxed) != place_word || self.slot_of(segment_id).is_none() {
-                return Ok(false);
+                return Ok(Copied::Moved);
             }
         }
         if self.verify_reads {
@@ -451,7 +463,7 @@ impl Engine {
                 return Err(self.damaged(slot, offset, record.key));
             }
         }
-        Ok(true)
+        Ok(Copied::Whole)
     }
 
     /// Starts loading what a look-up of `hash` will touch first: the partition's bucket.

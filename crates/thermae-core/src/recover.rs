@@ -18,9 +18,7 @@
 //! absent from its table are ignored; of two that claim one slot, the later one counts; and what is in the others loses to what
 //! superseded it (see `flush`).
 //!
-//! Speed: threads share the segments, then groups of partitions. No record is read twice, and no key is compared with
-//! another: 128 bits of hash stand for it. Only where a checkpoint's entry may be the same key as a record that is
-//! replayed, its record is read, segment by segment.
+//! Speed: threads share the segments, then groups of partitions. No record is read twice.
 //!
 //! Live bytes of segments that a checkpoint covers are those it noted, less what was replaced since: a hint, as always.
 
@@ -30,25 +28,16 @@ use crate::cold::{ColdPool, FrameKind, FrameRecord, FrameState};
 use crate::crash::crash_point;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::index::{ADDRESS_MASK, entry};
-use crate::layout::{ADDRESS_BITS, Place, SEGMENT_HEADER_BYTES, SLOT_BITS, TTL_HEADS_MAX, class, state};
+use crate::index::ADDRESS_MASK;
+use crate::layout::{Place, SEGMENT_HEADER_BYTES, SLOT_BITS, TTL_HEADS_MAX, class, state};
+use crate::rebuild::{Rebuild, groups, in_parallel};
 use crate::record;
-use crate::replay::{
-    Harvest, Hole, IS_LARGE, IS_TOMBSTONE, LargeRecord, Late, Scanned, Task, Update, check_of, group_of, has_extents, scan,
-};
+use crate::replay::{Harvest, Hole, LargeRecord, Late, Scanned, Task, group_of, has_extents, scan};
 use crate::segment::SEGMENT_MAGIC;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
-
-/// Threads at most.
-const THREADS_MAX: usize = 16;
-/// Groups of partitions that are filled independently.
-const GROUPS_MAX: usize = 256;
-/// Candidates in one segment from which on it is read whole.
-const READ_WHOLE_FROM: usize = 64;
 
 /// What a recovery found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -81,7 +70,7 @@ pub(crate) fn recover(engine: &Engine) -> Result<RecoveryReport> {
     let mut harvests = recovery.scan_segments()?;
     let prefix = recovery.prefix(&mut harvests)?;
     recovery.cut_off(&harvests, prefix)?;
-    recovery.fill_index(&mut harvests, prefix)?;
+    recovery.rebuild(&mut harvests, prefix)?;
     recovery.free_extents()?;
     recovery.finish(&harvests, prefix)?;
     let mut report = recovery.report;
@@ -145,10 +134,17 @@ impl<'a> Recovery<'a> {
         recovery.watermark = recorded.max(covered);
         let damage = cold.damage();
         if damage.header {
-            recovery.damaged(format!("the header of {} is damaged; it holds nothing that the file `store` does not say", cold.path().display()));
+            recovery.damaged(format!(
+                "the header of {} is damaged; it holds nothing that the file `store` does not say",
+                cold.path().display()
+            ));
         }
         if damage.missing_bytes > 0 {
-            recovery.damaged(format!("{} is {} bytes too short", cold.path().display(), damage.missing_bytes));
+            recovery.damaged(format!(
+                "{} is {} bytes too short",
+                cold.path().display(),
+                damage.missing_bytes
+            ));
         }
         Ok(recovery)
     }
@@ -163,10 +159,14 @@ impl<'a> Recovery<'a> {
         for path in checkpoint_files(engine) {
             match read_checkpoint(engine, &path)? {
                 checkpoint::Found::Absent => {}
-                checkpoint::Found::Damaged(reason) => self.damaged(format!("{} is damaged: {reason}", path.display())),
-                checkpoint::Found::Whole(found) if found.durable_sequence > self.limit || found.barrier.sequence < floor => {}
+                checkpoint::Found::Damaged(reason) => {
+                    self.damaged(format!("{} is damaged: {reason}", path.display()))
+                }
+                checkpoint::Found::Whole(found)
+                    if found.durable_sequence > self.limit || found.barrier.sequence < floor => {}
                 checkpoint::Found::Whole(found) => {
-                    self.noted = found.barrier.segments.iter().map(|noted| (noted.segment_id, *noted)).collect();
+                    self.noted =
+                        found.barrier.segments.iter().map(|noted| (noted.segment_id, *noted)).collect();
                     self.next_segment = found.barrier.next_segment.max(1);
                     self.report.from_checkpoint = true;
                     self.checkpoint = Some(*found);
@@ -181,7 +181,11 @@ impl<'a> Recovery<'a> {
             "no checkpoint in {} is intact ({}), and without one keys that were deleted or evicted up to sequence number {floor} can't be told \
              from others: put checkpoint.0 and checkpoint.1 back as they were, or restore a snapshot",
             engine.paths.directory.display(),
-            if self.report.damaged.is_empty() { "none is there that is new enough".to_owned() } else { self.report.damaged.join("; ") }
+            if self.report.damaged.is_empty() {
+                "none is there that is new enough".to_owned()
+            } else {
+                self.report.damaged.join("; ")
+            }
         )))
     }
 
@@ -193,7 +197,8 @@ impl<'a> Recovery<'a> {
             Err(Error::Corrupt(_)) => return Ok(Err(false)),
             Err(error) => return Err(error),
         }
-        let is_header = get_u64(&bytes, 0) == SEGMENT_MAGIC && crc32c::crc32c(&bytes[..60]) == get_u32(&bytes, 60);
+        let is_header =
+            get_u64(&bytes, 0) == SEGMENT_MAGIC && crc32c::crc32c(&bytes[..60]) == get_u32(&bytes, 60);
         if !is_header {
             return Ok(Err(bytes.iter().all(|&byte| byte == 0)));
         }
@@ -228,7 +233,9 @@ impl<'a> Recovery<'a> {
                         continue;
                     }
                     Err(false) => {
-                        self.damaged(format!("frame {frame}: its entry in the frame table is damaged, so it is set aside"));
+                        self.damaged(format!(
+                            "frame {frame}: its entry in the frame table is damaged, so it is set aside"
+                        ));
                         quarantined.push(frame);
                         continue;
                     }
@@ -246,17 +253,28 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    fn claim_slot(&mut self, frame: u32, record: FrameRecord, by_slot: &mut HashMap<u32, (u32, FrameRecord)>, quarantined: &mut Vec<u32>) {
+    fn claim_slot(
+        &mut self,
+        frame: u32,
+        record: FrameRecord,
+        by_slot: &mut HashMap<u32, (u32, FrameRecord)>,
+        quarantined: &mut Vec<u32>,
+    ) {
         let number = record.segment_id >> SLOT_BITS;
         let slot = (record.segment_id & ((1 << SLOT_BITS) - 1)) as u32;
         if slot >= self.engine.geometry.slots || number == 0 {
-            self.damaged(format!("frame {frame} claims to hold segment {:#x}, which can't exist; it is set aside", record.segment_id));
+            self.damaged(format!(
+                "frame {frame} claims to hold segment {:#x}, which can't exist; it is set aside",
+                record.segment_id
+            ));
             quarantined.push(frame);
             return;
         }
         self.next_segment = self.next_segment.max(number + 1);
         let was_retired = self.checkpoint.as_ref().is_some_and(|checkpoint| {
-            number < checkpoint.barrier.next_segment && record.kind == FrameKind::LogSegment && !self.noted.contains_key(&record.segment_id)
+            number < checkpoint.barrier.next_segment
+                && record.kind == FrameKind::LogSegment
+                && !self.noted.contains_key(&record.segment_id)
         });
         if was_retired {
             self.to_clear.push(frame);
@@ -264,11 +282,18 @@ impl<'a> Recovery<'a> {
         }
         match by_slot.get(&slot) {
             Some((other_frame, other)) if other.segment_id == record.segment_id => {
-                let (kept, dropped) = if other.used_bytes >= record.used_bytes { (*other_frame, frame) } else { (frame, *other_frame) };
+                let (kept, dropped) = if other.used_bytes >= record.used_bytes {
+                    (*other_frame, frame)
+                } else {
+                    (frame, *other_frame)
+                };
                 if kept == frame {
                     by_slot.insert(slot, (frame, record));
                 }
-                self.damaged(format!("frames {kept} and {dropped} both claim to hold segment {:#x}; frame {kept} counts", record.segment_id));
+                self.damaged(format!(
+                    "frames {kept} and {dropped} both claim to hold segment {:#x}; frame {kept} counts",
+                    record.segment_id
+                ));
                 quarantined.push(dropped);
             }
             // A slot is given to another segment only when nothing of the one before is needed any more.
@@ -290,7 +315,8 @@ impl<'a> Recovery<'a> {
         let noted = self.noted.get(&record.segment_id).copied();
         let is_extent = record.kind == FrameKind::Extent;
         let noted = noted.filter(|noted| {
-            let is_log = matches!(noted.state, state::OPEN | state::CLOSED) && (header..=frame_bytes).contains(&noted.tail);
+            let is_log = matches!(noted.state, state::OPEN | state::CLOSED)
+                && (header..=frame_bytes).contains(&noted.tail);
             noted.tail.is_multiple_of(record::ALIGN_BYTES as u32) && is_log != is_extent || is_extent
         });
         let class = match u32::from(record.class) {
@@ -329,20 +355,19 @@ impl<'a> Recovery<'a> {
     fn quarantine(&mut self, frames: &[u32]) {
         let mut slots = 0..self.engine.geometry.slots;
         for &frame in frames {
-            let is_free = |slot: &u32| self.engine.segment(*slot).state.load(Ordering::Relaxed) == state::FREE;
+            let is_free =
+                |slot: &u32| self.engine.segment(*slot).state.load(Ordering::Relaxed) == state::FREE;
             // There are more slots than frames of both pools.
             let Some(slot) = slots.find(is_free) else { return };
             let segment = self.engine.segment(slot);
             segment.segment_id.store(self.next_segment << SLOT_BITS | u64::from(slot), Ordering::Relaxed);
             self.next_segment += 1;
             segment.owner.store(u32::MAX, Ordering::Relaxed);
-            segment.place.store(Place { hot: None, cold: Some(frame), generation: 1 }.pack(), Ordering::Relaxed);
+            segment
+                .place
+                .store(Place { hot: None, cold: Some(frame), generation: 1 }.pack(), Ordering::Relaxed);
             segment.state.store(state::QUARANTINED, Ordering::Release);
         }
-    }
-
-    fn groups(&self) -> usize {
-        GROUPS_MAX.min(self.engine.geometry.partitions as usize)
     }
 
     fn floor(&self) -> u64 {
@@ -350,7 +375,7 @@ impl<'a> Recovery<'a> {
     }
 
     fn scan_segments(&mut self) -> Result<Vec<Harvest>> {
-        let (engine, tasks, floor, groups) = (self.engine, &self.tasks, self.floor(), self.groups());
+        let (engine, tasks, floor, groups) = (self.engine, &self.tasks, self.floor(), groups(self.engine));
         let next = AtomicUsize::new(0);
         let harvests = in_parallel(tasks.len(), || {
             let mut harvest = Harvest::new(groups);
@@ -361,7 +386,8 @@ impl<'a> Recovery<'a> {
         })?;
         for harvest in &harvests {
             self.report.damaged.extend(harvest.damaged.iter().cloned());
-            self.report.bytes += harvest.scanned.iter().map(|scanned| u64::from(scanned.end - scanned.task.from)).sum::<u64>();
+            self.report.bytes +=
+                harvest.scanned.iter().map(|scanned| u64::from(scanned.end - scanned.task.from)).sum::<u64>();
         }
         Ok(harvests)
     }
@@ -370,13 +396,21 @@ impl<'a> Recovery<'a> {
     fn prefix(&mut self, harvests: &mut [Harvest]) -> Result<u64> {
         let covered = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.durable_sequence);
         let Some(watermark) = self.watermark else {
-            let seen = harvests.iter().flat_map(|harvest| &harvest.scanned).map(|scanned| scanned.sequence_max).max();
+            let seen = harvests
+                .iter()
+                .flat_map(|harvest| &harvest.scanned)
+                .map(|scanned| scanned.sequence_max)
+                .max();
             return Ok(seen.unwrap_or(0).max(covered).min(self.limit));
         };
-        let mut lates: Vec<Late> = harvests.iter().flat_map(|harvest| harvest.lates.iter().copied()).collect();
-        lates.sort_unstable_by_key(|late| late.first);
+        let mut lates: Vec<Late> =
+            harvests.iter().flat_map(|harvest| harvest.lates.iter().copied()).collect();
+        // Found in runs that ascend already, which a merge sort takes as they are.
+        lates.sort_by_key(|late| late.first);
         let mut bad = Vec::new();
-        for large in harvests.iter().flat_map(|harvest| &harvest.larges).filter(|large| large.sequence > watermark) {
+        for large in
+            harvests.iter().flat_map(|harvest| &harvest.larges).filter(|large| large.sequence > watermark)
+        {
             if !has_extents(self.engine, large, true)? {
                 bad.push(BadLarge { sequence: large.sequence, later: later_updates(harvests, large) });
             }
@@ -398,7 +432,8 @@ impl<'a> Recovery<'a> {
         for scanned in harvests.iter().flat_map(|harvest| &harvest.scanned) {
             let slot = scanned.task.slot;
             let late = by_slot.remove(&slot).unwrap_or_default();
-            let tail = self.cut_off_segment(scanned, &late, holes.get(&slot).map_or(&[][..], Vec::as_slice))?;
+            let tail =
+                self.cut_off_segment(scanned, &late, holes.get(&slot).map_or(&[][..], Vec::as_slice))?;
             let segment = self.engine.segment(slot);
             segment.tail.store(tail, Ordering::Relaxed);
             segment.flushed.store(tail, Ordering::Relaxed);
@@ -450,218 +485,17 @@ impl<'a> Recovery<'a> {
     }
 
     /// Decides every key and fills the index.
-    fn fill_index(&mut self, harvests: &mut [Harvest], prefix: u64) -> Result<()> {
-        let groups = self.groups();
-        let larges: HashMap<u64, LargeRecord> = harvests
-            .iter_mut()
-            .flat_map(|harvest| std::mem::take(&mut harvest.larges))
-            .map(|large| (large.address, large))
-            .collect();
-        let slots: Vec<Mutex<Group>> = (0..groups)
-            .map(|group| {
-                let parts = harvests.iter_mut().map(|harvest| std::mem::take(&mut harvest.groups[group])).collect();
-                Mutex::new(Group { parts, updates: Vec::new(), candidates: Vec::new() })
-            })
-            .collect();
-        let engine = self.engine;
-        let mut checkpoint = self.checkpoint.take();
-        if let Some(checkpoint) = &mut checkpoint {
-            let covered = &self.covered;
-            checkpoint.entries.iter_mut().for_each(|word| {
-                let holds = engine.split(*word & ADDRESS_MASK).is_some_and(|(slot, offset)| {
-                    offset >= SEGMENT_HEADER_BYTES && offset < covered[slot as usize] as usize
-                });
-                if !holds {
-                    *word = 0;
-                }
-            });
-        }
-        for_each_group(&slots, |_, group| {
-            group.decide(prefix);
-            if let Some(checkpoint) = &checkpoint {
-                group.find_candidates(engine, checkpoint);
-            }
-            Ok(())
-        })?;
-        if let Some(checkpoint) = &mut checkpoint {
-            self.settle_candidates(&slots, checkpoint)?;
-        }
-        let damaged = Mutex::new(Vec::new());
-        let records = AtomicU64::new(0);
-        for_each_group(&slots, |number, group| {
-            self.fill_group(number, group, checkpoint.as_ref(), &larges, &records, &damaged)
-        })?;
-        self.report.records = records.into_inner();
-        self.report.damaged.extend(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
+    fn rebuild(&mut self, harvests: &mut [Harvest], prefix: u64) -> Result<()> {
+        let rebuild = Rebuild {
+            engine: self.engine,
+            covered: &self.covered,
+            counted: &self.counted,
+            named: &self.named,
+        };
+        let rebuilt = rebuild.fill(harvests, self.checkpoint.take(), prefix)?;
+        self.report.records = rebuilt.records;
+        self.report.damaged.extend(rebuilt.damaged);
         Ok(())
-    }
-
-    /// Reads the checkpoint's records that may have the key of a replayed one, and drops the entries of those that do.
-    fn settle_candidates(&mut self, slots: &[Mutex<Group>], checkpoint: &mut Checkpoint) -> Result<()> {
-        let mut all: Vec<(usize, Candidate)> = Vec::new();
-        for (number, group) in slots.iter().enumerate() {
-            let candidates = std::mem::take(&mut lock(group).candidates);
-            all.extend(candidates.into_iter().map(|candidate| (number, candidate)));
-        }
-        all.sort_unstable_by_key(|(_, candidate)| candidate.address);
-        let engine = self.engine;
-        let slot_of = |candidate: &(usize, Candidate)| candidate.1.address >> engine.offset_bits;
-        let runs: Vec<&[(usize, Candidate)]> = all.chunk_by(|one, other| slot_of(one) == slot_of(other)).collect();
-        let next = AtomicUsize::new(0);
-        let outcomes = in_parallel(runs.len(), || {
-            let mut outcomes = Vec::new();
-            let mut buffer = Vec::new();
-            while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.judge_run(run, slots, &mut buffer, &mut outcomes)?;
-            }
-            Ok(outcomes)
-        })?;
-        for outcome in outcomes.into_iter().flatten() {
-            match outcome {
-                Outcome::Replaced { entry_index, slot, total } => {
-                    checkpoint.entries[entry_index] = 0;
-                    engine.count_dead_bytes(slot, total);
-                }
-                Outcome::Damaged { entry_index, what } => {
-                    checkpoint.entries[entry_index] = 0;
-                    self.damaged(what);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn judge_run(
-        &self,
-        run: &[(usize, Candidate)],
-        slots: &[Mutex<Group>],
-        buffer: &mut Vec<u8>,
-        outcomes: &mut Vec<Outcome>,
-    ) -> Result<()> {
-        let engine = self.engine;
-        let frame_bytes = engine.geometry.frame_bytes as usize;
-        let Some((slot, _)) = run.first().and_then(|(_, candidate)| engine.split(candidate.address)) else { return Ok(()) };
-        let segment_id = engine.segment(slot).segment_id.load(Ordering::Relaxed);
-        let place = Place::unpack(engine.segment(slot).place.load(Ordering::Relaxed));
-        let Some(frame) = place.cold else { return Ok(()) };
-        let is_whole = run.len() >= READ_WHOLE_FROM;
-        if is_whole {
-            buffer.resize(self.covered[slot as usize] as usize, 0);
-            match self.cold.read_at(frame, 0, buffer) {
-                Ok(()) => {}
-                Err(Error::Corrupt(_)) => buffer.clear(),
-                Err(error) => return Err(error),
-            }
-        }
-        for (group, candidate) in run {
-            let offset = engine.split(candidate.address).map_or(0, |(_, offset)| offset);
-            let read;
-            let bytes: &[u8] = if is_whole {
-                buffer.get(offset..).unwrap_or(&[])
-            } else {
-                read = match engine.read_cold(place, offset) {
-                    Err(Error::Corrupt(_)) => None,
-                    other => other?,
-                };
-                read.as_deref().unwrap_or(&[])
-            };
-            let entry_index = candidate.entry_index;
-            let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id)) else {
-                let what = format!("segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged; its key is lost");
-                outcomes.push(Outcome::Damaged { entry_index, what });
-                continue;
-            };
-            let update = lock(&slots[*group]).updates[candidate.update_index];
-            let is_same = engine.hash(record.key) == update.hash && check_of(engine, record.key) == update.check;
-            // A replayed record was live after the checkpoint began, so it is at least as new as what the checkpoint covers.
-            if is_same && record.sequence <= update.sequence {
-                outcomes.push(Outcome::Replaced { entry_index, slot, total: record.total });
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills the partitions of one group.
-    fn fill_group(
-        &self,
-        number: usize,
-        group: &mut Group,
-        checkpoint: Option<&Checkpoint>,
-        larges: &HashMap<u64, LargeRecord>,
-        records: &AtomicU64,
-        damaged: &Mutex<Vec<String>>,
-    ) -> Result<()> {
-        let engine = self.engine;
-        let now_ms = engine.now_ms();
-        let mut winners = Vec::with_capacity(group.updates.len());
-        for update in &group.updates {
-            let Some((slot, offset)) = engine.split(update.address()) else { continue };
-            self.counted[slot as usize].fetch_add(1, Ordering::Relaxed);
-            if update.is(IS_TOMBSTONE) {
-                engine.segment(slot).tombstone_bytes.fetch_add(update.total() as u32, Ordering::Relaxed);
-                continue;
-            }
-            if update.expiry_ms != 0 && update.expiry_ms <= now_ms {
-                continue;
-            }
-            if update.is(IS_LARGE) {
-                match larges.get(&update.address()) {
-                    Some(large) if has_extents(engine, large, false)? => self.name_extents(large),
-                    _ => {
-                        lock(damaged).push(format!(
-                            "the large value at slot {slot}, offset {offset} lacks parts of its bytes; its key is lost"
-                        ));
-                        continue;
-                    }
-                }
-            }
-            engine.count_live(slot, update.total(), update.expiry_ms);
-            winners.push((engine.partition_of(update.hash), entry(engine.tag(update.hash), update.address())));
-        }
-        let partitions = engine.geometry.partitions as usize / self.groups();
-        let mut rest = &winners[..];
-        for partition in (number * partitions) as u32..((number + 1) * partitions) as u32 {
-            let count = rest.iter().take_while(|(owner, _)| *owner == partition).count();
-            let (mine, others) = rest.split_at(count);
-            rest = others;
-            let kept = checkpoint.map_or(&[][..], |checkpoint| {
-                &checkpoint.entries[checkpoint.starts[partition as usize]..checkpoint.starts[partition as usize + 1]]
-            });
-            let words = || kept.iter().copied().filter(|&word| word != 0).chain(mine.iter().map(|(_, word)| *word));
-            let total = words().count() as u32;
-            if total == 0 {
-                continue;
-            }
-            let guard = engine.lock_partition(partition);
-            engine.reserve_entries(&guard, total).map_err(|_| self.index_does_not_fit())?;
-            for word in words() {
-                let place = engine.vacancy(&guard, word >> ADDRESS_BITS).map_err(|_| self.index_does_not_fit())?;
-                engine.fill_entry(&guard, place, word);
-            }
-            records.fetch_add(u64::from(total), Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn index_does_not_fit(&self) -> Error {
-        Error::full(format!(
-            "the hot tier of {} has no room for the index of what its cold tier holds: create a store with a larger hot tier and restore a \
-             snapshot there",
-            self.engine.paths.location
-        ))
-    }
-
-    fn name_extents(&self, large: &LargeRecord) {
-        let mut left = large.value_len;
-        for slot in large.extents.iter().filter_map(|&segment_id| self.engine.slot_of(segment_id)) {
-            let segment = self.engine.segment(slot);
-            let piece = left.min(self.engine.geometry.frame_bytes);
-            segment.key_hash.store(large.hash, Ordering::Relaxed);
-            segment.live_bytes.store(piece, Ordering::Relaxed);
-            left -= piece;
-            self.named[slot as usize].store(true, Ordering::Relaxed);
-        }
     }
 
     /// Frees the extents that no record names. Those that the checkpoint knew are looked up by their key's hash.
@@ -670,7 +504,9 @@ impl<'a> Recovery<'a> {
         let mut by_key: HashMap<u64, Vec<u32>> = HashMap::new();
         for slot in 0..engine.geometry.slots {
             let segment = engine.segment(slot);
-            if segment.state.load(Ordering::Relaxed) != state::EXTENT || self.named[slot as usize].load(Ordering::Relaxed) {
+            if segment.state.load(Ordering::Relaxed) != state::EXTENT
+                || self.named[slot as usize].load(Ordering::Relaxed)
+            {
                 continue;
             }
             if self.noted.contains_key(&segment.segment_id.load(Ordering::Relaxed)) {
@@ -706,8 +542,12 @@ impl<'a> Recovery<'a> {
             let segment_id = segment.segment_id.load(Ordering::Relaxed);
             let record = bytes.as_deref().and_then(|bytes| record::parse(bytes, offset, frame_bytes));
             match record.filter(|record| record.is_intact(segment_id)) {
-                Some(record) => named.extend(record.extents(frame_bytes).map(|(_, extents)| extents).unwrap_or_default()),
-                None => self.damaged(format!("segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged")),
+                Some(record) => {
+                    named.extend(record.extents(frame_bytes).map(|(_, extents)| extents).unwrap_or_default())
+                }
+                None => self.damaged(format!(
+                    "segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged"
+                )),
             }
         }
         Ok(named)
@@ -725,8 +565,12 @@ impl<'a> Recovery<'a> {
 
     fn finish(&mut self, harvests: &[Harvest], prefix: u64) -> Result<()> {
         let engine = self.engine;
-        let damaged: HashSet<u32> =
-            harvests.iter().flat_map(|harvest| &harvest.holes).filter(|hole| hole.is_damage).map(|hole| hole.slot).collect();
+        let damaged: HashSet<u32> = harvests
+            .iter()
+            .flat_map(|harvest| &harvest.holes)
+            .filter(|hole| hole.is_damage)
+            .map(|hole| hole.slot)
+            .collect();
         for scanned in harvests.iter().flat_map(|harvest| &harvest.scanned) {
             let slot = scanned.task.slot;
             let is_new = self.covered[slot as usize] == 0;
@@ -758,70 +602,13 @@ impl<'a> Recovery<'a> {
         let _pool = engine.lock_pool();
         engine.repair_pool();
         let is_used = |segment: &&crate::layout::Segment| {
-            matches!(segment.state.load(Ordering::Relaxed), state::CLOSED | state::EXTENT | state::QUARANTINED)
+            matches!(
+                segment.state.load(Ordering::Relaxed),
+                state::CLOSED | state::EXTENT | state::QUARANTINED
+            )
         };
         self.report.segments = engine.segments().iter().filter(is_used).count() as u64;
         Ok(())
-    }
-}
-
-/// The updates of some partitions.
-struct Group {
-    /// As the threads found them.
-    parts: Vec<Vec<Update>>,
-    /// One for each key: the one that counts, by hash.
-    updates: Vec<Update>,
-    candidates: Vec<Candidate>,
-}
-
-/// An entry of the checkpoint that may be the same key's as an update.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    address: u64,
-    entry_index: usize,
-    update_index: usize,
-}
-
-/// What became of a candidate.
-enum Outcome {
-    Replaced { entry_index: usize, slot: u32, total: usize },
-    Damaged { entry_index: usize, what: String },
-}
-
-impl Group {
-    /// Keeps what counts of each key.
-    fn decide(&mut self, prefix: u64) {
-        let count = self.parts.iter().map(Vec::len).sum();
-        let mut updates = Vec::with_capacity(count);
-        for part in self.parts.drain(..) {
-            updates.extend(part.into_iter().filter(|update| update.sequence <= prefix));
-        }
-        updates.sort_unstable_by_key(Update::rank);
-        updates.dedup_by(|next, kept| next.is_same_key(kept));
-        self.updates = updates;
-    }
-
-    fn find_candidates(&mut self, engine: &Engine, checkpoint: &Checkpoint) {
-        let partition_bits = engine.geometry.partition_bits();
-        let mut from = 0;
-        while from < self.updates.len() {
-            let partition = engine.partition_of(self.updates[from].hash);
-            let count = self.updates[from..].partition_point(|update| engine.partition_of(update.hash) == partition);
-            let mine = &self.updates[from..from + count];
-            // Sorted by hash, hence by tag within a partition.
-            let tag = |update: &Update| crate::index::tag_of(update.hash, partition_bits);
-            for entry_index in checkpoint.starts[partition as usize]..checkpoint.starts[partition as usize + 1] {
-                let word = checkpoint.entries[entry_index];
-                if word == 0 {
-                    continue;
-                }
-                let first = mine.partition_point(|update| tag(update) < word >> ADDRESS_BITS);
-                for (index, _) in mine.iter().enumerate().skip(first).take_while(|(_, update)| tag(update) == word >> ADDRESS_BITS) {
-                    self.candidates.push(Candidate { address: word & ADDRESS_MASK, entry_index, update_index: from + index });
-                }
-            }
-            from += count;
-        }
     }
 }
 
@@ -836,7 +623,9 @@ fn later_updates(harvests: &[Harvest], large: &LargeRecord) -> Vec<u64> {
     let mut later: Vec<u64> = harvests
         .iter()
         .flat_map(|harvest| &harvest.groups[group_of(large.hash, harvest.groups.len())])
-        .filter(|update| update.hash == large.hash && update.check == large.check && update.sequence > large.sequence)
+        .filter(|update| {
+            update.hash == large.hash && update.check == large.check && update.sequence > large.sequence
+        })
         .map(|update| update.sequence)
         .collect();
     later.sort_unstable();
@@ -870,38 +659,6 @@ fn keep_prefix(watermark: u64, limit: u64, lates: &[Late], bad: &[BadLarge]) -> 
             return prefix;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs `work` on as many threads as there is work and processors for.
-fn in_parallel<R: Send>(pieces: usize, work: impl Fn() -> Result<R> + Sync) -> Result<Vec<R>> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = processors.min(THREADS_MAX).min(pieces).max(1);
-    if threads == 1 {
-        return Ok(vec![work()?]);
-    }
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
-        handles
-            .into_iter()
-            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
-}
-
-fn for_each_group(groups: &[Mutex<Group>], work: impl Fn(usize, &mut Group) -> Result<()> + Sync) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    in_parallel(groups.len(), || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(group) = groups.get(number) else { return Ok(()) };
-            work(number, &mut lock(group))?;
-        }
-    })
-    .map(drop)
 }
 
 #[cfg(test)]

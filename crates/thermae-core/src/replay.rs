@@ -181,11 +181,21 @@ pub(crate) fn scan(engine: &Engine, harvest: &mut Harvest, task: Task, floor: u6
     };
     match read_frame(engine, task.frame, task.from as usize, &mut bytes) {
         Ok(()) => {
-            let mut scanner = Scanner { engine, harvest, bytes: &bytes, floor, budget: frame_bytes * BUDGET_FRAMES, scanned: &mut scanned };
+            let mut scanner = Scanner {
+                engine,
+                harvest,
+                bytes: &bytes,
+                floor,
+                budget: frame_bytes * BUDGET_FRAMES,
+                scanned: &mut scanned,
+            };
             scanner.run();
         }
         Err(Error::Corrupt(reason)) => {
-            harvest.damaged.push(format!("segment {:#x} (slot {}) can't be read and is set aside: {reason}", task.segment_id, task.slot));
+            harvest.damaged.push(format!(
+                "segment {:#x} (slot {}) can't be read and is set aside: {reason}",
+                task.segment_id, task.slot
+            ));
             scanned.is_unreadable = true;
         }
         Err(error) => return Err(error),
@@ -241,17 +251,19 @@ impl Scanner<'_> {
         while offset <= last {
             let word = Word0::unpack(get_u64(self.bytes, offset));
             // Most of what is no record is seen here: zeros, and kinds that are never found at the start of something whole.
-            if matches!(word.kind(), kind::PUT | kind::TOMBSTONE | kind::LARGE | kind::ABANDONED | kind::BATCH) {
-                if let Some((_, total)) = self.sized(offset) {
-                    if self.budget < total {
-                        self.scanned.is_cut_short = true;
-                        return None;
-                    }
-                    if self.whole(offset).is_some() {
-                        return Some(offset);
-                    }
-                    self.budget -= total;
+            let is_found = matches!(
+                word.kind(),
+                kind::PUT | kind::TOMBSTONE | kind::LARGE | kind::ABANDONED | kind::BATCH
+            );
+            if let Some((_, total)) = is_found.then(|| self.sized(offset)).flatten() {
+                if self.budget < total {
+                    self.scanned.is_cut_short = true;
+                    return None;
                 }
+                if self.whole(offset).is_some() {
+                    return Some(offset);
+                }
+                self.budget -= total;
             }
             offset += record::ALIGN_BYTES;
         }
@@ -264,7 +276,8 @@ impl Scanner<'_> {
         let (word, total) = record::total_len(&self.bytes[offset..], offset, self.bytes.len(), room)?;
         if word.kind() == kind::BATCH {
             let region = word.value_len as usize;
-            return (region >= BATCH_BYTES && region <= room && region.is_multiple_of(record::ALIGN_BYTES)).then_some((word, region));
+            return (region >= BATCH_BYTES && region <= room && region.is_multiple_of(record::ALIGN_BYTES))
+                .then_some((word, region));
         }
         (total >= RECORD_BYTES_MIN).then_some((word, total))
     }
@@ -301,7 +314,8 @@ impl Scanner<'_> {
         let first = get_u64(self.bytes, offset + 8);
         let (mut at, end) = (offset + BATCH_BYTES, offset + region);
         for index in 0..u64::from(count) {
-            let member = record::total_len(&self.bytes[at..end], at, self.bytes.len(), end - at).and_then(|(_, total)| self.parse(at, total));
+            let member = record::total_len(&self.bytes[at..end], at, self.bytes.len(), end - at)
+                .and_then(|(_, total)| self.parse(at, total));
             let is_whole = member.is_some_and(|record| {
                 record.word.is_in_batch()
                     && record.batch_offset as usize == offset
@@ -324,7 +338,8 @@ impl Scanner<'_> {
                 self.note_late(offset, total, sequence, 1, false);
             }
             Whole::Filler => {
-                let (sequence, count) = (get_u64(self.bytes, offset + 8), get_u32(self.bytes, offset + COUNT_OFFSET));
+                let (sequence, count) =
+                    (get_u64(self.bytes, offset + 8), get_u32(self.bytes, offset + COUNT_OFFSET));
                 if count > 0 {
                     self.note_late(offset, total, sequence, count, false);
                 }
@@ -333,7 +348,11 @@ impl Scanner<'_> {
                 let first = get_u64(self.bytes, offset + 8);
                 let mut at = offset + BATCH_BYTES;
                 for _ in 0..count {
-                    let Some((_, member)) = record::total_len(&self.bytes[at..], at, self.bytes.len(), self.bytes.len() - at) else { break };
+                    let Some((_, member)) =
+                        record::total_len(&self.bytes[at..], at, self.bytes.len(), self.bytes.len() - at)
+                    else {
+                        break;
+                    };
                     self.list(at, member);
                     at += member;
                 }
@@ -343,7 +362,14 @@ impl Scanner<'_> {
     }
 
     fn note_late(&mut self, offset: usize, total: usize, first: u64, count: u32, is_batch: bool) {
-        let late = Late { slot: self.scanned.task.slot, offset: offset as u32, total: total as u32, first, count, is_batch };
+        let late = Late {
+            slot: self.scanned.task.slot,
+            offset: offset as u32,
+            total: total as u32,
+            first,
+            count,
+            is_batch,
+        };
         if count == 0 {
             return;
         }
@@ -375,7 +401,15 @@ impl Scanner<'_> {
         };
         if let Some((value_crc, extents)) = record.extents(bytes.len()) {
             let (sequence, value_len) = (record.sequence, record.word.value_len);
-            self.harvest.larges.push(LargeRecord { address, hash, check, sequence, value_len, value_crc, extents });
+            self.harvest.larges.push(LargeRecord {
+                address,
+                hash,
+                check,
+                sequence,
+                value_len,
+                value_crc,
+                extents,
+            });
         }
         let groups = &mut self.harvest.groups;
         let group = group_of(hash, groups.len());
@@ -419,7 +453,8 @@ pub(crate) fn has_extents(engine: &Engine, large: &LargeRecord, with_bytes: bool
     for (part, &segment_id) in large.extents.iter().enumerate() {
         let Some(slot) = engine.slot_of(segment_id) else { return Ok(false) };
         let segment = engine.segment(slot);
-        let is_part = segment.state.load(Ordering::Relaxed) == state::EXTENT && segment.part.load(Ordering::Relaxed) as usize == part;
+        let is_part = segment.state.load(Ordering::Relaxed) == state::EXTENT
+            && segment.part.load(Ordering::Relaxed) as usize == part;
         match Place::unpack(segment.place.load(Ordering::Relaxed)).cold {
             Some(frame) if is_part => frames.push(frame),
             _ => return Ok(false),
@@ -445,4 +480,47 @@ pub(crate) fn has_extents(engine: &Engine, large: &LargeRecord, with_bytes: bool
         left -= piece;
     }
     Ok(crc == large.value_crc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_the_format_document_is_what_is_written() {
+        let segment_id = 0x40_0001;
+        let word = Word0 { value_len: 3, key_len: 1, kind: kind::PUT, encoding: 0 };
+        let crc = record::checksum(word, 7, 0, b"k", b"abc");
+        let stored = crc ^ record::checksum_mask(segment_id);
+        assert_eq!((crc, record::checksum_mask(segment_id)), (0x979c_f865, 0x881d_304d));
+        let bytes =
+            [&word.pack().to_le_bytes()[..], &7_u64.to_le_bytes(), &stored.to_le_bytes(), b"kabc"].concat();
+        assert_eq!(bytes.len(), RECORD_BYTES_MIN);
+        let record = record::parse(&bytes, 64, 1 << 20).unwrap();
+        assert!(record.is_intact(segment_id) && record.key == b"k" && record.payload == b"abc");
+    }
+
+    #[test]
+    fn an_update_keeps_its_fields_apart() {
+        let update = |address: u64, total: u64, flags: u64, sequence| Update {
+            hash: 1,
+            check: 2,
+            sequence,
+            expiry_ms: 0,
+            packed: address << ADDRESS_SHIFT | (total >> 3) << TOTAL_SHIFT | flags,
+        };
+        let greatest = update((1 << 40) - 1, (8 << 20) - 8, IS_TOMBSTONE | IS_LARGE | IS_SURVIVOR, 1);
+        assert_eq!((greatest.address(), greatest.total()), ((1 << 40) - 1, (8 << 20) - 8));
+        let least = update(8, 24, 0, 1);
+        assert_eq!((least.address(), least.total(), least.is(IS_TOMBSTONE)), (8, 24, false));
+        // The later one counts; of copies with one number the tombstone, then the survivor.
+        let mut ranked = [
+            update(1, 24, 0, 5),
+            update(2, 24, IS_SURVIVOR, 5),
+            update(3, 24, IS_SURVIVOR | IS_TOMBSTONE, 5),
+            update(4, 24, 0, 6),
+        ];
+        ranked.sort_unstable_by_key(Update::rank);
+        assert_eq!(ranked.map(|update| update.address()), [4, 3, 2, 1]);
+    }
 }

@@ -260,7 +260,7 @@ impl Engine {
         let heads = 0..crate::layout::HEADS as u32;
         heads
             .filter(|&number| {
-                let slot = self.head(number).slot_plus_one.load(Ordering::Acquire).checked_sub(1);
+                let slot = self.open_slot(number);
                 slot.is_some_and(|slot| {
                     let segment = self.segment(slot);
                     let tail = segment.tail.load(Ordering::Relaxed);

@@ -252,18 +252,11 @@ impl Engine {
             if before.hot.is_none() && !is_reusable {
                 continue;
             }
-            // The place changes before the pins are read: a pin set later sees the change and is given up by its owner. A pin keeps the
-            // cold frame too: a snapshot reads from there.
-            let without_hot = before.moved(None, before.cold);
-            segment.place.store(without_hot.pack(), Ordering::SeqCst);
-            if self.is_pinned(slot) {
-                segment.place.store(without_hot.moved(before.hot, before.cold).pack(), Ordering::SeqCst);
+            // A pin keeps the cold frame too: a snapshot reads from there.
+            if !self.take_hot_frame(slot) {
                 continue;
             }
-            if let Some(frame) = before.hot {
-                Self::push(self.free_hot(), &globals.free_hot, frame);
-                hot_count += 1;
-            }
+            hot_count += u32::from(before.hot.is_some());
             if is_reusable {
                 self.forget_cold_frame(before, segment.flushed.load(Ordering::Relaxed));
                 cold_count += u32::from(before.cold.is_some());
@@ -310,22 +303,52 @@ impl Engine {
     /// Gives up a segment's hot frame, its bytes being in its cold frame. False while someone pins it.
     pub(crate) fn drop_hot_frame(&self, slot: u32) -> bool {
         let _pool = self.lock_pool();
+        let place = Place::unpack(self.segment(slot).place.load(Ordering::Relaxed));
+        place.hot.is_some() && place.cold.is_some() && self.take_hot_frame(slot)
+    }
+
+    /// Frees the hot frame of a slot, if it has one. False while someone pins the slot. The caller holds the pool lock.
+    fn take_hot_frame(&self, slot: u32) -> bool {
+        let globals = self.globals();
         let segment = self.segment(slot);
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
-        let (Some(frame), Some(_)) = (place.hot, place.cold) else { return false };
+        // The place changes before the pins are read: a pin set later sees the change and is given up by its owner. Until the pins are read the
+        // frame is in no place and on no stack; who inherits the lock must not take it for free.
+        if let Some(frame) = place.hot {
+            globals.unplaced.store(u64::from(slot + 1) << 32 | u64::from(frame), Ordering::SeqCst);
+        }
         let without_hot = place.moved(None, place.cold);
         segment.place.store(without_hot.pack(), Ordering::SeqCst);
-        if self.is_pinned(slot) {
-            segment.place.store(without_hot.moved(Some(frame), place.cold).pack(), Ordering::SeqCst);
-            return false;
+        crash_point!("segment.unplaced");
+        let is_pinned = self.is_pinned(slot);
+        if is_pinned {
+            crash_point!("segment.unplaced_though_pinned");
+            segment.place.store(without_hot.moved(place.hot, place.cold).pack(), Ordering::SeqCst);
+        } else if let Some(frame) = place.hot {
+            Self::push(self.free_hot(), &globals.free_hot, frame);
         }
-        Self::push(self.free_hot(), &self.globals().free_hot, frame);
-        true
+        globals.unplaced.store(0, Ordering::SeqCst);
+        !is_pinned
+    }
+
+    /// Gives a frame back to its slot that a dead participant was about to free: whether it is pinned is looked at anew by who wants it next.
+    fn restore_unplaced(&self) {
+        let globals = self.globals();
+        let unplaced = globals.unplaced.load(Ordering::SeqCst);
+        if let Some(slot) = ((unplaced >> 32) as u32).checked_sub(1).filter(|&slot| slot < self.geometry.slots) {
+            let segment = self.segment(slot);
+            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
+            if place.hot.is_none() && segment.state.load(Ordering::Acquire) != state::FREE {
+                segment.place.store(place.moved(Some(unplaced as u32), place.cold).pack(), Ordering::SeqCst);
+            }
+        }
+        globals.unplaced.store(0, Ordering::SeqCst);
     }
 
     /// Recomputes the free stacks from the slots and the index frames. Under the pool lock, just inherited.
     pub(crate) fn repair_pool(&self) {
         let globals = self.globals();
+        self.restore_unplaced();
         let mut hot_used = vec![false; self.geometry.hot_frames as usize];
         let mut cold_used = vec![false; self.geometry.cold_frames as usize];
         let index_count = globals.index_frames.load(Ordering::Acquire) as usize;
@@ -367,8 +390,9 @@ impl Engine {
 
     /// Hashes of the keys whose large values a dead participant was writing.
     pub(crate) fn pending_extent_hashes(&self, dead: u32) -> Vec<u64> {
+        // The state first: the owner read after it is this use's of the slot, or a later one's.
         let is_pending =
-            |segment: &&Segment| segment.owner.load(Ordering::Relaxed) == dead && segment.state.load(Ordering::Acquire) == state::EXTENT_PENDING;
+            |segment: &&Segment| segment.state.load(Ordering::Acquire) == state::EXTENT_PENDING && segment.owner.load(Ordering::Relaxed) == dead;
         self.segments().iter().filter(is_pending).map(|segment| segment.key_hash.load(Ordering::Relaxed)).collect()
     }
 
@@ -376,10 +400,11 @@ impl Engine {
     pub(crate) fn release_segments_of(&self, dead: u32) {
         for slot in 0..self.geometry.slots {
             let segment = self.segment(slot);
+            let current = segment.state.load(Ordering::Acquire);
             if segment.owner.load(Ordering::Relaxed) != dead {
                 continue;
             }
-            match segment.state.load(Ordering::Acquire) {
+            match current {
                 state::OPENING | state::EXTENT_PENDING => self.retire(slot),
                 state::OPEN if !self.is_head(slot) => segment.state.store(state::CLOSED, Ordering::Release),
                 _ => {}

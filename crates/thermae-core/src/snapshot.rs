@@ -222,7 +222,7 @@ impl Engine {
     fn snapshot_into(&self, temporary: &Path, directory: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<SnapshotReport> {
         let started = Instant::now();
         let globals = self.globals();
-        globals.snapshot_lock.lock(self.me(), |slot| self.member.is_alive(slot));
+        globals.snapshot_lock.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
         let _held = Held(&globals.snapshot_lock);
         // Before the barrier is noted: from here on nothing is freed that is alive at or after it.
         globals.snapshot_end.store(u64::MAX, Ordering::SeqCst);

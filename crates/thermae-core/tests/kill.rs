@@ -346,6 +346,7 @@ fn role() {
         steps += 1;
         match role.as_str() {
             "holder" => writer.hold_view().unwrap(),
+            "churner" => churn(&store, steps),
             "copier" if steps % 500 == 0 => {
                 let copy = tempfile::tempdir().unwrap();
                 store.snapshot(copy.path()).unwrap();
@@ -459,4 +460,34 @@ fn kills_at_random_moments_leave_a_store_that_works() {
         }
     }
     arenas.into_iter().for_each(Arena::finish);
+}
+
+/// Fills the hot tier several times over.
+fn churn(store: &Store, number: u64) {
+    for index in 0..100 {
+        let key = format!("churn {index}").into_bytes();
+        store.set(&key, &Stamp { writer: 0, number }.value(&key, 200_000), &SetOptions::default()).unwrap();
+    }
+}
+
+/// Whoever frees a frame takes it out of its slot first and looks at the pins then. One who died in between left a frame that was in no
+/// slot, and whoever took over the lock counted it among the free ones: the bytes of a view changed under its holder.
+#[test]
+fn a_pinned_frame_is_not_free_after_a_death_between_unplacing_it_and_seeing_the_pin() {
+    let mut arena = Arena::new(Kind::Cache);
+    let store = arena.place.open(&Options { background: false, ..Options::default() });
+    let stamp = Stamp { writer: OBSERVER, number: 1 };
+    let key = b"l:viewed";
+    store.set(key, &stamp.value(key, 1_500_000), &SetOptions::default()).unwrap();
+    let view = store.view(key).unwrap().unwrap();
+    arena.survivor.stop.store(true, Ordering::Relaxed);
+    arena.thread.take().unwrap().join().unwrap();
+    store.delete(key).unwrap();
+    let (_, mut child) = arena.start("churner", Some("segment.unplaced_though_pinned:1".into()));
+    assert_eq!(child.wait(VICTIM_TIME + Duration::from_secs(20)), End::Killed);
+    churn(&store, 1);
+    churn(&store, 2);
+    assert_eq!(Stamp::of(key, &view), stamp);
+    drop(view);
+    store.close().unwrap();
 }

@@ -289,6 +289,8 @@ fn eight_processes_are_as_one_with_a_cold_tier() {
 fn change_pairs(store: &Store, until: Instant) {
     let mut random = Random::new(7);
     let mut value = 0;
+    // Published after the pair and before the commit: for that long, readers find the pair's new records and must take the old ones.
+    let fillers: Vec<Vec<u8>> = (0..40).map(|number| format!("filler {number}").into_bytes()).collect();
     while Instant::now() < until {
         value += 1;
         let len = match random.below(20) {
@@ -297,12 +299,14 @@ fn change_pairs(store: &Store, until: Instant) {
             _ => 10 + random.below(100) as usize,
         };
         let value = text(value, len);
-        let set = |key| BatchOp::Set { key, value: &value, encoding: 0, expires_at_ms: 0 };
-        store.transaction(&[set(b"one"), set(b"two")], &[]).unwrap();
+        let mut ops = [b"one", b"two"].map(|key| BatchOp::Set { key, value: &value, encoding: 0, expires_at_ms: 0 }).to_vec();
+        ops.extend(fillers.iter().map(|key| BatchOp::Set { key, value: b"", encoding: 0, expires_at_ms: 0 }));
+        store.transaction(&ops, &[]).unwrap();
     }
 }
 
-/// Whoever reads one key of a pair and then the other never finds the second older, by copy or by view, and views are what their length says.
+/// Whoever reads one key of a pair and then the other never finds the second older, by copy or by view. A view once had the length and the version
+/// of the record before, if its transaction was decided between the look-up and the pin: too few bytes, or somebody else's.
 fn read_pairs(store: &Store, until: Instant) {
     let mut random = Random::new(u64::from(std::process::id()));
     let mut reads = 0_u64;
@@ -312,7 +316,6 @@ fn read_pairs(store: &Store, until: Instant) {
         for key in [first, second] {
             let value = if random.percent(50) {
                 let Some(view) = store.view(key).unwrap() else { continue };
-                assert_eq!(view.meta().value_len, view.len() as u64);
                 number(&view)
             } else {
                 let Some((_, value)) = store.get(key).unwrap() else { continue };

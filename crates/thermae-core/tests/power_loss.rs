@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use thermae_core::env::{Env, SystemEnv};
 use thermae_core::env_test::{Image, RecordingEnv};
-use thermae_core::{BatchOp, Durability, Location, Options, SetOptions, ShmPlacement, Store, WhenFull, forget_shared_memory};
+use thermae_core::{
+    BatchOp, Durability, Location, Options, SetOptions, ShmPlacement, Store, WhenFull, forget_shared_memory,
+};
 
-const IMAGES_DEFAULT: usize = 350;
-const KEYS: u64 = 60;
+const IMAGES_DEFAULT: usize = 300;
 /// What the images of all tests together take at most.
 const SCRATCH_BYTES: u64 = 1 << 30;
 
@@ -32,7 +33,20 @@ fn scratch() -> tempfile::TempDir {
 }
 
 /// One change of history.
-type Change = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+type Change = Vec<(Vec<u8>, Option<Arc<Vec<u8>>>)>;
+type State = BTreeMap<Vec<u8>, Arc<Vec<u8>>>;
+
+/// What is asked of a store.
+#[derive(Debug, Clone, Copy)]
+struct Workload {
+    durability: Durability,
+    changes: usize,
+    keys: u64,
+    value_bytes_max: u64,
+    /// Flushes in a hundred changes.
+    flush_percent: u64,
+    seed: u64,
+}
 
 /// What was asked of a store, in order, and what it promised.
 struct History {
@@ -43,12 +57,17 @@ struct History {
 
 impl History {
     fn promised(&self, cut: usize) -> usize {
-        self.promises.iter().filter(|(position, _)| *position <= cut).map(|(_, count)| *count).max().unwrap_or(0)
+        self.promises
+            .iter()
+            .filter(|(position, _)| *position <= cut)
+            .map(|(_, count)| *count)
+            .max()
+            .unwrap_or(0)
     }
 
     /// The state after each change.
-    fn states(&self) -> Vec<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let mut states = vec![BTreeMap::new()];
+    fn states(&self) -> Vec<State> {
+        let mut states = vec![State::new()];
         for change in &self.changes {
             let mut state = states[states.len() - 1].clone();
             for (key, value) in change {
@@ -75,12 +94,14 @@ fn settings(durability: Durability) -> Options {
 }
 
 /// Asks a store for all kinds of things, and records what it writes.
-fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -> (thermae_core::env_test::Recording, History) {
+fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
+    let Workload { durability, changes, keys, value_bytes_max, flush_percent, seed } = workload;
     let directory = scratch();
     let root = directory.path().join("store");
     let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
     let location = Location::Directory(root);
-    let store = Store::open(&location, &Options { env: Arc::new(env.clone()), ..settings(durability) }).unwrap();
+    let store =
+        Store::open(&location, &Options { env: Arc::new(env.clone()), ..settings(durability) }).unwrap();
     let mut history = History { changes: Vec::new(), promises: Vec::new() };
     let mut random = Random::new(seed);
     let mut number = 0_u64;
@@ -88,10 +109,10 @@ fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -
         number += 1;
         let mut value = vec![number as u8; random.below(bytes) as usize + 8];
         value[..8].copy_from_slice(&number.to_le_bytes());
-        value
+        Arc::new(value)
     };
     while history.changes.len() < changes {
-        let key = format!("key:{}", random.below(KEYS)).into_bytes();
+        let key = format!("key:{}", random.below(keys)).into_bytes();
         let change: Change = match random.below(100) {
             0..20 => {
                 if !store.delete(&key).unwrap() {
@@ -101,10 +122,10 @@ fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -
             }
             20..35 => {
                 let count = random.below(5) + 1;
-                let mut members: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+                let mut members: BTreeMap<Vec<u8>, Option<Arc<Vec<u8>>>> = BTreeMap::new();
                 for _ in 0..count {
-                    let value = (!random.percent(20)).then(|| value(&mut random, value_bytes));
-                    members.insert(format!("key:{}", random.below(KEYS)).into_bytes(), value);
+                    let value = (!random.percent(20)).then(|| value(&mut random, value_bytes_max));
+                    members.insert(format!("key:{}", random.below(keys)).into_bytes(), value);
                 }
                 let ops: Vec<BatchOp<'_>> = members
                     .iter()
@@ -118,12 +139,12 @@ fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -
             }
             35..38 => {
                 let value = value(&mut random, 400_000);
-                let value = [value, vec![5; 300_000]].concat();
+                let value = Arc::new([value.as_slice(), &vec![5; 300_000]].concat());
                 store.set(b"large", &value, &SetOptions::default()).unwrap();
                 vec![(b"large".to_vec(), Some(value))]
             }
             _ => {
-                let value = value(&mut random, value_bytes);
+                let value = value(&mut random, value_bytes_max);
                 store.set(&key, &value, &SetOptions::default()).unwrap();
                 vec![(key, Some(value))]
             }
@@ -132,14 +153,16 @@ fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -
         if durability == Durability::Always {
             history.promises.push((env.position(), history.changes.len()));
         }
-        match random.below(100) {
-            0..6 => {
-                store.flush().unwrap();
-                history.promises.push((env.position(), history.changes.len()));
-            }
-            6..8 => store.engine().write_checkpoint().unwrap(),
-            8..12 => store.make_room().unwrap_or(()),
-            _ => {}
+        if random.percent(flush_percent) {
+            store.flush().unwrap();
+            history.promises.push((env.position(), history.changes.len()));
+        }
+        // A checkpoint flushes too.
+        if random.percent(flush_percent / 3) {
+            store.engine().write_checkpoint().unwrap();
+        }
+        if random.percent(4) {
+            store.make_room().unwrap_or(());
         }
     }
     store.close().unwrap();
@@ -148,13 +171,13 @@ fn record(durability: Durability, changes: usize, value_bytes: u64, seed: u64) -
     (env.recording(), history)
 }
 
-fn contents(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn contents(store: &Store) -> State {
     let mut found = BTreeMap::new();
     let mut scan = store.scan(b"");
     while let Some(batch) = scan.next_batch().unwrap() {
         for (key, _) in batch {
             let value = store.get(&key).unwrap().expect("a key that a scan found").1;
-            assert!(found.insert(key, value).is_none());
+            assert!(found.insert(key, Arc::new(value)).is_none());
         }
     }
     found
@@ -166,7 +189,7 @@ fn crash(store: Store, location: &Location) {
     forget_shared_memory(&SystemEnv, location).unwrap();
 }
 
-fn try_image(image: &Image, history: &History, states: &[BTreeMap<Vec<u8>, Vec<u8>>], durability: Durability) {
+fn try_image(image: &Image, history: &History, states: &[State], durability: Durability) {
     let what = format!("cut {}, {:?}, seed {}", image.cut, image.tear, image.seed);
     let directory = scratch();
     let root = directory.path().join("store");
@@ -191,10 +214,10 @@ fn try_image(image: &Image, history: &History, states: &[BTreeMap<Vec<u8>, Vec<u
     // What is written now must count, and what was cut off must not come back, with and without another power failure.
     let mut expected = found;
     for number in 0..40_u64 {
-        let key = format!("key:{}", number * 7 % KEYS).into_bytes();
+        let key = format!("key:{}", number * 7 % 60).into_bytes();
         let value = format!("after {length}: {number}").into_bytes();
         store.set(&key, &value, &SetOptions::default()).unwrap();
-        expected.insert(key, value);
+        expected.insert(key, Arc::new(value));
     }
     store.flush().unwrap();
     crash(store, &location);
@@ -209,35 +232,50 @@ fn images() -> usize {
     std::env::var("THERMAE_IMAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(IMAGES_DEFAULT)
 }
 
-fn run(durability: Durability, changes: usize, value_bytes: u64, seed: u64) {
-    let (recording, history) = record(durability, changes, value_bytes, seed);
+fn run(workload: Workload) {
+    let (recording, history) = record(workload);
     let states = history.states();
-    for image in recording.images(images(), seed) {
-        try_image(&image, &history, &states, durability);
+    for image in recording.images(images(), workload.seed) {
+        try_image(&image, &history, &states, workload.durability);
     }
 }
 
+const FLUSHED: Workload = Workload {
+    durability: Durability::EverySec,
+    changes: 600,
+    keys: 60,
+    value_bytes_max: 2000,
+    flush_percent: 6,
+    seed: 1,
+};
+
 #[test]
 fn with_every_write_acknowledged_as_durable() {
-    run(Durability::Always, 300, 2000, 1);
+    run(Workload { durability: Durability::Always, changes: 300, ..FLUSHED });
 }
 
 #[test]
 fn with_flushes_now_and_then() {
-    run(Durability::EverySec, 600, 2000, 2);
+    run(Workload { seed: 2, ..FLUSHED });
 }
 
 #[test]
 fn in_a_small_store_that_compacts() {
-    run(Durability::EverySec, 700, 60_000, 3);
+    run(Workload { changes: 700, value_bytes_max: 60_000, seed: 3, ..FLUSHED });
+}
+
+/// Segments are dead, and given up, before they were ever flushed: their numbers are missing on disk.
+#[test]
+fn with_overwrites_that_never_reach_the_disk() {
+    run(Workload { changes: 1200, keys: 10, value_bytes_max: 80_000, flush_percent: 1, seed: 4, ..FLUSHED });
 }
 
 /// A power failure in the middle of a recovery changes nothing about its outcome.
 #[test]
 fn recovery_itself_may_lose_power() {
-    let (recording, history) = record(Durability::EverySec, 250, 4000, 4);
+    let (recording, history) = record(Workload { changes: 250, value_bytes_max: 4000, seed: 5, ..FLUSHED });
     let states = history.states();
-    for image in recording.images(images() / 20, 4) {
+    for image in recording.images(images() / 20, 5) {
         let directory = scratch();
         let root = directory.path().join("store");
         std::fs::create_dir(&root).unwrap();
@@ -245,7 +283,10 @@ fn recovery_itself_may_lose_power() {
         let location = Location::Directory(root.clone());
         let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
         let options = Options { create: false, ..settings(Durability::EverySec) };
-        let Ok(store) = Store::open(&location, &Options { env: Arc::new(env.clone()), ..options.clone() }) else { continue };
+        let Ok(store) = Store::open(&location, &Options { env: Arc::new(env.clone()), ..options.clone() })
+        else {
+            continue;
+        };
         let found = contents(&store);
         let length = (0..states.len()).find(|&length| states[length] == found);
         assert!(length.is_some(), "cut {}, {:?}, seed {}", image.cut, image.tear, image.seed);
@@ -257,12 +298,21 @@ fn recovery_itself_may_lose_power() {
             again.write_into(&root).unwrap();
             let location = Location::Directory(root);
             // The recording knows a file from its first opening on; all of them were there before.
-            let is_known = |name: &str| again.paths().any(|path| path == Path::new(name)) || !image.paths().any(|path| path == Path::new(name));
+            let is_known = |name: &str| {
+                again.paths().any(|path| path == Path::new(name))
+                    || !image.paths().any(|path| path == Path::new(name))
+            };
             if !["store", "cold", "checkpoint.0", "checkpoint.1"].into_iter().all(is_known) {
                 continue;
             }
             let store = Store::open(&location, &options).unwrap();
-            assert!(contents(&store) == found, "cut {}, {:?}, seed {} of a recovery", again.cut, again.tear, again.seed);
+            assert!(
+                contents(&store) == found,
+                "cut {}, {:?}, seed {} of a recovery",
+                again.cut,
+                again.tear,
+                again.seed
+            );
             crash(store, &location);
         }
     }

@@ -10,6 +10,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use thermae_core::env::SystemEnv;
+use thermae_core::layout::state;
 use thermae_core::{BatchOp, Durability, Error, Options, SetOptions, Store, WhenFull, forget_shared_memory};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -49,7 +50,8 @@ fn reboot(place: &Place, store: Store, options: &Options) -> Store {
 
 fn check(store: &Store, model: &Model) {
     for (key, expected) in model {
-        let found = store.get(key).unwrap_or_else(|error| panic!("get {:?}: {error}", String::from_utf8_lossy(key)));
+        let found =
+            store.get(key).unwrap_or_else(|error| panic!("get {:?}: {error}", String::from_utf8_lossy(key)));
         let found = found.unwrap_or_else(|| panic!("{:?} is gone", String::from_utf8_lossy(key)));
         assert!(found.1 == *expected, "{:?} has another value", String::from_utf8_lossy(key));
     }
@@ -75,7 +77,12 @@ fn flip(path: &PathBuf, needle: &[u8]) -> usize {
     let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();
-    let places: Vec<usize> = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle).map(|(at, _)| at).collect();
+    let places: Vec<usize> = bytes
+        .windows(needle.len())
+        .enumerate()
+        .filter(|(_, window)| *window == needle)
+        .map(|(at, _)| at)
+        .collect();
     for &at in &places {
         file.seek(SeekFrom::Start(at as u64)).unwrap();
         file.write_all(&[bytes[at] ^ 1]).unwrap();
@@ -100,7 +107,7 @@ fn all_kinds_of_records_come_back() {
         model.remove(&key);
     }
     set(&store, &mut model, b"", 1, 10);
-    set(&store, &mut model, &[b'k'; 65_535], 1, 0);
+    set(&store, &mut model, &vec![b'k'; 65_535], 1, 0);
     set(&store, &mut model, b"large", 1, 5_000_003);
     set(&store, &mut model, b"large replaced", 1, 3_000_000);
     set(&store, &mut model, b"large replaced", 2, 2_100_000);
@@ -117,9 +124,17 @@ fn all_kinds_of_records_come_back() {
     model.insert(b"batched".to_vec(), in_batch);
     model.remove(&b"key:1"[..]);
     let far = store.now_ms() + 3_600_000;
-    store.set(b"expires later", b"x", &SetOptions { expires_at_ms: far, encoding: 3, ..SetOptions::default() }).unwrap();
+    store
+        .set(b"expires later", b"x", &SetOptions { expires_at_ms: far, encoding: 3, ..SetOptions::default() })
+        .unwrap();
     model.insert(b"expires later".to_vec(), b"x".to_vec());
-    store.set(b"expires at once", b"x", &SetOptions { expires_at_ms: store.now_ms() + 1, ..SetOptions::default() }).unwrap();
+    store
+        .set(
+            b"expires at once",
+            b"x",
+            &SetOptions { expires_at_ms: store.now_ms() + 1, ..SetOptions::default() },
+        )
+        .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(5));
     let versions: Vec<_> = model.keys().map(|key| store.meta(key).unwrap().unwrap()).collect();
     store.flush().unwrap();
@@ -213,7 +228,10 @@ fn a_transaction_is_cut_off_whole() {
     let mut model = Model::new();
     set(&store, &mut model, b"before", 1, 20);
     let keys: Vec<Vec<u8>> = (0..20).map(|index| format!("member:{index:02}").into_bytes()).collect();
-    let ops: Vec<_> = keys.iter().map(|key| BatchOp::Set { key, value: b"together", encoding: 0, expires_at_ms: 0 }).collect();
+    let ops: Vec<_> = keys
+        .iter()
+        .map(|key| BatchOp::Set { key, value: b"together", encoding: 0, expires_at_ms: 0 })
+        .collect();
     store.transaction(&ops, &[]).unwrap();
     set(&store, &mut model.clone(), b"after", 1, 20);
     store.flush().unwrap();
@@ -291,6 +309,38 @@ fn damage_checkpoint(place: &Place, number: u32) {
     std::fs::write(&path, bytes).unwrap();
 }
 
+/// A segment in which everything is dead may be given up before it was ever flushed. Its numbers are then missing on disk, above the last
+/// watermark recorded there, and what was acknowledged after them must not be taken for what follows a gap.
+#[test]
+fn segments_given_up_before_they_were_flushed_leave_no_gap() {
+    let place = Place::in_directory();
+    let store = place.open(&settings());
+    let mut model = Model::new();
+    for version in 0..4000_u64 {
+        set(&store, &mut model, format!("key:{}", version % 10).as_bytes(), version, 1000);
+    }
+    let engine = store.engine();
+    let dead: Vec<_> = engine
+        .segments()
+        .iter()
+        .filter(|segment| {
+            segment.state.load(Ordering::SeqCst) == state::CLOSED
+                && segment.live_bytes.load(Ordering::SeqCst) == 0
+        })
+        .collect();
+    assert!(dead.len() > 1, "whole segments are dead");
+    for segment in dead {
+        segment
+            .retired_sequence
+            .store(engine.globals().next_sequence.load(Ordering::SeqCst), Ordering::SeqCst);
+        segment.retired_flush.store(engine.globals().flush_count.load(Ordering::SeqCst), Ordering::SeqCst);
+        segment.state.store(state::RETIRED, Ordering::SeqCst);
+    }
+    store.flush().unwrap();
+    let store = reboot(&place, store, &settings());
+    check(&store, &model);
+}
+
 /// A mix of everything, with compaction, demotion, checkpoints and reboots: after a flush, exactly what was stored comes back.
 #[test]
 fn a_long_life_with_many_reboots() {
@@ -309,7 +359,9 @@ fn a_long_life_with_many_reboots() {
                     model.remove(&key);
                 }
                 3 => {
-                    let keys: Vec<Vec<u8>> = (0..random.below(6) + 1).map(|_| format!("key:{}", random.below(1500)).into_bytes()).collect();
+                    let keys: Vec<Vec<u8>> = (0..random.below(6) + 1)
+                        .map(|_| format!("key:{}", random.below(1500)).into_bytes())
+                        .collect();
                     let values: Vec<Vec<u8>> = keys.iter().map(|key| value(key, version, 200)).collect();
                     let ops: Vec<_> = keys
                         .iter()
@@ -334,7 +386,9 @@ fn a_long_life_with_many_reboots() {
         if dies && round % 5 == 4 {
             // What was never flushed must leave no trace.
             for index in 0..50 {
-                store.set(format!("key:{index}").as_bytes(), b"never flushed", &SetOptions::default()).unwrap();
+                store
+                    .set(format!("key:{index}").as_bytes(), b"never flushed", &SetOptions::default())
+                    .unwrap();
                 let _ = store.delete(format!("key:{}", index + 100).as_bytes());
             }
         }
@@ -362,7 +416,12 @@ fn recovery_is_fast() {
         forget_shared_memory(&SystemEnv, &place.location).unwrap();
         let started = std::time::Instant::now();
         let store = place.open(&options);
-        println!("round {round}: {} keys of 100 bytes ({} MiB hot) in {:?}", store.len().unwrap(), 512 * MIB / MIB, started.elapsed());
+        println!(
+            "round {round}: {} keys of 100 bytes ({} MiB hot) in {:?}",
+            store.len().unwrap(),
+            512 * MIB / MIB,
+            started.elapsed()
+        );
         crash(store);
     }
 }

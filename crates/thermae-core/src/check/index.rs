@@ -5,10 +5,11 @@
 //! removed. An older version in the log is never put back: nobody could tell it from the current one.
 
 use super::Checker;
+use crate::arena::GRANULE_BUCKETS;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::index::{ADDRESS_MASK, entry};
-use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, Place, SEGMENT_HEADER_BYTES, class, state};
+use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, Place, SEGMENT_HEADER_BYTES, Table, class, state};
 use crate::read::show_key;
 use crate::record::{Parsed, kind};
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 /// How often entries that look wrong are looked at.
 const LOOKS_MAX: u32 = 3;
+/// Says of an entry that it is in a bucket in which nobody looks for it.
+const MISPLACED: &str = "it is where no look-up for its key comes by";
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// What an entry leads to.
@@ -147,8 +150,55 @@ impl Engine {
 }
 
 impl Checker<'_> {
+    /// Partitions whose tables can't be theirs: outside of the index's frames, or on top of another's. Of two that overlap, that one in which
+    /// more entries do not belong; what it indexed is lost, but nobody else's.
+    fn check_tables(&mut self) {
+        let engine = self.engine;
+        let guard = (!engine.read_only).then(|| engine.lock_arena());
+        let mut tables: Vec<(u64, u64, u32)> = (0..engine.geometry.partitions)
+            .map(|number| (engine.table(number), number))
+            .filter(|(table, _)| table.buckets > 0)
+            .map(|(table, number)| (table.line, table.line + u64::from(table.buckets), number))
+            .collect();
+        drop(guard);
+        tables.sort_unstable();
+        let lines_per_frame = u64::from(engine.geometry.frame_bytes) / BUCKET_BYTES as u64;
+        let index_frames = &engine.index_frames()[..(engine.globals().index_frames.load(Ordering::Acquire) as usize).min(engine.index_frames().len())];
+        let is_possible = |&(line, end, _): &(u64, u64, u32)| {
+            let frame = line / lines_per_frame;
+            let is_inside = end <= (frame + 1) * lines_per_frame && line.is_multiple_of(u64::from(GRANULE_BUCKETS));
+            is_inside && index_frames.iter().any(|index_frame| u64::from(index_frame.load(Ordering::Relaxed)) == frame)
+        };
+        let (possible, impossible): (Vec<_>, Vec<_>) = tables.into_iter().partition(is_possible);
+        let mut wrong: Vec<u32> = impossible.iter().map(|table| table.2).collect();
+        for pair in possible.windows(2).filter(|pair| pair[1].0 < pair[0].1) {
+            let (left, right) = (pair[0].2, pair[1].2);
+            wrong.push(if self.foreign(left) > self.foreign(right) { left } else { right });
+        }
+        wrong.dedup();
+        for number in wrong {
+            if self.repair {
+                let guard = engine.lock_partition(number);
+                let version = engine.table(number).version.wrapping_add(1);
+                engine.directory()[number as usize].store(Table { line: 0, buckets: 0, version }.pack(), Ordering::SeqCst);
+                guard.partition.pending_table.store(0, Ordering::Release);
+                guard.partition.count.store(0, Ordering::Release);
+                self.changed = true;
+            }
+            let description = "its table is where no table can be, or overlaps another partition's";
+            self.problem("index", &format!("index partition {number}"), description, self.repair);
+        }
+    }
+
+    /// How many of a partition's entries do not lead to records that belong to it.
+    fn foreign(&self, partition: u32) -> usize {
+        let entries = self.engine.partition_entries(partition);
+        entries.iter().filter(|&&word| self.engine.entry_facts(partition, word).is_err()).count()
+    }
+
     /// Verifies all partitions.
     pub(super) fn check_index(&mut self) -> Result<()> {
+        self.check_tables();
         for partition in 0..self.engine.geometry.partitions {
             self.check_partition(partition)?;
         }
@@ -157,11 +207,6 @@ impl Checker<'_> {
 
     fn check_partition(&mut self, partition: u32) -> Result<()> {
         let place = format!("index partition {partition}");
-        let table = self.engine.table(partition);
-        if table.buckets > 0 && self.engine.buckets(table).is_empty() {
-            self.problem("index", &place, "its table lies outside of the hot tier", false);
-            return Ok(());
-        }
         let mut keys: HashMap<Vec<u8>, (u64, u64)> = HashMap::new();
         let mut suspicious: Vec<(u64, String)> =
             self.engine.partition_entries(partition).into_iter().map(|word| (word, String::new())).collect();
@@ -174,6 +219,7 @@ impl Checker<'_> {
             let words = std::mem::take(&mut suspicious);
             for (word, _) in words {
                 match self.engine.entry_facts(partition, word) {
+                    Ok(facts) if !self.engine.is_current(facts.hash, word) => suspicious.push((word, MISPLACED.to_owned())),
                     Ok(facts) if facts.problem.is_none() => self.note_entry(partition, word, facts, &mut keys),
                     Ok(facts) => suspicious.push((word, facts.problem.unwrap_or_default())),
                     Err(description) => suspicious.push((word, description)),
@@ -188,7 +234,11 @@ impl Checker<'_> {
             if !self.engine.has_entry(partition, word) {
                 continue;
             }
-            let mended = if self.repair { self.mend_value(partition, word) } else { None };
+            let mended = match self.repair {
+                true if description == MISPLACED => self.place_again(partition, word),
+                true => self.mend_value(partition, word),
+                false => None,
+            };
             let repaired = mended.is_some() || (self.repair && self.drop_entry(partition, word));
             if let Some(facts) = mended {
                 self.note_entry(partition, word, facts, &mut keys);
@@ -218,6 +268,19 @@ impl Checker<'_> {
             let place = format!("index partition {partition}");
             self.problem("key twice", &place, &format!("key {} has two entries", show_key(&facts.key)), repaired);
         }
+    }
+
+    /// Puts an entry where readers look for it.
+    fn place_again(&mut self, partition: u32, word: u64) -> Option<Facts> {
+        let engine = self.engine;
+        let guard = engine.lock_partition(partition);
+        let facts = engine.entry_facts(partition, word).ok().filter(|facts| facts.problem.is_none())?;
+        let (place, _) = engine.locked_entries(&guard).find(|(_, other)| *other == word)?;
+        engine.remove_entry(&guard, place, false);
+        self.changed = true;
+        let vacancy = engine.vacancy(&guard, word >> ADDRESS_BITS).ok()?;
+        engine.fill_entry(&guard, vacancy, word);
+        Some(facts)
     }
 
     /// Puts a large value right whose hot copy is damaged and whose cold one is not.

@@ -130,7 +130,11 @@ impl Stamp {
     /// Where the value is not wholly what one writer wrote under this key.
     pub fn of(key: &[u8], value: &[u8]) -> Self {
         let shown = String::from_utf8_lossy(key);
-        assert!(value.len() >= STAMP_BYTES, "the value of {shown} has {} bytes, which nobody wrote", value.len());
+        assert!(
+            value.len() >= STAMP_BYTES,
+            "the value of {shown} has {} bytes, which nobody wrote",
+            value.len()
+        );
         let stamp = Self {
             writer: u32::from_le_bytes(value[4..8].try_into().unwrap()),
             number: u64::from_le_bytes(value[8..16].try_into().unwrap()),
@@ -174,7 +178,8 @@ pub fn role() -> Option<String> {
 
 /// A setting that [`spawn`] was given.
 pub fn setting(name: &str) -> String {
-    std::env::var(format!("THERMAE_TEST_{name}")).unwrap_or_else(|_| panic!("the child process was not told {name}"))
+    std::env::var(format!("THERMAE_TEST_{name}"))
+        .unwrap_or_else(|_| panic!("the child process was not told {name}"))
 }
 
 /// The location that a child process is to open.
