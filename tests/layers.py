@@ -161,7 +161,9 @@ def rust_problems(crate: Path, users: Sequence[Path] = ()) -> list[str]:
     for path, module in modules.items():
         if module and module[0] not in used:
             methods = set(re.findall(r"\bfn\s+(\w+)", codes[path]))
-            others = "".join(code for other, code in codes.items() if modules.get(other, ("",))[:1] != module[:1])
+            others = "".join(
+                code for other, code in codes.items() if modules.get(other, ("",))[:1] != module[:1]
+            )
             if methods & set(re.findall(r"\.(\w+)\(", others)):
                 used.add(module[0])
 

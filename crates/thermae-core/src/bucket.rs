@@ -67,7 +67,7 @@ pub fn tag_of(hash: u64, partition_bits: u32) -> u64 {
 /// The entry for a tag and an address.
 #[inline]
 pub fn entry(tag: u64, address: u64) -> u64 {
-    tag << ADDRESS_BITS | address
+    (tag << ADDRESS_BITS) | address
 }
 
 /// Whether an entry points to a record.
@@ -85,7 +85,11 @@ pub fn home_of(tag: u64, buckets: usize) -> usize {
 /// All entries of a table, with their places.
 pub fn entries(buckets: &[Bucket]) -> impl Iterator<Item = (EntryRef<'_>, u64)> {
     buckets.iter().flat_map(|bucket| {
-        bucket.entries.iter().enumerate().map(move |(index, word)| (EntryRef { bucket, index }, word.load(Ordering::Acquire)))
+        bucket
+            .entries
+            .iter()
+            .enumerate()
+            .map(move |(index, word)| (EntryRef { bucket, index }, word.load(Ordering::Acquire)))
     })
 }
 
@@ -248,8 +252,11 @@ mod tests {
     fn readers_never_miss_what_is_present_nor_see_what_is_not_theirs() {
         explore(|| {
             const TAG: u64 = (1 << TAG_BITS) - 1;
-            let partition = Arc::new(Partition { published: AtomicU64::new(0), tables: [table(1), table(2), table(3)] });
-            let add = |number: usize, tag, address| find_vacancy(&partition.tables[number], tag).unwrap().store(entry(tag, address));
+            let partition =
+                Arc::new(Partition { published: AtomicU64::new(0), tables: [table(1), table(2), table(3)] });
+            let add = |number: usize, tag, address| {
+                find_vacancy(&partition.tables[number], tag).unwrap().store(entry(tag, address))
+            };
             add(0, TAG, 100);
             (0..5).for_each(|other| add(0, other, 200 + other));
             let readers: Vec<_> = (0..2)
@@ -259,9 +266,17 @@ mod tests {
                         let mut newest = 0;
                         for _ in 0..ROUNDS.min(200) {
                             let found = partition.look_up(TAG);
-                            assert_eq!(found.len(), 1, "a key that is present was found {} times", found.len());
+                            assert_eq!(
+                                found.len(),
+                                1,
+                                "a key that is present was found {} times",
+                                found.len()
+                            );
                             let address = found[0] & ADDRESS_MASK;
-                            assert!((100..104).contains(&address) && address >= newest, "address {address} after {newest}");
+                            assert!(
+                                (100..104).contains(&address) && address >= newest,
+                                "address {address} after {newest}"
+                            );
                             newest = address;
                         }
                     })
@@ -276,7 +291,9 @@ mod tests {
                 rehash(old, new);
                 partition.published.store(number as u64 + 1, Ordering::SeqCst);
                 // The old memory is another partition's now, which has a key with the same tag.
-                old.iter().flat_map(|bucket| &bucket.entries).for_each(|word| word.store(0, Ordering::Relaxed));
+                old.iter()
+                    .flat_map(|bucket| &bucket.entries)
+                    .for_each(|word| word.store(0, Ordering::Relaxed));
                 old.iter().for_each(|bucket| bucket.overflow.store(0, Ordering::Relaxed));
                 add(number, TAG, 900);
                 let mut probe = Probe::new(new, TAG);

@@ -34,6 +34,8 @@ use std::time::Duration;
 const SEQUENCES_MAX: u64 = 1 << 31;
 /// How long a check pauses in all, to see whether what looks wrong is only being changed.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Greatest number of a segment that a store could ever have come to, opening one every microsecond for a year.
+const IDENTITY_MAX: u64 = 1 << 41;
 /// Most problems listed one by one.
 const PROBLEMS_MAX: usize = 10_000;
 
@@ -134,6 +136,8 @@ struct Checker<'a> {
     live: HashMap<u32, (u64, u64)>,
     /// How much longer the check may pause in all.
     patience: Duration,
+    /// The greatest sequence number found.
+    greatest_sequence: u64,
     /// Whether the index was changed.
     changed: bool,
 }
@@ -180,12 +184,14 @@ impl Engine {
             differing_extents: Vec::new(),
             live: HashMap::new(),
             patience: PATIENCE,
+            greatest_sequence: 0,
             changed: false,
         };
         checker.check_files()?;
         checker.check_losses()?;
         checker.check_locks();
         checker.check_segments()?;
+        checker.check_counters();
         checker.check_index()?;
         checker.check_differing_extents()?;
         checker.check_extents();
@@ -388,6 +394,35 @@ impl Checker<'_> {
                 engine.retire(slot as u32);
             }
             self.problem("set aside", &name, description, self.repair);
+        }
+    }
+
+    /// Numbers are given out once: the counters are beyond all that were found.
+    fn check_counters(&mut self) {
+        let globals = self.engine.globals();
+        let identity = self.engine.segments().iter().map(|segment| segment.segment_id.load(Ordering::SeqCst) >> SLOT_BITS).max().unwrap_or(0);
+        // The table may hold an identity that can't be right, which is a problem of its own.
+        let identity = if identity > IDENTITY_MAX { 0 } else { identity };
+        for (name, counter, greatest) in
+            [("sequence", &globals.next_sequence, self.greatest_sequence), ("segment", &globals.next_segment, identity)]
+        {
+            let next = counter.load(Ordering::SeqCst);
+            if next > greatest {
+                continue;
+            }
+            if self.repair {
+                counter.fetch_max(greatest + 1, Ordering::SeqCst);
+            }
+            let description = format!("the next {name} number is {next}, and {greatest} was given out already");
+            self.problem("counter", "the shared state", &description, self.repair);
+        }
+        let (watermark, next) = (globals.watermark.load(Ordering::SeqCst), globals.next_sequence.load(Ordering::SeqCst));
+        if watermark >= next {
+            if self.repair {
+                globals.watermark.store(globals.watermark_recorded.load(Ordering::SeqCst).min(next.saturating_sub(1)), Ordering::SeqCst);
+            }
+            let description = format!("the watermark is {watermark}, and the next sequence number is {next}");
+            self.problem("counter", "the shared state", &description, self.repair);
         }
     }
 

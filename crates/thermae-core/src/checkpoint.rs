@@ -159,7 +159,7 @@ impl Engine {
     pub(crate) fn note_barrier(&self) -> Barrier {
         let globals = self.globals();
         let heads = self.lock_heads();
-        let sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
+        let sequence = self.last_sequence();
         let next_segment = globals.next_segment.load(Ordering::SeqCst);
         let segments = self
             .segments()
@@ -245,7 +245,7 @@ impl Engine {
             generation,
             &barrier,
             &mut || {
-                let durable_sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
+                let durable_sequence = self.last_sequence();
                 self.wait_durable(durable_sequence)?;
                 Ok(durable_sequence)
             },
@@ -258,7 +258,7 @@ impl Engine {
         {
             // Said first, dropped after: the log alone no longer tells all up to here.
             self.update_superblock(|superblock| {
-                superblock.tombstone_floor = superblock.tombstone_floor.max(covered)
+                superblock.tombstone_floor = superblock.tombstone_floor.max(covered);
             })?;
             crash_point!("checkpoint.floor_raised");
             globals.checkpoint_sequence.fetch_max(covered, Ordering::SeqCst);

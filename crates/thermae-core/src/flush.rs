@@ -29,11 +29,12 @@ use crate::crash::crash_point;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::{Place, class, state};
-use crate::lock::{SharedLock, futex_wait, futex_wake_all};
+use crate::lock::SharedLock;
 use crate::log::COUNT_OFFSET;
 use crate::options::Durability;
 use crate::record::{self, Word0, kind};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Purpose};
+use crate::sync::{futex_wait, futex_wake_all};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,12 @@ impl Drop for FlushLease<'_> {
 }
 
 impl Engine {
+    /// The last sequence number given out.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        // Zero only where the shared half is damaged.
+        self.globals().next_sequence.load(Ordering::SeqCst).saturating_sub(1)
+    }
+
     fn try_flush_lease(&self) -> Option<FlushLease<'_>> {
         let globals = self.globals();
         globals
@@ -103,7 +110,7 @@ impl Engine {
 
     fn flush_with(&self, _lease: &FlushLease<'_>) -> Result<u64> {
         let globals = self.globals();
-        let Some(cold) = &self.cold else { return Ok(globals.next_sequence.load(Ordering::SeqCst) - 1) };
+        let Some(cold) = &self.cold else { return Ok(self.last_sequence()) };
         if self.read_only {
             return Err(self.unwritable());
         }
@@ -140,7 +147,7 @@ impl Engine {
             } else if globals.next_segment.load(Ordering::SeqCst) != opened {
                 continue;
             }
-            let sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
+            let sequence = self.last_sequence();
             for piece in &mut pieces {
                 piece.to =
                     self.segment(piece.slot).tail.load(Ordering::Acquire).min(self.geometry.frame_bytes);
@@ -347,7 +354,8 @@ impl Engine {
         for (slot, segment) in self.segments().iter().enumerate() {
             let is_due = || {
                 segment.state.load(Ordering::Acquire) == state::RETIRED
-                    && flushes + 1 >= segment.retired_flush.load(Ordering::Relaxed) + FLUSHES_BEFORE_REUSE
+                    && flushes.saturating_sub(segment.retired_flush.load(Ordering::Relaxed)) + 1
+                        >= FLUSHES_BEFORE_REUSE
                     && segment.flushed.load(Ordering::Relaxed) != 0
             };
             if !is_due() {
@@ -404,7 +412,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::flush_once`].
     pub fn flush_all(&self) -> Result<()> {
-        self.wait_durable(self.globals().next_sequence.load(Ordering::SeqCst) - 1)
+        self.wait_durable(self.last_sequence())
     }
 
     /// One round of the background flusher: sleeps up to `tick`, then flushes if something is due.
@@ -430,7 +438,7 @@ impl Engine {
         if globals.flush_wanted.load(Ordering::Relaxed) > watermark {
             return true;
         }
-        let is_behind = globals.next_sequence.load(Ordering::SeqCst) - 1 > watermark
+        let is_behind = self.last_sequence() > watermark
             || globals.watermark_recorded.load(Ordering::Relaxed) < watermark;
         let age_ms = self.now_ms().saturating_sub(globals.flushed_at_ms.load(Ordering::Relaxed));
         is_behind && self.durability() != Durability::None && age_ms >= FLUSH_EVERY_MS

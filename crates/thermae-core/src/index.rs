@@ -11,11 +11,14 @@
 //! doubling (load would swing between 43 and 86 %: 20 bytes a key on average instead of 12).
 
 use crate::arena::GRANULE_BUCKETS;
+use crate::bucket::{self, Bucket, GHOST, Probe, find_vacancy, is_record};
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
-use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, BUCKET_ENTRIES, BUCKETS_MAX, Table};
+use crate::layout::{ADDRESS_BITS, BUCKET_BYTES, BUCKETS_MAX, Table};
 use crate::segment::Room;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
+
+pub use crate::bucket::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry, tag_of};
 
 const _: () = assert!(size_of::<Bucket>() == BUCKET_BYTES);
 
@@ -115,13 +118,7 @@ impl Engine {
     pub fn partition_entries(&self, partition: u32) -> Vec<u64> {
         loop {
             let word = self.directory()[partition as usize].load(Ordering::Acquire);
-            let entries = self
-                .buckets(Table::unpack(word))
-                .iter()
-                .flat_map(|bucket| &bucket[..BUCKET_ENTRIES])
-                .map(|word| word.load(Ordering::Acquire))
-                .filter(|word| word & ADDRESS_MASK >= ADDRESS_MIN)
-                .collect();
+            let entries = bucket::entries(self.buckets(Table::unpack(word))).map(|(_, word)| word).filter(|&word| is_record(word)).collect();
             fence(Ordering::Acquire);
             if self.directory()[partition as usize].load(Ordering::Relaxed) == word {
                 return entries;
@@ -131,12 +128,7 @@ impl Engine {
 
     /// The places of all entries of a locked partition that point to records.
     pub(crate) fn locked_entries<'a>(&'a self, guard: &PartitionGuard<'_>) -> impl Iterator<Item = (EntryRef<'a>, u64)> + use<'a> {
-        self.buckets(self.table(guard.number)).iter().flat_map(|bucket| {
-            (0..BUCKET_ENTRIES).filter_map(move |index| {
-                let word = bucket[index].load(Ordering::Relaxed);
-                (word & ADDRESS_MASK >= ADDRESS_MIN).then_some((EntryRef { bucket, index }, word))
-            })
-        })
+        bucket::entries(self.buckets(self.table(guard.number))).filter(|&(_, word)| is_record(word))
     }
 
     /// The place of the entry that points to `address` in a locked partition.
@@ -169,71 +161,9 @@ impl Engine {
     }
 }
 
-/// The first empty entry from the tag's home on, or else a ghost's; buckets passed are marked as overflowing first.
-fn find_vacancy(buckets: &[Bucket], tag: u64) -> Option<EntryRef<'_>> {
-    if buckets.is_empty() {
-        return None;
-    }
-    let mut at = usize::try_from(tag * buckets.len() as u64 >> TAG_BITS).unwrap_or(0);
-    for _ in 0..buckets.len() {
-        let bucket = &buckets[at];
-        let mut ghost = None;
-        for index in 0..BUCKET_ENTRIES {
-            let word = bucket[index].load(Ordering::Relaxed);
-            if word == 0 {
-                return Some(EntryRef { bucket, index });
-            }
-            if word & ADDRESS_MASK < ADDRESS_MIN {
-                ghost = Some(EntryRef { bucket, index });
-            }
-        }
-        if ghost.is_some() {
-            return ghost;
-        }
-        overflow(bucket).store(1, Ordering::Release);
-        at = if at + 1 == buckets.len() { 0 } else { at + 1 };
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
-
-    fn table(buckets: usize) -> Vec<Bucket> {
-        (0..buckets).map(|_| Bucket::default()).collect()
-    }
-
-    #[test]
-    fn every_entry_is_found_again_also_past_full_buckets() {
-        let buckets = table(8);
-        let mut stored = HashSet::new();
-        for number in 0..48_u64 {
-            // Two thirds of the tags share one home, so that buckets overflow and wrap around.
-            let tag = if number % 3 == 0 { number << 18 } else { (1 << TAG_BITS) - 1 - number };
-            find_vacancy(&buckets, tag).unwrap().store(entry(tag, 1000 + number));
-            stored.insert((tag, 1000 + number));
-        }
-        for &(tag, address) in &stored {
-            let mut probe = Probe::new(&buckets, tag);
-            let found = std::iter::from_fn(|| probe.next()).any(|(_, word)| word == entry(tag, address));
-            assert!(found, "tag {tag:x}");
-        }
-        let mut probe = Probe::new(&buckets, 12_345);
-        assert!(probe.next().is_none());
-    }
-
-    #[test]
-    fn ghosts_are_no_records_and_give_way() {
-        let buckets = table(1);
-        for index in 0..7 {
-            buckets[0][index].store(entry(5, GHOST), Ordering::Relaxed);
-        }
-        assert!(Probe::new(&buckets, 5).next().is_none());
-        find_vacancy(&buckets, 5).unwrap().store(entry(5, 99));
-        assert_eq!(Probe::new(&buckets, 5).next().unwrap().1, entry(5, 99));
-    }
 
     #[test]
     fn a_table_word_reads_back() {

@@ -39,11 +39,13 @@
 //! - env_test: environments that fail on purpose and remember what was written
 //! - cold: the cold tier's file
 //! - superblock: identity and configuration
+//! - bucket: entries of the index, and where they are looked for
 //! - layout: everything in shared memory
 //! - block: checksummed blocks of a file
 //! - lock: locks that survive their owner
 //! - record: a record's bytes
 //! - crash: points at which tests kill
+//! - sync: atomics, threads and time
 //! - options: what a user may choose
 //! - env: files, clock, randomness
 //! - error: what can go wrong
@@ -52,6 +54,7 @@
 
 mod arena;
 mod block;
+mod bucket;
 mod census;
 mod check;
 mod checkpoint;
@@ -93,6 +96,7 @@ mod segment;
 mod snapshot;
 mod store;
 mod superblock;
+mod sync;
 mod transaction;
 mod view;
 mod write;

@@ -12,8 +12,8 @@
 //! Rejected: robust process-shared mutexes. They unblock the survivor but say nothing of other PID namespaces,
 //! are 40 bytes, and still leave half-changed data to be repaired.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use crate::sync::{AtomicU32, Instant, Ordering, spin_loop, thread};
+use std::time::Duration;
 
 /// How long a waiter waits before it asks whether the owner is alive.
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(10);
@@ -23,7 +23,6 @@ pub const NOBODY: u32 = SLOT_MASK - 1;
 /// Bits of a lock word that say whose slot it is.
 const SLOT_BITS: u32 = 13;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
-const _: () = assert!(crate::options::PARTICIPANTS_MAX_LIMIT < NOBODY);
 
 /// What a participant in `slot` puts into locks that it takes: the slot is in its `uses`-th use.
 pub const fn lock_word(slot: u32, uses: u64) -> u32 {
@@ -79,11 +78,11 @@ impl SharedLock {
             }
             rounds += 1;
             if rounds < 64 {
-                std::hint::spin_loop();
+                spin_loop();
                 continue;
             }
             if rounds < 192 {
-                std::thread::yield_now();
+                thread::yield_now();
                 continue;
             }
             let now = Instant::now();
@@ -99,7 +98,7 @@ impl SharedLock {
                 }
                 Some(_) => {}
             }
-            std::thread::sleep(Duration::from_micros(50));
+            thread::sleep(Duration::from_micros(50));
         }
     }
 
@@ -143,84 +142,123 @@ impl SharedLock {
     }
 }
 
-/// Sleeps until `word` is no longer `seen`, someone wakes its waiters, or `timeout` is over.
-pub(crate) fn futex_wait(word: &AtomicU32, seen: u32, timeout: Duration) {
-    let time = libc::timespec {
-        tv_sec: timeout.as_secs().cast_signed(),
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    };
-    // SAFETY: the word lives in a mapping that the caller borrows; every outcome, errors included, only means "look again".
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &raw const time, 0, 0) };
-}
-
-/// Wakes all who sleep on `word`.
-pub(crate) fn futex_wake_all(word: &AtomicU32) {
-    // SAFETY: as in futex_wait.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX, 0, 0, 0) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::{ROUNDS, explore};
     use std::sync::Arc;
 
     #[test]
     fn a_dead_owners_lock_is_inherited_and_a_living_ones_is_not() {
-        let lock = SharedLock::default();
-        assert_eq!(lock.lock(lock_word(3, 0), |_| true), Acquired::Clean);
-        assert_eq!(lock.owner(), Some(3));
-        assert_eq!(lock.try_lock_or_inherit(lock_word(4, 7), |_| true), None);
-        assert_eq!(lock.lock(lock_word(4, 7), |slot| slot != 3), Acquired::Inherited(3));
-        assert_eq!(lock.owner(), Some(4));
-        lock.unlock();
-        assert_eq!(lock.owner(), None);
+        explore(|| {
+            let lock = SharedLock::default();
+            assert_eq!(lock.lock(lock_word(3, 0), |_| true), Acquired::Clean);
+            assert_eq!(lock.owner(), Some(3));
+            assert_eq!(lock.try_lock_or_inherit(lock_word(4, 7), |_| true), None);
+            assert_eq!(lock.lock(lock_word(4, 7), |slot| slot != 3), Acquired::Inherited(3));
+            assert_eq!(lock.owner(), Some(4));
+            lock.unlock();
+            assert_eq!(lock.owner(), None);
+        });
     }
 
     #[test]
     fn what_is_left_to_nobody_is_inherited_once() {
-        let lock = SharedLock::default();
-        assert!(lock.try_lock(lock_word(3, 1)));
-        lock.leave_to_nobody(2);
-        assert_eq!(lock.owner(), Some(3));
-        lock.leave_to_nobody(3);
-        assert_eq!(lock.owner(), Some(NOBODY));
-        assert_eq!(lock.try_lock_or_inherit(lock_word(3, 2), |slot| slot == 3), Some(Acquired::Inherited(NOBODY)));
-        assert_eq!(lock.try_lock_or_inherit(lock_word(4, 0), |slot| slot == 3), None);
+        explore(|| {
+            let lock = SharedLock::default();
+            assert!(lock.try_lock(lock_word(3, 1)));
+            lock.leave_to_nobody(2);
+            assert_eq!(lock.owner(), Some(3));
+            lock.leave_to_nobody(3);
+            assert_eq!(lock.owner(), Some(NOBODY));
+            assert_eq!(
+                lock.try_lock_or_inherit(lock_word(3, 2), |slot| slot == 3),
+                Some(Acquired::Inherited(NOBODY))
+            );
+            assert_eq!(lock.try_lock_or_inherit(lock_word(4, 0), |slot| slot == 3), None);
+        });
     }
 
     /// The question whether the owner lives takes a system call. A waiter once took the lock from somebody alive, who had got the dead
     /// one's slot, and then the lock, since the question was asked.
     #[test]
     fn a_living_owner_in_a_dead_ones_slot_keeps_the_lock() {
-        let lock = SharedLock::default();
-        assert!(lock.try_lock(lock_word(3, 1)));
-        let inherited = lock.try_lock_or_inherit(lock_word(4, 1), |_| {
-            lock.leave_to_nobody(3);
-            assert_eq!(lock.try_lock_or_inherit(lock_word(3, 2), |_| false), Some(Acquired::Inherited(NOBODY)));
-            false
+        explore(|| {
+            let lock = SharedLock::default();
+            assert!(lock.try_lock(lock_word(3, 1)));
+            let inherited = lock.try_lock_or_inherit(lock_word(4, 1), |_| {
+                lock.leave_to_nobody(3);
+                assert_eq!(
+                    lock.try_lock_or_inherit(lock_word(3, 2), |_| false),
+                    Some(Acquired::Inherited(NOBODY))
+                );
+                false
+            });
+            assert_eq!((inherited, lock.owner()), (None, Some(3)));
         });
-        assert_eq!((inherited, lock.owner()), (None, Some(3)));
+    }
+
+    /// What the lock guards: two words that are equal whenever nobody is at them, and whoever inherits the lock makes them so.
+    fn use_guarded(
+        lock: &SharedLock,
+        me: u32,
+        words: &[AtomicU32; 2],
+        is_alive: impl Fn(u32) -> bool,
+    ) -> bool {
+        let acquired = lock.lock(me, is_alive);
+        if acquired != Acquired::Clean {
+            words[1].store(words[0].load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        // A read and a write apart: a lost update shows that two were inside.
+        let value = words[0].load(Ordering::Relaxed);
+        assert_eq!(value, words[1].load(Ordering::Relaxed), "what the lock guards is half changed");
+        words[0].store(value + 1, Ordering::Relaxed);
+        words[1].store(value + 1, Ordering::Relaxed);
+        lock.unlock();
+        acquired != Acquired::Clean
     }
 
     #[test]
     fn threads_exclude_each_other() {
-        let lock = Arc::new(SharedLock::default());
-        let counter = Arc::new(AtomicU32::new(0));
-        let threads: Vec<_> = (0..4)
-            .map(|me| {
-                let (lock, counter) = (lock.clone(), counter.clone());
-                std::thread::spawn(move || {
-                    for _ in 0..10_000 {
-                        lock.lock(lock_word(me, 5), |_| true);
-                        // A read and a write apart: a lost update shows that two threads were inside.
-                        let value = counter.load(Ordering::Relaxed);
-                        counter.store(value + 1, Ordering::Relaxed);
-                        lock.unlock();
-                    }
+        explore(|| {
+            let shared = Arc::new((SharedLock::default(), <[AtomicU32; 2]>::default()));
+            let threads: Vec<_> = (0..3)
+                .map(|me| {
+                    let shared = shared.clone();
+                    thread::spawn(move || {
+                        for _ in 0..ROUNDS {
+                            assert!(
+                                !use_guarded(&shared.0, lock_word(me, 5), &shared.1, |_| true),
+                                "inherited from the living"
+                            );
+                        }
+                    })
                 })
-            })
-            .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert_eq!(counter.load(Ordering::Relaxed), 40_000);
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(shared.1[0].load(Ordering::Relaxed), 3 * ROUNDS);
+        });
+    }
+
+    #[test]
+    fn of_all_who_wait_for_a_dead_owners_lock_one_inherits_it() {
+        explore(|| {
+            let shared = Arc::new((SharedLock::default(), [AtomicU32::new(1), AtomicU32::new(0)]));
+            assert!(shared.0.try_lock(lock_word(7, 1)));
+            let threads: Vec<_> = (0..3)
+                .map(|me| {
+                    let shared = shared.clone();
+                    thread::spawn(move || {
+                        use_guarded(&shared.0, lock_word(me, 0), &shared.1, |slot| slot != 7)
+                    })
+                })
+                .collect();
+            let inherited = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .filter(|&inherited| inherited)
+                .count();
+            assert_eq!((inherited, shared.1[0].load(Ordering::Relaxed), shared.0.owner()), (1, 4, None));
+        });
     }
 }

@@ -117,6 +117,8 @@ impl PinCounts {
     }
 }
 
+const _: () = assert!(crate::options::PARTICIPANTS_MAX_LIMIT < NOBODY);
+
 /// The lock word of a participant in `slot`: incarnations of a slot are as far apart as there are slots.
 pub(crate) fn lock_word_of(slot: u32, incarnation: u64, participants: u32) -> u32 {
     lock_word(slot, incarnation / u64::from(participants))

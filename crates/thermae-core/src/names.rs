@@ -9,8 +9,8 @@
 use crate::engine::{Engine, LockGuard};
 use crate::error::{Error, Result};
 use crate::layout::{NAMED_LOCKS, NamedLock};
-use crate::lock::{futex_wait, futex_wake_all};
 use crate::read::show_key;
+use crate::sync::{futex_wait, futex_wake_all};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,7 @@ impl Engine {
                 self.paths.location
             )));
         };
-        let token = lock.token.load(Ordering::Relaxed) + 1;
+        let token = lock.token.load(Ordering::Relaxed).wrapping_add(1);
         lock.incarnation.store(0, Ordering::Release);
         lock.name[0].store(name[0], Ordering::Relaxed);
         lock.name[1].store(name[1], Ordering::Relaxed);

@@ -443,7 +443,7 @@ fn build(
         let report = recover::recover(&engine)?;
         losses::add(&**env, &paths.directory, &report.damaged)?;
         // What was superseded before it was flushed is in no file: up to here, numbers may rightly be missing.
-        globals.freed_sequence.store(globals.next_sequence.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        globals.freed_sequence.store(globals.next_sequence.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
     if is_snapshot {
         // A snapshot holds nothing above its limit, and what is written from here on must not be ignored by the next recovery.

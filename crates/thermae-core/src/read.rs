@@ -6,6 +6,7 @@
 //! that E came from the partition's own table. Anything else starts over. So a reader may well look at garbage, but never uses it:
 //! lengths are checked before they are used, and nothing is returned before the last two loads.
 
+use crate::bucket::home_of;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
@@ -472,8 +473,7 @@ impl Engine {
         let table = self.table(self.partition_of(hash));
         let buckets = self.buckets(table);
         if !buckets.is_empty() {
-            let home = usize::try_from(self.tag(hash) * buckets.len() as u64 >> crate::index::TAG_BITS).unwrap_or(0);
-            prefetch(buckets[home].as_ptr().cast());
+            prefetch((&raw const buckets[home_of(self.tag(hash), buckets.len())]).cast());
         }
     }
 

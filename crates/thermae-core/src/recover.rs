@@ -160,7 +160,7 @@ impl<'a> Recovery<'a> {
             match read_checkpoint(engine, &path)? {
                 checkpoint::Found::Absent => {}
                 checkpoint::Found::Damaged(reason) => {
-                    self.damaged(format!("{} is damaged: {reason}", path.display()))
+                    self.damaged(format!("{} is damaged: {reason}", path.display()));
                 }
                 checkpoint::Found::Whole(found)
                     if found.durable_sequence > self.limit || found.barrier.sequence < floor => {}
@@ -543,7 +543,7 @@ impl<'a> Recovery<'a> {
             let record = bytes.as_deref().and_then(|bytes| record::parse(bytes, offset, frame_bytes));
             match record.filter(|record| record.is_intact(segment_id)) {
                 Some(record) => {
-                    named.extend(record.extents(frame_bytes).map(|(_, extents)| extents).unwrap_or_default())
+                    named.extend(record.extents(frame_bytes).map(|(_, extents)| extents).unwrap_or_default());
                 }
                 None => self.damaged(format!(
                     "segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged"
@@ -589,7 +589,7 @@ impl<'a> Recovery<'a> {
             checkpoint::remove_checkpoints(&*engine.env, &engine.paths.directory)?;
         }
         let globals = engine.globals();
-        globals.next_sequence.store(prefix + 1, Ordering::SeqCst);
+        globals.next_sequence.store(prefix.saturating_add(1), Ordering::SeqCst);
         globals.watermark.store(prefix, Ordering::SeqCst);
         globals.watermark_recorded.store(prefix, Ordering::SeqCst);
         globals.flush_wanted.store(prefix, Ordering::SeqCst);

@@ -98,7 +98,7 @@ pub(crate) struct Late {
 impl Late {
     /// Its last sequence number; one below the first if it took none.
     pub(crate) const fn last(&self) -> u64 {
-        self.first + self.count as u64 - 1
+        self.first.saturating_add(self.count as u64).saturating_sub(1)
     }
 }
 
@@ -319,7 +319,7 @@ impl Scanner<'_> {
             let is_whole = member.is_some_and(|record| {
                 record.word.is_in_batch()
                     && record.batch_offset as usize == offset
-                    && record.sequence == first + index
+                    && record.sequence == first.wrapping_add(index)
                     && record.is_intact(self.scanned.task.segment_id)
             });
             match member.filter(|_| is_whole) {

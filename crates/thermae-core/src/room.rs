@@ -22,9 +22,9 @@ use crate::demote::Demoted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::{Place, RESERVE_FRAMES, state};
-use crate::lock::futex_wait;
 use crate::options::{WhenFull, size_text};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
+use crate::sync::futex_wait;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

@@ -247,7 +247,7 @@ impl Engine {
                 continue;
             }
             let before = Place::unpack(segment.place.load(Ordering::Relaxed));
-            let flushes = globals.flush_count.load(Ordering::SeqCst) - segment.retired_flush.load(Ordering::Relaxed);
+            let flushes = globals.flush_count.load(Ordering::SeqCst).saturating_sub(segment.retired_flush.load(Ordering::Relaxed));
             let is_reusable = before.cold.is_none() || !self.is_flushed() || flushes >= FLUSHES_BEFORE_REUSE;
             if before.hot.is_none() && !is_reusable {
                 continue;

@@ -232,7 +232,7 @@ impl Engine {
         let mut end = u64::MAX;
         let sequence = self.write_checkpoint_file(&temporary.join("checkpoint.0"), &uuid, 2, &barrier, &mut || {
             let heads = self.lock_heads();
-            let sequence = globals.next_sequence.load(Ordering::SeqCst) - 1;
+            let sequence = globals.next_sequence.load(Ordering::SeqCst).saturating_sub(1);
             end = globals.next_segment.load(Ordering::SeqCst);
             drop(heads);
             globals.snapshot_end.store(end, Ordering::SeqCst);

@@ -759,7 +759,7 @@ impl Store {
             control_bytes: engine.geometry.control_bytes() as u64,
             log_bytes: globals.log_bytes.load(Ordering::Relaxed),
             cold_written_bytes: globals.cold_written_bytes.load(Ordering::Relaxed),
-            sequence: globals.next_sequence.load(Ordering::Relaxed) - 1,
+            sequence: globals.next_sequence.load(Ordering::Relaxed).saturating_sub(1),
             watermark: globals.watermark.load(Ordering::Relaxed),
             flushes: globals.flush_count.load(Ordering::Relaxed),
             checkpoint_sequence: globals.checkpoint_sequence.load(Ordering::Relaxed),

@@ -2,9 +2,29 @@
 //! instead, and runs their unit tests under thousands of interleavings.
 
 pub use std::hint::spin_loop;
-pub use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(test)]
+pub use std::sync::atomic::fence;
+pub use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 pub use std::thread;
 pub use std::time::Instant;
+
+use std::time::Duration;
+
+/// Sleeps until `word` is no longer `seen`, someone wakes its waiters, or `timeout` is over.
+pub(crate) fn futex_wait(word: &AtomicU32, seen: u32, timeout: Duration) {
+    let time = libc::timespec {
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    // SAFETY: the word lives in a mapping that the caller borrows; every outcome, errors included, only means "look again".
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &raw const time, 0, 0) };
+}
+
+/// Wakes all who sleep on `word`.
+pub(crate) fn futex_wake_all(word: &AtomicU32) {
+    // SAFETY: as in futex_wait.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX, 0, 0, 0) };
+}
 
 /// Rounds of a test that repeats itself.
 #[cfg(test)]

@@ -110,7 +110,8 @@ impl Arena {
     fn open(&mut self) {
         self.observer = Some(self.place.open(&self.kind.options()));
         self.survivor = Arc::default();
-        let (store, shared) = (self.place.open(&Options { background: false, ..Options::default() }), self.survivor.clone());
+        let (store, shared) =
+            (self.place.open(&Options { background: false, ..Options::default() }), self.survivor.clone());
         let notes = Notes::create(&self.place.beside("notes-survivor"));
         self.thread = Some(std::thread::spawn(move || {
             let mut writer = Writer::new(&store, SURVIVOR, Some(notes));
@@ -130,7 +131,10 @@ impl Arena {
     fn close(&mut self) {
         self.survivor.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            assert!(thread.join().is_ok() || std::thread::panicking(), "the survivor failed; its message is above");
+            assert!(
+                thread.join().is_ok() || std::thread::panicking(),
+                "the survivor failed; its message is above"
+            );
         }
         if let Some(observer) = self.observer.take() {
             assert!(observer.close().is_ok() || std::thread::panicking());
@@ -154,7 +158,8 @@ impl Arena {
             ("VICTIM", victim.to_string()),
             ("NOTES", self.notes(victim).display().to_string()),
         ];
-        let environment: Vec<_> = crash_point.into_iter().map(|point| ("THERMAE_CRASH_POINT", point)).collect();
+        let environment: Vec<_> =
+            crash_point.into_iter().map(|point| ("THERMAE_CRASH_POINT", point)).collect();
         (victim, spawn_with(role, &settings, &environment))
     }
 
@@ -202,7 +207,9 @@ impl Arena {
         let gate = loop {
             match survivor.gate.try_lock() {
                 Ok(gate) => break gate,
-                Err(std::sync::TryLockError::Poisoned(_)) => panic!("the survivor failed; its message is above"),
+                Err(std::sync::TryLockError::Poisoned(_)) => {
+                    panic!("the survivor failed; its message is above")
+                }
                 Err(std::sync::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(100)),
             }
             assert!(died.elapsed() < TAKEOVER_MAX, "the survivor's request was held up by the death");
@@ -220,12 +227,17 @@ impl Arena {
                 (key, value)
             })
             .collect();
-        let items: Vec<(&[u8], &[u8], u8)> = items.iter().map(|(key, value)| (key.as_slice(), value.as_slice(), 0)).collect();
+        let items: Vec<(&[u8], &[u8], u8)> =
+            items.iter().map(|(key, value)| (key.as_slice(), value.as_slice(), 0)).collect();
         match self.observer().set_many(&items, &SetOptions::default()) {
             Ok(()) | Err(Error::Full(_)) => {}
             Err(error) => panic!("set after the death: {error}"),
         }
-        assert!(started.elapsed() < TAKEOVER_MAX, "setting {SHARED_KEYS} keys after the death took {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < TAKEOVER_MAX,
+            "setting {SHARED_KEYS} keys after the death took {:?}",
+            started.elapsed()
+        );
         writer.hold_view().unwrap();
         writer.release_view();
         let newcomer = self.place.open(&Options::default());
@@ -253,7 +265,8 @@ impl Arena {
                     })
                     .collect();
                 let some = found.iter().flatten().next().copied();
-                let is_whole = found.iter().all(|&stamp| stamp == some || (self.kind.may_evict() && stamp.is_none()));
+                let is_whole =
+                    found.iter().all(|&stamp| stamp == some || (self.kind.may_evict() && stamp.is_none()));
                 assert!(is_whole, "a transaction on group {group} happened in part: {found:?}");
                 some
             })
@@ -263,7 +276,10 @@ impl Arena {
     fn compare_groups(&self, before: &[Option<Stamp>]) {
         for (group, (before, after)) in before.iter().zip(self.read_groups()).enumerate() {
             let is_same = *before == after || (self.kind.may_evict() && after.is_none());
-            assert!(is_same, "taking over changed what readers see of group {group}: {before:?}, then {after:?}");
+            assert!(
+                is_same,
+                "taking over changed what readers see of group {group}: {before:?}, then {after:?}"
+            );
         }
     }
 
@@ -286,7 +302,10 @@ impl Arena {
             let most = least + self.unanswered[index] + unanswered;
             let found = self.observer().get(&workload::counter_key(index as u64)).unwrap();
             let found: u64 = found.map_or(0, |(_, value)| String::from_utf8(value).unwrap().parse().unwrap());
-            assert!((least..=most).contains(&found), "counter {index} is {found}, and {least} to {most} additions were made");
+            assert!(
+                (least..=most).contains(&found),
+                "counter {index} is {found}, and {least} to {most} additions were made"
+            );
         }
     }
 
@@ -315,7 +334,10 @@ impl Arena {
         problems.retain(|problem| problem.kind != "missing");
         assert!(problems.is_empty(), "the check found {problems:#?}");
         let pinned = store.stats().unwrap().pinned_segments;
-        assert!(pinned <= SURVIVOR_PINS_MAX, "{pinned} segments are pinned; the survivor's views pin {SURVIVOR_PINS_MAX} at most");
+        assert!(
+            pinned <= SURVIVOR_PINS_MAX,
+            "{pinned} segments are pinned; the survivor's views pin {SURVIVOR_PINS_MAX} at most"
+        );
     }
 
     /// Looks at everything once more, opened anew.
@@ -337,7 +359,11 @@ impl Drop for Arena {
 #[test]
 fn role() {
     let Some(role) = common::role() else { return };
-    let store = Store::open(&common::location_setting(), &Options { read_only: role == "holder", ..Options::default() }).unwrap();
+    let store = Store::open(
+        &common::location_setting(),
+        &Options { read_only: role == "holder", ..Options::default() },
+    )
+    .unwrap();
     let id = setting("VICTIM").parse().unwrap();
     let mut writer = Writer::new(&store, id, Some(Notes::create(Path::new(&setting("NOTES")))));
     let until = Instant::now() + VICTIM_TIME;
@@ -367,7 +393,11 @@ fn crash_points() -> Vec<String> {
                 collect(&path, names);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                names.extend(text.split("crash_point!(\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+                names.extend(
+                    text.split("crash_point!(\"")
+                        .skip(1)
+                        .filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())),
+                );
             }
         }
     }
@@ -418,7 +448,11 @@ fn a_death_at_any_crash_point_leaves_a_store_that_works() {
             let arena = arenas.iter_mut().find(|arena| arena.kind == kind).unwrap();
             let started = Instant::now();
             let was_killed = arena.kill_at(point, pass);
-            eprintln!("{point}:{pass} in a store of kind {kind:?}: {} after {:?}", if was_killed { "killed" } else { "not reached" }, started.elapsed());
+            eprintln!(
+                "{point}:{pass} in a store of kind {kind:?}: {} after {:?}",
+                if was_killed { "killed" } else { "not reached" },
+                started.elapsed()
+            );
             if was_killed {
                 is_reached = true;
                 match passes.next() {
@@ -439,16 +473,21 @@ fn a_death_at_any_crash_point_leaves_a_store_that_works() {
 
 #[test]
 fn kills_at_random_moments_leave_a_store_that_works() {
-    let kills: u64 = std::env::var("THERMAE_KILLS").map_or(300, |text| text.parse().expect("THERMAE_KILLS is a number"));
+    let kills: u64 =
+        std::env::var("THERMAE_KILLS").map_or(300, |text| text.parse().expect("THERMAE_KILLS is a number"));
     let mut random = common::Random::new(kills);
-    let mut arenas: Vec<Arena> = [Kind::Durable, Kind::Cache, Kind::Always].into_iter().map(Arena::new).collect();
+    let mut arenas: Vec<Arena> =
+        [Kind::Durable, Kind::Cache, Kind::Always].into_iter().map(Arena::new).collect();
     let mut done = 0;
     while done < kills {
         for arena in &mut arenas {
-            let mut running: Vec<_> = ["writer", "writer", "holder"].into_iter().map(|role| arena.start(role, None)).collect();
+            let mut running: Vec<_> =
+                ["writer", "writer", "holder"].into_iter().map(|role| arena.start(role, None)).collect();
             for (victim, _) in &running[..2] {
                 let notes = arena.notes(*victim);
-                wait_until("the victim works", Duration::from_secs(10), || std::fs::metadata(&notes).is_ok_and(|found| found.len() > 0));
+                wait_until("the victim works", Duration::from_secs(10), || {
+                    std::fs::metadata(&notes).is_ok_and(|found| found.len() > 0)
+                });
             }
             for (_, child) in &mut running {
                 std::thread::sleep(Duration::from_micros(random.below(12_000)));

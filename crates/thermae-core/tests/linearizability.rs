@@ -11,7 +11,9 @@ use common::{End, Notes, Place, Random, monotonic_ns, options, setting, spawn};
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use thermae_core::{BatchOp, Condition, Durability, Location, Options, SetOptions, SetOutcome, Store, WhenFull};
+use thermae_core::{
+    BatchOp, Condition, Durability, Location, Options, SetOptions, SetOutcome, Store, WhenFull,
+};
 
 const PROCESSES: u32 = 8;
 const KEYS: u64 = 4;
@@ -82,7 +84,9 @@ fn check(events: &[Event]) -> Result<(), Event> {
                 next.insert((done & !(1 << process), state));
                 continue;
             }
-            for (other, event) in running.iter().enumerate().filter_map(|(other, event)| Some((other, (*event)?))) {
+            for (other, event) in
+                running.iter().enumerate().filter_map(|(other, event)| Some((other, (*event)?)))
+            {
                 if done >> other & 1 == 0 {
                     if let Some(state) = events[event].request.apply(state) {
                         let configuration = (done | 1 << other, state);
@@ -110,10 +114,29 @@ fn event(process: u32, start_ns: u64, end_ns: u64, request: Request) -> Event {
 fn the_checker_accepts_what_can_be_and_rejects_what_can_not() {
     use Request::{Add, Delete, Get, Pop, Set, Swap};
     let good = [
-        vec![event(0, 0, 10, Set(1)), event(1, 5, 6, Get(None)), event(1, 7, 8, Get(Some(1))), event(2, 9, 20, Delete(true))],
-        vec![event(0, 0, 10, Add(0, 2)), event(1, 0, 10, Add(0, 1)), event(2, 11, 12, Pop(Some(2))), event(0, 13, 14, Get(None))],
-        vec![event(0, 0, 9, Set(1)), event(1, 1, 8, Set(2)), event(2, 2, 3, Get(Some(2))), event(2, 4, 5, Get(Some(1)))],
-        vec![event(0, 0, 1, Set(1)), event(0, 2, 9, Swap(Some(1), 2, true)), event(1, 3, 8, Swap(Some(1), 3, false))],
+        vec![
+            event(0, 0, 10, Set(1)),
+            event(1, 5, 6, Get(None)),
+            event(1, 7, 8, Get(Some(1))),
+            event(2, 9, 20, Delete(true)),
+        ],
+        vec![
+            event(0, 0, 10, Add(0, 2)),
+            event(1, 0, 10, Add(0, 1)),
+            event(2, 11, 12, Pop(Some(2))),
+            event(0, 13, 14, Get(None)),
+        ],
+        vec![
+            event(0, 0, 9, Set(1)),
+            event(1, 1, 8, Set(2)),
+            event(2, 2, 3, Get(Some(2))),
+            event(2, 4, 5, Get(Some(1))),
+        ],
+        vec![
+            event(0, 0, 1, Set(1)),
+            event(0, 2, 9, Swap(Some(1), 2, true)),
+            event(1, 3, 8, Swap(Some(1), 3, false)),
+        ],
     ];
     for history in good {
         assert!(check(&history).is_ok(), "{history:?}");
@@ -126,7 +149,11 @@ fn the_checker_accepts_what_can_be_and_rejects_what_can_not() {
         // New, then old.
         vec![event(0, 0, 9, Set(1)), event(1, 1, 2, Get(Some(1))), event(1, 3, 4, Get(None))],
         // Two swaps from one value.
-        vec![event(0, 0, 1, Set(1)), event(0, 2, 9, Swap(Some(1), 2, true)), event(1, 3, 8, Swap(Some(1), 3, true))],
+        vec![
+            event(0, 0, 1, Set(1)),
+            event(0, 2, 9, Swap(Some(1), 2, true)),
+            event(1, 3, 8, Swap(Some(1), 3, true)),
+        ],
         // A value that two took away.
         vec![event(0, 0, 1, Set(1)), event(0, 2, 9, Pop(Some(1))), event(1, 3, 8, Delete(true))],
         // A value from nowhere.
@@ -210,14 +237,26 @@ fn play(store: &Store, process: u32, notes: &mut Notes) {
             }
             60..75 => {
                 let before = store.get(&key).unwrap();
-                let condition = before.as_ref().map_or(Condition::IfAbsent, |(meta, _)| Condition::IfVersion(meta.version));
+                let condition = before
+                    .as_ref()
+                    .map_or(Condition::IfAbsent, |(meta, _)| Condition::IfVersion(meta.version));
                 if random.percent(50) {
                     std::thread::yield_now();
                 }
                 let value = fresh();
                 start_ns = monotonic_ns();
-                let outcome = store.set(&key, value.to_string().as_bytes(), &SetOptions { condition, ..SetOptions::default() }).unwrap();
-                Request::Swap(before.map(|(_, value)| number(&value)), value, matches!(outcome, SetOutcome::Stored(_)))
+                let outcome = store
+                    .set(
+                        &key,
+                        value.to_string().as_bytes(),
+                        &SetOptions { condition, ..SetOptions::default() },
+                    )
+                    .unwrap();
+                Request::Swap(
+                    before.map(|(_, value)| number(&value)),
+                    value,
+                    matches!(outcome, SetOutcome::Stored(_)),
+                )
             }
             75..90 => {
                 let initial = fresh();
@@ -264,7 +303,10 @@ fn check_place(place: &Place, options: &Options) {
         history.sort_unstable_by_key(|event| event.start_ns);
         if let Err(event) = check(history) {
             let at = history.iter().position(|other| other.start_ns == event.start_ns).unwrap();
-            let near: Vec<String> = history[at.saturating_sub(12)..history.len().min(at + 6)].iter().map(|event| format!("{event:?}")).collect();
+            let near: Vec<String> = history[at.saturating_sub(12)..history.len().min(at + 6)]
+                .iter()
+                .map(|event| format!("{event:?}"))
+                .collect();
             panic!("no order explains the history of key {index} at {event:?}:\n{}", near.join("\n"));
         }
         let last = store.get(&key(index as u64)).unwrap().map(|(_, value)| number(&value));
@@ -299,7 +341,9 @@ fn change_pairs(store: &Store, until: Instant) {
             _ => 10 + random.below(100) as usize,
         };
         let value = text(value, len);
-        let mut ops = [b"one", b"two"].map(|key| BatchOp::Set { key, value: &value, encoding: 0, expires_at_ms: 0 }).to_vec();
+        let mut ops = [b"one", b"two"]
+            .map(|key| BatchOp::Set { key, value: &value, encoding: 0, expires_at_ms: 0 })
+            .to_vec();
         ops.extend(fillers.iter().map(|key| BatchOp::Set { key, value: b"", encoding: 0, expires_at_ms: 0 }));
         store.transaction(&ops, &[]).unwrap();
     }
@@ -312,7 +356,8 @@ fn read_pairs(store: &Store, until: Instant) {
     let mut reads = 0_u64;
     let mut newest = 0;
     while Instant::now() < until {
-        let (first, second): (&[u8], &[u8]) = if random.percent(50) { (b"one", b"two") } else { (b"two", b"one") };
+        let (first, second): (&[u8], &[u8]) =
+            if random.percent(50) { (b"one", b"two") } else { (b"two", b"one") };
         for key in [first, second] {
             let value = if random.percent(50) {
                 let Some(view) = store.view(key).unwrap() else { continue };
@@ -321,7 +366,10 @@ fn read_pairs(store: &Store, until: Instant) {
                 let Some((_, value)) = store.get(key).unwrap() else { continue };
                 number(&value)
             };
-            assert!(value >= newest, "a transaction's second key was still at {value} after its first was at {newest}");
+            assert!(
+                value >= newest,
+                "a transaction's second key was still at {value} after its first was at {newest}"
+            );
             newest = value;
             reads += 1;
         }
@@ -334,7 +382,9 @@ fn readers_see_a_transaction_whole() {
     let place = Place::shared_memory("pairs");
     let store = place.open(&options(32, 0, Durability::None, WhenFull::Error));
     let settings = [("STORE", place.text())];
-    let mut children: Vec<_> = ["pair-writer", "pair-reader", "pair-reader", "pair-reader"].map(|role| spawn(role, &settings)).into();
+    let mut children: Vec<_> = ["pair-writer", "pair-reader", "pair-reader", "pair-reader"]
+        .map(|role| spawn(role, &settings))
+        .into();
     for child in &mut children {
         assert_eq!(child.wait(Duration::from_secs(60)), End::Finished);
     }
@@ -346,13 +396,18 @@ fn readers_see_a_transaction_whole() {
 fn role() {
     let Some(role) = common::role() else { return };
     let location: Location = common::location_setting();
-    let store = Store::open(&location, &Options { background: role == "pair-writer", ..Options::default() }).unwrap();
+    let store =
+        Store::open(&location, &Options { background: role == "pair-writer", ..Options::default() }).unwrap();
     let until = Instant::now() + Duration::from_secs(3);
     match role.as_str() {
         "player" => {
             let go = setting("GO");
             common::wait_until("all are ready", Duration::from_secs(30), || Path::new(&go).exists());
-            play(&store, setting("PROCESS").parse().unwrap(), &mut Notes::create(Path::new(&setting("NOTES"))));
+            play(
+                &store,
+                setting("PROCESS").parse().unwrap(),
+                &mut Notes::create(Path::new(&setting("NOTES"))),
+            );
         }
         "pair-writer" => change_pairs(&store, until),
         "pair-reader" => read_pairs(&store, until),

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use thermae_core::env::{Env, SystemEnv};
 use thermae_core::env_test::FaultEnv;
 use thermae_core::{
-    BatchOp, Condition, Durability, Error, KEY_BYTES_MAX, Options, SetOptions, SetOutcome, Store, Update, View, WhenFull,
-    forget_shared_memory,
+    BatchOp, Condition, Durability, Error, KEY_BYTES_MAX, Options, SetOptions, SetOutcome, Store, Update,
+    View, WhenFull, forget_shared_memory,
 };
 
 /// What time moves by: more than any test takes.
@@ -102,7 +102,8 @@ fn value() -> impl Strategy<Value = Value> {
         1 => Just(5 * FRAME_BYTES / 2),
     ];
     // 7 is the encoding whose bytes are aligned in memory.
-    (len, any::<u8>(), prop_oneof![3 => Just(0), 1 => Just(INTEGER), 1 => Just(7)]).prop_map(|(len, seed, encoding)| Value { len, seed, encoding })
+    (len, any::<u8>(), prop_oneof![3 => Just(0), 1 => Just(INTEGER), 1 => Just(7)])
+        .prop_map(|(len, seed, encoding)| Value { len, seed, encoding })
 }
 
 /// Expiries: mostly none, some long before now is over, some later.
@@ -183,7 +184,18 @@ impl Run {
         let store = place.open(&options);
         let is_durable = options.cold_bytes != Some(0);
         let start_ms = store.now_ms();
-        Self { place, options, env, store: Some(store), entries: BTreeMap::new(), now: 0, start_ms, version: 0, views: Vec::new(), is_durable }
+        Self {
+            place,
+            options,
+            env,
+            store: Some(store),
+            entries: BTreeMap::new(),
+            now: 0,
+            start_ms,
+            version: 0,
+            views: Vec::new(),
+            is_durable,
+        }
     }
 
     fn store(&self) -> &Store {
@@ -204,7 +216,14 @@ impl Run {
     }
 
     /// Notes what was stored; versions only grow.
-    fn put(&mut self, key: Vec<u8>, bytes: Vec<u8>, encoding: u8, expires: u64, version: Option<u64>) -> Outcome {
+    fn put(
+        &mut self,
+        key: Vec<u8>,
+        bytes: Vec<u8>,
+        encoding: u8,
+        expires: u64,
+        version: Option<u64>,
+    ) -> Outcome {
         let version = match version {
             Some(version) => version,
             None => self.store().meta(&key).unwrap().map_or(0, |meta| meta.version),
@@ -222,18 +241,33 @@ impl Run {
         match (&found, expected) {
             (None, None) => {}
             (Some((meta, bytes)), Some(entry)) => {
-                prop_assert!(bytes == &entry.bytes, "{} bytes where {} were stored", bytes.len(), entry.bytes.len());
-                prop_assert_eq!((meta.encoding, meta.version, meta.value_len), (entry.encoding, entry.version, bytes.len() as u64));
+                prop_assert!(
+                    bytes == &entry.bytes,
+                    "{} bytes where {} were stored",
+                    bytes.len(),
+                    entry.bytes.len()
+                );
+                prop_assert_eq!(
+                    (meta.encoding, meta.version, meta.value_len),
+                    (entry.encoding, entry.version, bytes.len() as u64)
+                );
                 prop_assert_eq!(meta.expires_at_ms == 0, entry.expires == 0);
             }
-            _ => prop_assert!(false, "found {:?} where {:?} was expected", found.map(|found| found.0), expected.map(|entry| entry.version)),
+            _ => prop_assert!(
+                false,
+                "found {:?} where {:?} was expected",
+                found.map(|found| found.0),
+                expected.map(|entry| entry.version)
+            ),
         }
         Ok(())
     }
 
     fn apply(&mut self, request: &Request) -> Outcome {
         match request {
-            Request::Set { key, value, ttl, keep_ttl, condition } => self.set(*key, *value, *ttl, *keep_ttl, *condition),
+            Request::Set { key, value, ttl, keep_ttl, condition } => {
+                self.set(*key, *value, *ttl, *keep_ttl, *condition)
+            }
             Request::Get(key) => self.check(&key_bytes(*key)),
             Request::View(key) => self.view(*key),
             Request::Delete(key) => self.delete(*key),
@@ -247,7 +281,11 @@ impl Run {
             Request::GetMany(keys) => self.get_many(keys),
             Request::Scan(key) => self.scan(*key),
             Request::Len => {
-                let count = self.entries.values().filter(|entry| entry.expires == 0 || entry.expires > self.now).count();
+                let count = self
+                    .entries
+                    .values()
+                    .filter(|entry| entry.expires == 0 || entry.expires > self.now)
+                    .count();
                 prop_assert_eq!(self.store().len().unwrap(), count as u64);
                 Ok(())
             }
@@ -287,7 +325,8 @@ impl Run {
             When::Version(true) => (Condition::IfVersion(version), true),
             When::Version(false) => (Condition::IfVersion(version + 1), false),
         };
-        let options = SetOptions { encoding: value.encoding, expires_at_ms: self.expires_ms(ttl), keep_ttl, condition };
+        let options =
+            SetOptions { encoding: value.encoding, expires_at_ms: self.expires_ms(ttl), keep_ttl, condition };
         let outcome = self.store().set(&key_bytes, &bytes, &options);
         if key_bytes.len() > KEY_BYTES_MAX {
             prop_assert!(matches!(outcome, Err(Error::InvalidKey(_))), "{outcome:?}");
@@ -360,11 +399,14 @@ impl Run {
         let present = self.present(&key).cloned();
         let before = match &present {
             None => initial.map(Some),
-            Some(entry) => Some(std::str::from_utf8(&entry.bytes).ok().and_then(|text| text.parse::<i64>().ok())),
+            Some(entry) => {
+                Some(std::str::from_utf8(&entry.bytes).ok().and_then(|text| text.parse::<i64>().ok()))
+            }
         };
         match before {
             _ if key.len() > KEY_BYTES_MAX && initial.is_some() => {
-                let is_right = matches!(result, Err(Error::InvalidKey(_))) || before.flatten().and_then(|before| before.checked_add(by)).is_none();
+                let is_right = matches!(result, Err(Error::InvalidKey(_)))
+                    || before.flatten().and_then(|before| before.checked_add(by)).is_none();
                 prop_assert!(is_right, "{result:?}");
             }
             None => prop_assert!(result.unwrap().is_none()),
@@ -392,7 +434,9 @@ impl Run {
             seen = Some(current.map(|current| (current.meta.version, current.value.to_vec())));
             Ok(match (to, delete) {
                 (_, true) => Update::Delete,
-                (Some(value), false) => Update::Set { value: value.bytes(key), encoding: value.encoding, expires_at_ms: 0 },
+                (Some(value), false) => {
+                    Update::Set { value: value.bytes(key), encoding: value.encoding, expires_at_ms: 0 }
+                }
                 (None, false) => Update::Keep,
             })
         });
@@ -403,15 +447,21 @@ impl Run {
                 prop_assert_eq!(version.is_some(), present.is_some());
                 self.entries.remove(&bytes);
             }
-            (Some(value), false) => self.put(bytes.clone(), value.bytes(key), value.encoding, 0, Some(version.unwrap()))?,
+            (Some(value), false) => {
+                self.put(bytes.clone(), value.bytes(key), value.encoding, 0, Some(version.unwrap()))?
+            }
             (None, false) => prop_assert!(version.is_none()),
         }
         self.check(&bytes)
     }
 
     fn transact(&mut self, ops: &[(u8, Option<Value>, u8)], expected: &[(u8, bool)]) -> Outcome {
-        let ops: Vec<(Vec<u8>, Option<Vec<u8>>, u8)> =
-            ops.iter().map(|&(key, value, ttl)| (key_bytes(key), value.map(|value| value.bytes(key.max(LARGE_KEYS - 1))), ttl)).collect();
+        let ops: Vec<(Vec<u8>, Option<Vec<u8>>, u8)> = ops
+            .iter()
+            .map(|&(key, value, ttl)| {
+                (key_bytes(key), value.map(|value| value.bytes(key.max(LARGE_KEYS - 1))), ttl)
+            })
+            .collect();
         let batch: Vec<BatchOp<'_>> = ops
             .iter()
             .map(|(key, value, ttl)| match value {
@@ -428,17 +478,29 @@ impl Run {
                 (key, version)
             })
             .collect();
-        let holds = expected.iter().all(|(key, version)| self.present(key).map(|entry| entry.version) == *version);
-        let expected: Vec<(&[u8], Option<u64>)> = expected.iter().map(|(key, version)| (key.as_slice(), *version)).collect();
+        let holds =
+            expected.iter().all(|(key, version)| self.present(key).map(|entry| entry.version) == *version);
+        let expected: Vec<(&[u8], Option<u64>)> =
+            expected.iter().map(|(key, version)| (key.as_slice(), *version)).collect();
         let result = self.store().transaction(&batch, &expected);
-        let latest: BTreeMap<&Vec<u8>, usize> = ops.iter().enumerate().map(|(index, (key, ..))| (key, index)).collect();
+        let latest: BTreeMap<&Vec<u8>, usize> =
+            ops.iter().enumerate().map(|(index, (key, ..))| (key, index)).collect();
         let inline_bytes: usize = latest
             .values()
-            .map(|&index| ops[index].0.len() + 48 + ops[index].1.as_ref().map_or(0, |value| if value.len() > FRAME_BYTES / 4 { 64 } else { value.len() }))
+            .map(|&index| {
+                ops[index].0.len()
+                    + 48
+                    + ops[index]
+                        .1
+                        .as_ref()
+                        .map_or(0, |value| if value.len() > FRAME_BYTES / 4 { 64 } else { value.len() })
+            })
             .sum();
         match result {
             Err(Error::InvalidKey(_)) => prop_assert!(ops.iter().any(|(key, ..)| key.len() > KEY_BYTES_MAX)),
-            Err(Error::TransactionTooLarge(_)) => prop_assert!(inline_bytes > FRAME_BYTES / 2 - 1024, "only {inline_bytes} bytes"),
+            Err(Error::TransactionTooLarge(_)) => {
+                prop_assert!(inline_bytes > FRAME_BYTES / 2 - 1024, "only {inline_bytes} bytes")
+            }
             Err(Error::Conflict(_)) => prop_assert!(!holds),
             Err(error) => prop_assert!(false, "{}: {error}", error.name()),
             Ok(()) => {
@@ -459,11 +521,18 @@ impl Run {
 
     fn set_many(&mut self, items: &[(u8, Value)]) -> Outcome {
         // One large value at a time; keys that no record can hold are tried one by one.
-        let items: Vec<(Vec<u8>, Vec<u8>, u8)> =
-            items.iter().filter(|(key, _)| *key != 4).map(|&(key, value)| (key_bytes(key), value.bytes(KEYS), value.encoding)).collect();
-        let all: Vec<(&[u8], &[u8], u8)> = items.iter().map(|(key, value, encoding)| (key.as_slice(), value.as_slice(), *encoding)).collect();
+        let items: Vec<(Vec<u8>, Vec<u8>, u8)> = items
+            .iter()
+            .filter(|(key, _)| *key != 4)
+            .map(|&(key, value)| (key_bytes(key), value.bytes(KEYS), value.encoding))
+            .collect();
+        let all: Vec<(&[u8], &[u8], u8)> = items
+            .iter()
+            .map(|(key, value, encoding)| (key.as_slice(), value.as_slice(), *encoding))
+            .collect();
         self.store().set_many(&all, &SetOptions::default()).unwrap();
-        let latest: BTreeMap<&Vec<u8>, usize> = items.iter().enumerate().map(|(index, (key, ..))| (key, index)).collect();
+        let latest: BTreeMap<&Vec<u8>, usize> =
+            items.iter().enumerate().map(|(index, (key, ..))| (key, index)).collect();
         let mut order: Vec<usize> = latest.into_values().collect();
         order.sort_unstable();
         for index in order {
@@ -508,7 +577,11 @@ impl Run {
     }
 
     fn live_keys(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
-        self.entries.keys().filter(|key| key.starts_with(prefix) && self.present(key).is_some()).cloned().collect()
+        self.entries
+            .keys()
+            .filter(|key| key.starts_with(prefix) && self.present(key).is_some())
+            .cloned()
+            .collect()
     }
 
     fn scan(&mut self, key: u8) -> Outcome {
@@ -579,7 +652,8 @@ fn config(cases: u32) -> Config {
 
 fn play(mut run: Run, requests: &[Request]) -> Outcome {
     for (index, request) in requests.iter().enumerate() {
-        run.apply(request).map_err(|error| TestCaseError::fail(format!("request {index}, {request:?}: {error}")))?;
+        run.apply(request)
+            .map_err(|error| TestCaseError::fail(format!("request {index}, {request:?}: {error}")))?;
     }
     run.finish()
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use thermae_core::{BatchOp, Durability, Error, LockToken, Options, Result, SetOptions, Store, View, WhenFull};
+use thermae_core::{
+    BatchOp, Durability, Error, LockToken, Options, Result, SetOptions, Store, View, WhenFull,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -56,7 +58,10 @@ fn join(pid: libc::pid_t) {
     let mut status = 0;
     // SAFETY: a child of this process.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the forked child failed ({status:#x}); its message is above");
+    assert!(
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        "the forked child failed ({status:#x}); its message is above"
+    );
 }
 
 /// Ends this process as a kill would: nothing is closed, nothing is run.
@@ -192,8 +197,12 @@ fn fork_without_a_slot(store: &Store) {
         // Gets the number that the lock file had.
         let bystanders: Vec<_> = (0..4).map(|_| std::fs::File::open("/proc/self/stat").unwrap()).collect();
         assert!(matches!(store.get(b"viewed"), Err(Error::TooManyParticipants(_))));
-        assert!(matches!(store.set(b"viewed", b"", &SetOptions::default()), Err(Error::TooManyParticipants(_))));
-        let again = Store::open(&common::location_setting(), &Options { background: false, ..Options::default() });
+        assert!(matches!(
+            store.set(b"viewed", b"", &SetOptions::default()),
+            Err(Error::TooManyParticipants(_))
+        ));
+        let again =
+            Store::open(&common::location_setting(), &Options { background: false, ..Options::default() });
         assert!(matches!(again, Err(Error::TooManyParticipants(_))));
         // SAFETY: both are bitwise copies of values that are forgotten next: in this process they come to their end here.
         unsafe {
@@ -201,7 +210,10 @@ fn fork_without_a_slot(store: &Store) {
             drop(std::ptr::read(store));
         }
         let metadata: Vec<_> = bystanders.iter().map(std::fs::File::metadata).collect();
-        assert!(metadata.iter().all(std::result::Result::is_ok), "the store closed another's file: {metadata:?}");
+        assert!(
+            metadata.iter().all(std::result::Result::is_ok),
+            "the store closed another's file: {metadata:?}"
+        );
         drop(bystanders);
         assert!(fds() <= before);
     });
@@ -218,7 +230,8 @@ fn run(role: &str, place: &Place) {
 fn a_forked_child_is_a_participant_of_its_own_and_keeps_its_views() {
     for place in [Place::shared_memory("fork"), Place::in_directory()] {
         let is_shared = place.text().starts_with("shm");
-        let options = if is_shared { cache() } else { options(16, 32, Durability::EverySec, WhenFull::Evict) };
+        let options =
+            if is_shared { cache() } else { options(16, 32, Durability::EverySec, WhenFull::Evict) };
         let store = place.open(&options);
         run("forker", &place);
         assert_eq!(value(&store, b"after").unwrap(), b"3");
@@ -336,7 +349,10 @@ fn a_read_only_participant_reads_what_others_write_and_writes_nothing() {
         (Place::in_directory(), options(16, 48, Durability::EverySec, WhenFull::Error)),
     ] {
         let read_only = Options { read_only: true, ..Options::default() };
-        assert!(matches!(Store::open(&place.location, &read_only), Err(Error::NotAStore(_))), "a read-only open created a store");
+        assert!(
+            matches!(Store::open(&place.location, &read_only), Err(Error::NotAStore(_))),
+            "a read-only open created a store"
+        );
         let store = place.open(&options);
         let reader = place.open(&read_only);
         set(&store, b"key", b"1");
@@ -398,7 +414,8 @@ fn views_keep_their_bytes_through_everything() {
     ] {
         let store = place.open(&options);
         let stamp = Stamp { writer: 1, number: 7 };
-        let fates = ["deleted", "overwritten", "popped", "in a transaction", "expired", "left alone", "cleared"];
+        let fates =
+            ["deleted", "overwritten", "popped", "in a transaction", "expired", "left alone", "cleared"];
         let lens = [24, 5000, 262_144, 262_145, 1_500_000];
         let mut views = Vec::new();
         for (index, fate) in fates.iter().enumerate() {
@@ -510,7 +527,10 @@ fn the_dead_do_not_keep_others_out() {
         for number in 0..2 {
             await_signal(&place.beside(&format!("sitting {round} {number}")));
         }
-        assert!(matches!(Store::open(&place.location, &Options::default()), Err(Error::TooManyParticipants(_))));
+        assert!(matches!(
+            Store::open(&place.location, &Options::default()),
+            Err(Error::TooManyParticipants(_))
+        ));
         sitters.iter_mut().for_each(common::ChildGuard::kill);
     }
     let reader = place.open(&Options { read_only: true, ..Options::default() });

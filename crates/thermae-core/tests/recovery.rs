@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{MIB, Place, Random, options};
+use common::{Place, Random, options};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -398,30 +398,4 @@ fn a_long_life_with_many_reboots() {
         }
     }
     check(&store, &model);
-}
-
-/// The figure that is promised, on as many records as fit a test: `cargo test --release -- --ignored recovery_is_fast --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn recovery_is_fast() {
-    let place = Place::in_directory();
-    let options = options(512, 512, Durability::EverySec, WhenFull::Error);
-    let store = place.open(&options);
-    for index in 0..1_000_000_u64 {
-        store.set(format!("key:{index:010}").as_bytes(), &[7; 100], &SetOptions::default()).unwrap();
-    }
-    store.flush().unwrap();
-    crash(store);
-    for round in 0..3 {
-        forget_shared_memory(&SystemEnv, &place.location).unwrap();
-        let started = std::time::Instant::now();
-        let store = place.open(&options);
-        println!(
-            "round {round}: {} keys of 100 bytes ({} MiB hot) in {:?}",
-            store.len().unwrap(),
-            512 * MIB / MIB,
-            started.elapsed()
-        );
-        crash(store);
-    }
 }

@@ -263,6 +263,7 @@ impl Checker<'_> {
                 self.report.records += image.items.iter().filter(|item| item.has_key).count() as u64;
                 for item in image.items.iter().filter(|_| found.class != class::CACHE) {
                     self.sequences.note(item.sequence, item.count);
+                    self.greatest_sequence = self.greatest_sequence.max(item.sequence.saturating_add(item.count.saturating_sub(1)));
                 }
             }
             if found.is_damaged() {

@@ -59,7 +59,16 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub fn new(store: &'a Store, id: u32, notes: Option<Notes>) -> Self {
         let random = Random::new(u64::from(id) + 1);
-        Self { store, id, number: 0, random, notes, views: VecDeque::new(), versions: HashMap::new(), refused: 0 }
+        Self {
+            store,
+            id,
+            number: 0,
+            random,
+            notes,
+            views: VecDeque::new(),
+            versions: HashMap::new(),
+            refused: 0,
+        }
     }
 
     /// Does something.
@@ -114,7 +123,11 @@ impl<'a> Writer<'a> {
     /// Versions that one observer sees of a key never go back.
     fn note_version(&mut self, key: &[u8], version: u64) {
         let before = self.versions.insert(key.to_vec(), version).unwrap_or(0);
-        assert!(version >= before, "{} went from version {before} back to {version}", String::from_utf8_lossy(key));
+        assert!(
+            version >= before,
+            "{} went from version {before} back to {version}",
+            String::from_utf8_lossy(key)
+        );
     }
 
     fn get_shared(&mut self) -> Result<()> {
@@ -167,8 +180,11 @@ impl<'a> Writer<'a> {
                 self.stamp().value(key, len)
             })
             .collect();
-        let ops: Vec<BatchOp<'_>> =
-            keys.iter().zip(&values).map(|(key, value)| BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0 }).collect();
+        let ops: Vec<BatchOp<'_>> = keys
+            .iter()
+            .zip(&values)
+            .map(|(key, value)| BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0 })
+            .collect();
         self.store.transaction(&ops, &[])
     }
 
@@ -180,7 +196,10 @@ impl<'a> Writer<'a> {
             let key = group_key(group, member);
             if let Some((meta, value)) = self.store.get(&key)? {
                 Stamp::of(&key, &value);
-                assert!(meta.version >= version_min, "member {member} of group {group} is older than the one read before");
+                assert!(
+                    meta.version >= version_min,
+                    "member {member} of group {group} is older than the one read before"
+                );
                 version_min = meta.version + 1;
             }
         }
