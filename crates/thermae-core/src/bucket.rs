@@ -79,7 +79,7 @@ pub fn is_record(entry: u64) -> bool {
 /// The number of the bucket where a tag's entries begin.
 #[inline]
 pub fn home_of(tag: u64, buckets: usize) -> usize {
-    usize::try_from(tag * buckets as u64 >> TAG_BITS).unwrap_or(0)
+    usize::try_from((tag * buckets as u64) >> TAG_BITS).unwrap_or(0)
 }
 
 /// All entries of a table, with their places.
@@ -255,7 +255,7 @@ mod tests {
             let partition =
                 Arc::new(Partition { published: AtomicU64::new(0), tables: [table(1), table(2), table(3)] });
             let add = |number: usize, tag, address| {
-                find_vacancy(&partition.tables[number], tag).unwrap().store(entry(tag, address))
+                find_vacancy(&partition.tables[number], tag).unwrap().store(entry(tag, address));
             };
             add(0, TAG, 100);
             (0..5).for_each(|other| add(0, other, 200 + other));

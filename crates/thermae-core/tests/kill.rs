@@ -373,7 +373,7 @@ fn role() {
         match role.as_str() {
             "holder" => writer.hold_view().unwrap(),
             "churner" => churn(&store, steps),
-            "copier" if steps % 500 == 0 => {
+            "copier" if steps.is_multiple_of(500) => {
                 let copy = tempfile::tempdir().unwrap();
                 store.snapshot(copy.path()).unwrap();
             }
@@ -426,6 +426,7 @@ fn kinds_for(point: &str) -> &'static [Kind] {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "where a death goes wrong, it is good to know which ones went before")]
 fn a_death_at_any_crash_point_leaves_a_store_that_works() {
     let points = crash_points();
     assert!(points.len() >= 20, "only {} crash points were found in the sources", points.len());

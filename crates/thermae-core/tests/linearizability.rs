@@ -80,19 +80,19 @@ fn check(events: &[Event]) -> Result<(), Event> {
         let mut seen = configurations.clone();
         let mut open: Vec<(u64, Option<i64>)> = configurations.into_iter().collect();
         while let Some((done, state)) = open.pop() {
-            if done >> process & 1 == 1 {
+            if (done >> process) & 1 == 1 {
                 next.insert((done & !(1 << process), state));
                 continue;
             }
             for (other, event) in
                 running.iter().enumerate().filter_map(|(other, event)| Some((other, (*event)?)))
             {
-                if done >> other & 1 == 0 {
-                    if let Some(state) = events[event].request.apply(state) {
-                        let configuration = (done | 1 << other, state);
-                        if seen.insert(configuration) {
-                            open.push(configuration);
-                        }
+                if (done >> other) & 1 == 0
+                    && let Some(state) = events[event].request.apply(state)
+                {
+                    let configuration = (done | (1 << other), state);
+                    if seen.insert(configuration) {
+                        open.push(configuration);
                     }
                 }
             }
