@@ -3,6 +3,7 @@
 //!
 //! Input: the recorded watermark, whether the log is damaged in the end, then commands of a few bytes each.
 #![cfg_attr(feature = "libfuzzer", no_main)]
+#![allow(clippy::disallowed_methods, reason = "what a damaged disk does to files, no Env may stand in for")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -44,10 +45,14 @@ impl Bench {
     fn new() -> Self {
         let scratch = scratch_directory();
         let directory = scratch.path().join("store");
-        let store = Store::open(&Location::Directory(directory.clone()), &options()).expect("a new store opens");
+        let store =
+            Store::open(&Location::Directory(directory.clone()), &options()).expect("a new store opens");
         let engine = store.engine();
-        let geometry =
-            ColdGeometry { uuid: engine.superblock.uuid, frame_bytes: engine.geometry.frame_bytes, frames: engine.geometry.cold_frames };
+        let geometry = ColdGeometry {
+            uuid: engine.superblock.uuid,
+            frame_bytes: engine.geometry.frame_bytes,
+            frames: engine.geometry.cold_frames,
+        };
         drop(store);
         let superblock = std::fs::read(directory.join("store")).expect("the file was just made");
         Self { _scratch: scratch, directory, superblock, geometry }
@@ -59,7 +64,8 @@ impl Bench {
             let _ = std::fs::remove_file(self.directory.join(name));
         }
         std::fs::write(self.directory.join("store"), &self.superblock).expect("the superblock is written");
-        ColdPool::create(&SystemEnv, &self.directory.join("cold"), self.geometry).expect("a cold file is made")
+        ColdPool::create(&SystemEnv, &self.directory.join("cold"), self.geometry)
+            .expect("a cold file is made")
     }
 }
 
@@ -91,11 +97,20 @@ impl Segment {
         let word = Word0 { value_len: payload.len() as u32, key_len: key.len() as u16, kind, encoding: 0 };
         let offset = self.bytes.len();
         let shape = record::shape(word, offset, FRAME_BYTES);
-        let draft = Draft { word, expiry_ms: 0, link: 0, batch_offset: batch_offset.unwrap_or(0) as u32, key, payload };
+        let draft = Draft {
+            word,
+            expiry_ms: 0,
+            link: 0,
+            batch_offset: batch_offset.unwrap_or(0) as u32,
+            key,
+            payload,
+        };
         let crc = record::checksum(word, sequence, 0, key, payload);
         self.bytes.resize(offset + shape.total, 0);
         // SAFETY: the vector was just made longer by the shape's total.
-        unsafe { record::write_body(self.bytes.as_mut_ptr().add(offset), &draft, &shape, sequence, crc, self.id) };
+        unsafe {
+            record::write_body(self.bytes.as_mut_ptr().add(offset), &draft, &shape, sequence, crc, self.id)
+        };
         self.bytes[offset..offset + 8].copy_from_slice(&word.pack().to_le_bytes());
     }
 
@@ -145,9 +160,14 @@ fn replay(bench: &Bench, data: &[u8]) {
         let mut changes: Vec<Change> = Vec::new();
         for member in 0..count {
             let key = vec![b'k'; 1 + usize::from(input.byte() % 9)];
-            let key = if changes.iter().any(|(other, _)| *other == key) { format!("m{member}").into_bytes() } else { key };
+            let key = if changes.iter().any(|(other, _)| *other == key) {
+                format!("m{member}").into_bytes()
+            } else {
+                key
+            };
             let len = input.byte();
-            let value = (len % 8 != 0).then(|| [sequence + member; 32].map(u64::to_le_bytes).concat()[..usize::from(len)].to_vec());
+            let value = (len % 8 != 0)
+                .then(|| [sequence + member; 32].map(u64::to_le_bytes).concat()[..usize::from(len)].to_vec());
             segment.append(sequence + member, is_batch.then_some(start), &key, value.as_deref());
             changes.push((key, value));
         }
@@ -163,7 +183,8 @@ fn replay(bench: &Bench, data: &[u8]) {
     }
     let last = sequence - 1;
     // Everything up to the watermark is there: that is what it says.
-    let first_missing = updates.iter().find(|update| !update.is_there).map_or(sequence, |update| update.first);
+    let first_missing =
+        updates.iter().find(|update| !update.is_there).map_or(sequence, |update| update.first);
     let watermark = (last * watermark_share / 255).min(first_missing - 1);
     let cold = bench.reset();
     for (slot, segment) in segments.iter_mut().enumerate() {
@@ -217,7 +238,11 @@ fn replay(bench: &Bench, data: &[u8]) {
         if damage & 1 != 0 {
             assert!(found.is_none() || values.contains(&found), "{key:?} has a value that it never had");
         } else {
-            assert_eq!(found.as_ref(), model.get(key), "key {key:?}, watermark {watermark}, gap at {first_missing}, last {last}");
+            assert_eq!(
+                found.as_ref(),
+                model.get(key),
+                "key {key:?}, watermark {watermark}, gap at {first_missing}, last {last}"
+            );
         }
     }
     let report = store.check(false);

@@ -13,7 +13,11 @@ fn run(data: &[u8]) {
     let bytes = &input.0[..input.0.len().min(FRAME_BYTES - offset)];
     // Not all of a record may be there yet: its length is judged from its first word.
     if let Some((_, total)) = record::total_len(bytes, offset, FRAME_BYTES, FRAME_BYTES - offset) {
-        assert!(total >= record::HEADER_BYTES && total <= FRAME_BYTES - offset && total % record::ALIGN_BYTES == 0);
+        assert!(
+            total >= record::HEADER_BYTES
+                && total <= FRAME_BYTES - offset
+                && total % record::ALIGN_BYTES == 0
+        );
     }
     let Some(parsed) = record::parse(bytes, offset, FRAME_BYTES) else { return };
     assert!(parsed.total <= bytes.len());
@@ -38,16 +42,22 @@ fn run(data: &[u8]) {
     // SAFETY: the vector is as long as the shape says.
     unsafe { record::write_body(written.as_mut_ptr(), &draft, &shape, parsed.sequence, crc, segment_id) };
     written[..8].copy_from_slice(&parsed.word.pack().to_le_bytes());
-    let Some(again) = record::parse(&written, offset, FRAME_BYTES) else { panic!("what was written does not parse") };
+    let Some(again) = record::parse(&written, offset, FRAME_BYTES) else {
+        panic!("what was written does not parse")
+    };
     assert!(again.is_intact(segment_id));
-    let fields = |record: &record::Parsed<'_>| (record.word, record.sequence, record.expiry_ms, record.link, record.batch_offset, record.total);
+    let fields = |record: &record::Parsed<'_>| {
+        (record.word, record.sequence, record.expiry_ms, record.link, record.batch_offset, record.total)
+    };
     assert_eq!(fields(&again), fields(&parsed));
     assert_eq!((again.key, again.payload), (parsed.key, parsed.payload));
     // One bit of what the checksum covers is enough to tell.
     let at = shape.key_offset + parsed.key.len() / 2;
     if !parsed.key.is_empty() {
         written[at] ^= 1;
-        assert!(!record::parse(&written, offset, FRAME_BYTES).is_some_and(|record| record.is_intact(segment_id)));
+        assert!(
+            !record::parse(&written, offset, FRAME_BYTES).is_some_and(|record| record.is_intact(segment_id))
+        );
     }
 }
 

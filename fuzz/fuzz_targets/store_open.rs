@@ -3,6 +3,7 @@
 //! Input: patches of a file each (which, where, how many bytes, the bytes). With bit 6 of the file's number the checksum of the block that was
 //! hit is made right, so that what lies behind it is reached.
 #![cfg_attr(feature = "libfuzzer", no_main)]
+#![allow(clippy::disallowed_methods, reason = "what a damaged disk does to files, no Env may stand in for")]
 
 use std::cell::RefCell;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -43,9 +44,12 @@ impl Bench {
     fn new() -> Self {
         let scratch = scratch_directory();
         let directory = scratch.path().join("store");
-        let store = Store::open(&Location::Directory(directory.clone()), &options()).expect("a new store opens");
+        let store =
+            Store::open(&Location::Directory(directory.clone()), &options()).expect("a new store opens");
         for number in 0..300 {
-            store.set(&key(number), &vec![number as u8; 20 + number as usize], &SetOptions::default()).expect("set");
+            store
+                .set(&key(number), &vec![number as u8; 20 + number as usize], &SetOptions::default())
+                .expect("set");
         }
         store.set(b"large", &vec![7; 400_000], &SetOptions::default()).expect("set");
         store.engine().write_checkpoint().expect("checkpoint");
@@ -59,7 +63,10 @@ impl Bench {
         store.set(b"after", b"the checkpoint", &SetOptions::default()).expect("set");
         store.close().expect("close");
         drop(store);
-        let files = FILES.iter().map(|name| stretches(&std::fs::read(directory.join(name)).expect("the file was just made"))).collect();
+        let files = FILES
+            .iter()
+            .map(|name| stretches(&std::fs::read(directory.join(name)).expect("the file was just made")))
+            .collect();
         Self { _scratch: scratch, directory, files }
     }
 
@@ -77,7 +84,10 @@ impl Bench {
         if is_warm {
             // The shared half belongs to the file `store` with this inode.
             let metadata = std::fs::metadata(self.directory.join("store")).expect("metadata");
-            let control = std::fs::OpenOptions::new().write(true).open(self.directory.join("control")).expect("control");
+            let control = std::fs::OpenOptions::new()
+                .write(true)
+                .open(self.directory.join("control"))
+                .expect("control");
             control.write_all_at(&metadata.dev().to_le_bytes(), 48).expect("device");
             control.write_all_at(&metadata.ino().to_le_bytes(), 56).expect("inode");
         }
@@ -90,7 +100,11 @@ impl Bench {
         let (start, bytes) = &stretches[at % stretches.len()];
         let at = start + ((at >> 8) % bytes.len()) as u64;
         let len = usize::from(input.byte() % 32) + 1;
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(self.directory.join(FILES[which])).expect("open");
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.directory.join(FILES[which]))
+            .expect("open");
         file.write_all_at(input.take(len), at).expect("patch");
         if number & 0x40 != 0 {
             let start = at / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
@@ -109,7 +123,9 @@ impl Bench {
 
 fn stretches(bytes: &[u8]) -> (u64, Vec<(u64, Vec<u8>)>) {
     let mut stretches: Vec<(u64, Vec<u8>)> = Vec::new();
-    for (number, block) in bytes.chunks(BLOCK_BYTES).enumerate().filter(|(_, block)| block.iter().any(|&byte| byte != 0)) {
+    for (number, block) in
+        bytes.chunks(BLOCK_BYTES).enumerate().filter(|(_, block)| block.iter().any(|&byte| byte != 0))
+    {
         stretches.push(((number * BLOCK_BYTES) as u64, block.to_vec()));
     }
     (bytes.len() as u64, stretches)

@@ -4,6 +4,8 @@
 //! feedback this finds less than libFuzzer does in the same time, but it runs wherever the tests run. The seed of the mutations is printed, and
 //! `--seed` repeats a run.
 
+#![allow(clippy::disallowed_methods, reason = "the driver's own files are not a store's")]
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -92,7 +94,8 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+    let clock =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
     let mut parsed = Arguments { seconds: 10, seed: clock % 1_000_000_007, files: Vec::new() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -103,7 +106,9 @@ fn arguments() -> Result<Arguments, String> {
         match word.as_str() {
             "--seconds" => parsed.seconds = number("--seconds")?,
             "--seed" => parsed.seed = number("--seed")?,
-            _ if word.starts_with('-') => return Err(format!("{word} is unknown: use --seconds N, --seed N, or name files to run")),
+            _ if word.starts_with('-') => {
+                return Err(format!("{word} is unknown: use --seconds N, --seed N, or name files to run"));
+            }
             _ => parsed.files.push(word.into()),
         }
     }
@@ -145,14 +150,18 @@ impl Driver {
         let artifacts = home.join("artifacts").join(name);
         fs::create_dir_all(&artifacts)?;
         let last = artifacts.join("last-input");
-        let current = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&last)?;
+        let current =
+            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&last)?;
         let mut len = [0; 8];
         if current.read_exact_at(&mut len, 0).is_ok() && u64::from_le_bytes(len) > 0 {
             let mut input = vec![0; (u64::from_le_bytes(len) as usize).min(INPUT_BYTES_MAX * 2)];
             let count = current.read_at(&mut input, 8)?;
             let kept = artifacts.join(format!("crash-{:08x}", crc32c::crc32c(&input[..count])));
             fs::write(&kept, &input[..count])?;
-            eprintln!("{name}: an earlier run ended in the middle of an input, now kept as {}", kept.display());
+            eprintln!(
+                "{name}: an earlier run ended in the middle of an input, now kept as {}",
+                kept.display()
+            );
         }
         current.set_len(0)?;
         Ok(Self { corpus: home.join("corpus").join(name), artifacts, current })
@@ -171,7 +180,9 @@ impl Driver {
             }
             return Ok(true);
         }
-        let mut files: Vec<PathBuf> = fs::read_dir(&self.corpus)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+        let mut files: Vec<PathBuf> = fs::read_dir(&self.corpus)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()?;
         files.sort();
         let corpus: Vec<Vec<u8>> = files.iter().map(fs::read).collect::<Result<_, _>>()?;
         for input in &corpus {
@@ -192,7 +203,12 @@ impl Driver {
         Ok(true)
     }
 
-    fn run_one(&mut self, input: &[u8], run: &mut dyn FnMut(&[u8]), started: Instant) -> std::io::Result<bool> {
+    fn run_one(
+        &mut self,
+        input: &[u8],
+        run: &mut dyn FnMut(&[u8]),
+        started: Instant,
+    ) -> std::io::Result<bool> {
         let mut noted = (input.len() as u64).to_le_bytes().to_vec();
         noted.extend_from_slice(input);
         self.current.write_all_at(&noted, 0)?;
@@ -215,7 +231,9 @@ fn watch(started: Instant) {
         std::thread::sleep(Duration::from_millis(500));
         let began = BEGAN_MS.load(Ordering::SeqCst);
         if began != 0 && started.elapsed().as_millis() as u64 > began + INPUT_SECONDS_MAX * 1000 {
-            eprintln!("an input takes longer than {INPUT_SECONDS_MAX} s; the next run keeps it as an artifact");
+            eprintln!(
+                "an input takes longer than {INPUT_SECONDS_MAX} s; the next run keeps it as an artifact"
+            );
             std::process::abort();
         }
     }

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let start = Instant::now();
             let mut found = 0_u64;
             for &index in &order {
-                found += u64::from(store.get_into(names[index].as_bytes(), |_| buffer.as_mut_ptr())?.is_some());
+                found +=
+                    u64::from(store.get_into(names[index].as_bytes(), |_| buffer.as_mut_ptr())?.is_some());
             }
             assert_eq!(found, keys);
             report(&format!("get {round}"), start, keys);
@@ -38,7 +39,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         for chunk in order.chunks(1000) {
             let wanted: Vec<&[u8]> = chunk.iter().map(|&index| names[index].as_bytes()).collect();
-            store.get_many_into(&wanted, &mut |index, _| many[index * 128..].as_mut_ptr(), &mut out[..wanted.len()])?;
+            store.get_many_into(
+                &wanted,
+                &mut |index, _| many[index * 128..].as_mut_ptr(),
+                &mut out[..wanted.len()],
+            )?;
         }
         report("get_many", start, keys);
     }

@@ -64,7 +64,10 @@ impl Engine {
         self.partitions()[partition as usize].pending_table.store(table.pack(), Ordering::Release);
         mark_run(self.bitmap(frame), granule, granules, true);
         crash_point!("table.allocated");
-        self.hot.slice::<AtomicU64>(offset, buckets as usize * BUCKET_BYTES / 8).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.hot
+            .slice::<AtomicU64>(offset, buckets as usize * BUCKET_BYTES / 8)
+            .iter()
+            .for_each(|word| word.store(0, Ordering::Relaxed));
         Ok(table)
     }
 
@@ -100,18 +103,23 @@ impl Engine {
         let offset = usize::try_from(table.line).ok()? * BUCKET_BYTES;
         let frame_bytes = self.geometry.frame_bytes as usize;
         let frame = u32::try_from(offset / frame_bytes).ok()?;
-        (table.buckets > 0 && frame < self.geometry.hot_frames).then_some((frame, offset % frame_bytes / GRANULE_BYTES))
+        (table.buckets > 0 && frame < self.geometry.hot_frames)
+            .then_some((frame, offset % frame_bytes / GRANULE_BYTES))
     }
 
     /// Recomputes all bitmaps from the tables in use. Under the arena lock, just inherited.
     pub(crate) fn repair_arena(&self) {
         let count = self.globals().index_frames.load(Ordering::Acquire) as usize;
-        let frames: Vec<u32> = self.index_frames().iter().take(count).map(|frame| frame.load(Ordering::Relaxed)).collect();
+        let frames: Vec<u32> =
+            self.index_frames().iter().take(count).map(|frame| frame.load(Ordering::Relaxed)).collect();
         frames.iter().for_each(|&frame| self.format_index_frame(frame));
         let words = self.directory().iter().map(|word| word.load(Ordering::Acquire));
-        let pending = self.partitions().iter().map(|partition| partition.pending_table.load(Ordering::Acquire));
+        let pending =
+            self.partitions().iter().map(|partition| partition.pending_table.load(Ordering::Acquire));
         for table in words.chain(pending).map(Table::unpack) {
-            if let Some((frame, granule)) = self.table_granule(table).filter(|(frame, _)| frames.contains(frame)) {
+            if let Some((frame, granule)) =
+                self.table_granule(table).filter(|(frame, _)| frames.contains(frame))
+            {
                 mark_run(self.bitmap(frame), granule, (table.buckets / GRANULE_BUCKETS) as usize, true);
             }
         }
@@ -121,12 +129,15 @@ impl Engine {
     /// being written to.
     pub(crate) fn arena_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let count = (self.globals().index_frames.load(Ordering::Acquire) as usize).min(self.index_frames().len());
+        let count =
+            (self.globals().index_frames.load(Ordering::Acquire) as usize).min(self.index_frames().len());
         let words_per_frame = self.granules_per_frame() / 64;
         let mut expected: Vec<(u32, Vec<AtomicU64>)> = Vec::with_capacity(count);
         for frame in self.index_frames().iter().take(count).map(|frame| frame.load(Ordering::Relaxed)) {
             if frame >= self.geometry.hot_frames || expected.iter().any(|(other, _)| *other == frame) {
-                problems.push(format!("the list of index frames names frame {frame}, which does not exist or is listed twice"));
+                problems.push(format!(
+                    "the list of index frames names frame {frame}, which does not exist or is listed twice"
+                ));
                 continue;
             }
             let bits: Vec<AtomicU64> = (0..words_per_frame).map(|_| AtomicU64::new(0)).collect();
@@ -134,12 +145,17 @@ impl Engine {
             expected.push((frame, bits));
         }
         let published = self.directory().iter().map(|word| word.load(Ordering::Acquire));
-        let pending = self.partitions().iter().map(|partition| partition.pending_table.load(Ordering::Acquire));
+        let pending =
+            self.partitions().iter().map(|partition| partition.pending_table.load(Ordering::Acquire));
         let mut seen = std::collections::HashSet::new();
-        for word in published.chain(pending).filter(|&word| Table::unpack(word).buckets > 0 && seen.insert(word)) {
+        for word in
+            published.chain(pending).filter(|&word| Table::unpack(word).buckets > 0 && seen.insert(word))
+        {
             let table = Table::unpack(word);
             let granules = (table.buckets / GRANULE_BUCKETS) as usize;
-            let place = self.table_granule(table).filter(|&(_, granule)| granule + granules <= self.granules_per_frame());
+            let place = self
+                .table_granule(table)
+                .filter(|&(_, granule)| granule + granules <= self.granules_per_frame());
             let Some((frame, granule)) = place else {
                 problems.push(format!("the table {word:#x} is outside of the hot tier"));
                 continue;
@@ -155,9 +171,14 @@ impl Engine {
             mark_run(bits, granule, granules, true);
         }
         for (frame, bits) in &expected {
-            let differs = self.bitmap(*frame).iter().zip(bits).any(|(found, wanted)| found.load(Ordering::Relaxed) != wanted.load(Ordering::Relaxed));
+            let differs = self
+                .bitmap(*frame)
+                .iter()
+                .zip(bits)
+                .any(|(found, wanted)| found.load(Ordering::Relaxed) != wanted.load(Ordering::Relaxed));
             if differs {
-                problems.push(format!("the bitmap of index frame {frame} does not agree with the tables in it"));
+                problems
+                    .push(format!("the bitmap of index frame {frame} does not agree with the tables in it"));
             }
         }
         problems

@@ -127,9 +127,7 @@ impl Engine {
 
     /// Slots that the heads in `numbers` append to, oldest first.
     pub(crate) fn open_slots(&self, numbers: std::ops::Range<u32>) -> Vec<u32> {
-        let mut slots: Vec<u32> = numbers
-            .filter_map(|number| self.open_slot(number))
-            .collect();
+        let mut slots: Vec<u32> = numbers.filter_map(|number| self.open_slot(number)).collect();
         slots.sort_unstable_by_key(|&slot| self.segment(slot).segment_id.load(Ordering::Relaxed));
         slots
     }

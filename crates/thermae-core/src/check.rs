@@ -31,7 +31,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Most sequence numbers that are looked for: one bit each.
-const SEQUENCES_MAX: u64 = 1 << 31;
+const SEQUENCES_MAX: u64 = 1 << 28;
 /// How long a check pauses in all, to see whether what looks wrong is only being changed.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Greatest number of a segment that a store could ever have come to, opening one every microsecond for a year.
@@ -103,19 +103,52 @@ impl Sequences {
         let at = number.wrapping_sub(self.first) as usize;
         number < self.first || number >= self.end || self.bits[at / 64] >> (at % 64) & 1 == 1
     }
+
+    /// What of a range was not found.
+    fn missing(&self, within: Range<u64>) -> Vec<Range<u64>> {
+        let mut missing: Vec<Range<u64>> = Vec::new();
+        let end = within.end.min(self.end);
+        let mut number = within.start.max(self.first);
+        while number < end {
+            let at = number - self.first;
+            // Sixty-four at once, where all of them were found or none.
+            let whole = at
+                .is_multiple_of(64)
+                .then(|| self.bits[at as usize / 64])
+                .filter(|&word| word == 0 || word == u64::MAX);
+            let next = if whole.is_some() { number.saturating_add(64).min(end) } else { number + 1 };
+            if !self.has(number) {
+                match missing.last_mut() {
+                    Some(last) if last.end == number => last.end = next,
+                    _ => missing.push(number..next),
+                }
+            }
+            number = next;
+        }
+        missing
+    }
 }
 
-/// Numbers as ranges: `3-39,41,43-85`. They are given in ascending order.
-fn compact_ranges(numbers: impl Iterator<Item = u64>) -> String {
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => ranges.push((number, number)),
+/// Ranges of numbers, compactly: `3-39,41,43-85`.
+fn compact_ranges(ranges: &[Range<u64>]) -> String {
+    let show = |range: &Range<u64>| match range.end - 1 {
+        last if last == range.start => last.to_string(),
+        last => format!("{}-{last}", range.start),
+    };
+    ranges.iter().map(show).collect::<Vec<_>>().join(",")
+}
+
+/// Puts ranges in order, and together where they touch.
+fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
         }
     }
-    let show = |&(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    ranges.iter().map(show).collect::<Vec<_>>().join(",")
+    joined
 }
 
 /// A check in progress.
@@ -221,7 +254,12 @@ impl Checker<'_> {
 
     fn problem(&mut self, kind: &str, place: &str, description: &str, repaired: bool) {
         if self.report.problems.len() < PROBLEMS_MAX {
-            let problem = Problem { kind: kind.to_owned(), place: place.to_owned(), description: description.to_owned(), repaired };
+            let problem = Problem {
+                kind: kind.to_owned(),
+                place: place.to_owned(),
+                description: description.to_owned(),
+                repaired,
+            };
             self.report.problems.push(problem);
         }
     }
@@ -252,7 +290,12 @@ impl Checker<'_> {
                 engine.update_superblock(|_| {})?;
                 engine.update_superblock(|_| {})?;
             }
-            self.problem("superblock", &path, &format!("{} of its two copies are damaged", 2 - intact), repaired);
+            self.problem(
+                "superblock",
+                &path,
+                &format!("{} of its two copies are damaged", 2 - intact),
+                repaired,
+            );
         }
         let Some(cold) = &engine.cold else { return Ok(()) };
         let path = cold.path().display().to_string();
@@ -265,7 +308,12 @@ impl Checker<'_> {
                 self.problem("cold header", &path, "its header block is damaged", self.repair);
             }
             if damage.missing_bytes > 0 {
-                self.problem("cold length", &path, &format!("it is {} bytes too short", damage.missing_bytes), self.repair);
+                self.problem(
+                    "cold length",
+                    &path,
+                    &format!("it is {} bytes too short", damage.missing_bytes),
+                    self.repair,
+                );
             }
         }
         let intact = cold.intact_watermarks()?;
@@ -277,7 +325,12 @@ impl Checker<'_> {
                 }
                 cold.sync()?;
             }
-            self.problem("watermark", &path, &format!("{} of its two watermark blocks are damaged", 2 - intact), self.repair);
+            self.problem(
+                "watermark",
+                &path,
+                &format!("{} of its two watermark blocks are damaged", 2 - intact),
+                self.repair,
+            );
         }
         self.check_checkpoints()
     }
@@ -288,7 +341,10 @@ impl Checker<'_> {
         for path in checkpoint_files(engine) {
             let Found::Damaged(reason) = read_checkpoint(engine, &path)? else { continue };
             if self.repair {
-                engine.env.remove_file(&path).map_err(|source| crate::error::Error::io("remove", &path, source))?;
+                engine
+                    .env
+                    .remove_file(&path)
+                    .map_err(|source| crate::error::Error::io("remove", &path, source))?;
                 engine.write_checkpoint()?;
             }
             self.problem("checkpoint", &path.display().to_string(), &reason, self.repair);
@@ -300,13 +356,20 @@ impl Checker<'_> {
     fn check_locks(&mut self) {
         let engine = self.engine;
         let globals = engine.globals();
-        let is_stale = |owner: Option<u32>| owner.is_some_and(|owner| owner >= engine.geometry.participants || !engine.member.is_alive(owner));
+        let is_stale = |owner: Option<u32>| {
+            owner.is_some_and(|owner| owner >= engine.geometry.participants || !engine.member.is_alive(owner))
+        };
         for number in 0..engine.geometry.partitions {
             if is_stale(engine.partitions()[number as usize].lock.owner()) {
                 if self.repair {
                     drop(engine.lock_partition(number));
                 }
-                self.problem("lock", &format!("index partition {number}"), "it is locked by nobody alive", self.repair);
+                self.problem(
+                    "lock",
+                    &format!("index partition {number}"),
+                    "it is locked by nobody alive",
+                    self.repair,
+                );
             }
         }
         for number in 0..globals.heads.len() as u32 {
@@ -342,7 +405,12 @@ impl Checker<'_> {
                 if self.repair {
                     drop(engine.lock(lock, |_| {}));
                 }
-                self.problem("lock", &format!("the lock of {name}"), "it is held by nobody alive", self.repair);
+                self.problem(
+                    "lock",
+                    &format!("the lock of {name}"),
+                    "it is held by nobody alive",
+                    self.repair,
+                );
             }
         }
     }
@@ -365,17 +433,35 @@ impl Checker<'_> {
             && segment_id >> SLOT_BITS < engine.globals().next_segment.load(Ordering::SeqCst);
         let is_unchanged = segment.state.load(Ordering::SeqCst) == current;
         if !is_plausible && is_unchanged && segment.segment_id.load(Ordering::SeqCst) == segment_id {
-            self.problem("segment table", &place, &format!("{segment_id:#x} can't be the identity of its segment"), false);
+            self.problem(
+                "segment table",
+                &place,
+                &format!("{segment_id:#x} can't be the identity of its segment"),
+                false,
+            );
         }
         let frames = Place::unpack(segment.place.load(Ordering::SeqCst));
         let is_outside = frames.hot.is_some_and(|frame| frame >= engine.geometry.hot_frames)
             || frames.cold.is_some_and(|frame| frame >= engine.geometry.cold_frames);
         if is_outside {
-            self.problem("segment table", &place, &format!("it names frames that do not exist ({:?}, {:?})", frames.hot, frames.cold), false);
+            self.problem(
+                "segment table",
+                &place,
+                &format!("it names frames that do not exist ({:?}, {:?})", frames.hot, frames.cold),
+                false,
+            );
         }
         let tail = segment.tail.load(Ordering::SeqCst);
         if tail > engine.geometry.frame_bytes {
-            self.problem("segment table", &place, &format!("{tail} bytes of it are said to be in use, and a frame has {}", engine.geometry.frame_bytes), false);
+            self.problem(
+                "segment table",
+                &place,
+                &format!(
+                    "{tail} bytes of it are said to be in use, and a frame has {}",
+                    engine.geometry.frame_bytes
+                ),
+                false,
+            );
         }
     }
 
@@ -387,8 +473,12 @@ impl Checker<'_> {
                 continue;
             }
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
-            let name = format!("slot {slot} (cold frame {})", place.cold.map_or_else(|| "unknown".to_owned(), |frame| frame.to_string()));
-            let description = "its frame was set aside by the last recovery, which could not tell what it holds";
+            let name = format!(
+                "slot {slot} (cold frame {})",
+                place.cold.map_or_else(|| "unknown".to_owned(), |frame| frame.to_string())
+            );
+            let description =
+                "its frame was set aside by the last recovery, which could not tell what it holds";
             self.report.quarantined.push(name.clone());
             if self.repair {
                 engine.retire(slot as u32);
@@ -400,12 +490,19 @@ impl Checker<'_> {
     /// Numbers are given out once: the counters are beyond all that were found.
     fn check_counters(&mut self) {
         let globals = self.engine.globals();
-        let identity = self.engine.segments().iter().map(|segment| segment.segment_id.load(Ordering::SeqCst) >> SLOT_BITS).max().unwrap_or(0);
+        let identity = self
+            .engine
+            .segments()
+            .iter()
+            .map(|segment| segment.segment_id.load(Ordering::SeqCst) >> SLOT_BITS)
+            .max()
+            .unwrap_or(0);
         // The table may hold an identity that can't be right, which is a problem of its own.
         let identity = if identity > IDENTITY_MAX { 0 } else { identity };
-        for (name, counter, greatest) in
-            [("sequence", &globals.next_sequence, self.greatest_sequence), ("segment", &globals.next_segment, identity)]
-        {
+        for (name, counter, greatest) in [
+            ("sequence", &globals.next_sequence, self.greatest_sequence),
+            ("segment", &globals.next_segment, identity),
+        ] {
             let next = counter.load(Ordering::SeqCst);
             if next > greatest {
                 continue;
@@ -413,13 +510,18 @@ impl Checker<'_> {
             if self.repair {
                 counter.fetch_max(greatest + 1, Ordering::SeqCst);
             }
-            let description = format!("the next {name} number is {next}, and {greatest} was given out already");
+            let description =
+                format!("the next {name} number is {next}, and {greatest} was given out already");
             self.problem("counter", "the shared state", &description, self.repair);
         }
-        let (watermark, next) = (globals.watermark.load(Ordering::SeqCst), globals.next_sequence.load(Ordering::SeqCst));
+        let (watermark, next) =
+            (globals.watermark.load(Ordering::SeqCst), globals.next_sequence.load(Ordering::SeqCst));
         if watermark >= next {
             if self.repair {
-                globals.watermark.store(globals.watermark_recorded.load(Ordering::SeqCst).min(next.saturating_sub(1)), Ordering::SeqCst);
+                globals.watermark.store(
+                    globals.watermark_recorded.load(Ordering::SeqCst).min(next.saturating_sub(1)),
+                    Ordering::SeqCst,
+                );
             }
             let description = format!("the watermark is {watermark}, and the next sequence number is {next}");
             self.problem("counter", "the shared state", &description, self.repair);
@@ -443,7 +545,8 @@ impl Checker<'_> {
                 continue;
             }
             let segment_id = segment.segment_id.load(Ordering::Acquire);
-            let found = self.live.get(&(slot as u32)).filter(|live| live.0 == segment_id).map_or(0, |live| live.1);
+            let found =
+                self.live.get(&(slot as u32)).filter(|live| live.0 == segment_id).map_or(0, |live| live.1);
             let counted = u64::from(segment.live_bytes.load(Ordering::Relaxed));
             self.report.live_bytes_drift += counted.abs_diff(found);
             if self.repair && counted != found {
@@ -456,20 +559,15 @@ impl Checker<'_> {
     fn note_missing(&mut self) {
         // Segments freed while the check ran raised the horizon.
         let horizon = self.horizon.max(self.engine.globals().freed_sequence.load(Ordering::SeqCst));
-        let sequences = &self.sequences;
-        let is_lost = |number: u64| self.lost.iter().any(|lost| lost.contains(&number));
-        let above = (horizon + 1).max(sequences.first)..sequences.end;
-        let mut missing: Vec<u64> = above.filter(|&number| !sequences.has(number)).collect();
-        for lost in &self.lost {
-            let numbers = lost.start.max(sequences.first)..lost.end.min(sequences.end).min(horizon + 1);
-            missing.extend(numbers.filter(|&number| !sequences.has(number)));
-        }
-        missing.sort_unstable();
-        missing.dedup();
-        let is_explained = missing.iter().all(|&number| is_lost(number));
-        self.report.missing_sequences = compact_ranges(missing.into_iter());
+        let above = self.sequences.missing(horizon.saturating_add(1)..u64::MAX);
+        let lost = joined(self.lost.iter().flat_map(|lost| self.sequences.missing(lost.clone())).collect());
+        let is_lost =
+            |range: &Range<u64>| lost.iter().any(|lost| lost.start <= range.start && range.end <= lost.end);
+        let is_explained = above.iter().all(is_lost);
+        self.report.missing_sequences = compact_ranges(&joined([above, lost].concat()));
         if !is_explained {
-            let description = format!("no record holds the sequence numbers {}", self.report.missing_sequences);
+            let description =
+                format!("no record holds the sequence numbers {}", self.report.missing_sequences);
             self.problem("missing", "the log", &description, false);
         }
     }
@@ -481,11 +579,23 @@ mod tests {
 
     #[test]
     fn ranges_are_written_compactly() {
-        let numbers = (3..=39).chain([41]).chain(43..=85);
-        assert_eq!(compact_ranges(numbers), "3-39,41,43-85");
-        assert_eq!(compact_ranges([7].into_iter()), "7");
-        assert_eq!(compact_ranges([1, 2, 9].into_iter()), "1-2,9");
-        assert_eq!(compact_ranges(std::iter::empty()), "");
+        assert_eq!(compact_ranges(&joined(vec![43..86, 3..30, 41..42, 30..40, 5..6])), "3-39,41,43-85");
+        assert_eq!(compact_ranges(&Sequences::new(7, 7).missing(0..9)), "7");
+        assert_eq!(compact_ranges(&[]), "");
+    }
+
+    #[test]
+    fn what_is_missing_is_found_in_any_part_of_the_range() {
+        let mut sequences = Sequences::new(1, 1000);
+        sequences.note(1, 2);
+        sequences.note(40, 1);
+        sequences.note(42, 1);
+        sequences.note(86, 915);
+        assert_eq!(compact_ranges(&sequences.missing(0..u64::MAX)), "3-39,41,43-85");
+        assert_eq!(compact_ranges(&sequences.missing(10..42)), "10-39,41");
+        assert_eq!(compact_ranges(&sequences.missing(86..1001)), "");
+        assert_eq!(compact_ranges(&Sequences::new(1, 1000).missing(0..u64::MAX)), "1-1000");
+        assert_eq!(compact_ranges(&Sequences::new(500, 1000).missing(0..700)), "500-699");
     }
 
     #[test]
@@ -493,7 +603,9 @@ mod tests {
         let mut sequences = Sequences::new(1, 100);
         sequences.note(90, u64::MAX);
         sequences.note(0, 11);
-        assert!((1..=10).all(|number| sequences.has(number)) && (90..=100).all(|number| sequences.has(number)));
+        assert!(
+            (1..=10).all(|number| sequences.has(number)) && (90..=100).all(|number| sequences.has(number))
+        );
         assert!((11..90).all(|number| !sequences.has(number)));
         assert!(sequences.has(0) && sequences.has(101) && sequences.has(u64::MAX));
     }

@@ -182,7 +182,12 @@ impl ColdPool {
     }
 
     /// The same, with only the first `frames` frames in the file: how a snapshot is kept. Opening it as a store gives it the rest.
-    pub fn create_partial(env: &dyn Env, path: &Path, geometry: ColdGeometry, frames: u32) -> Result<ColdPool> {
+    pub fn create_partial(
+        env: &dyn Env,
+        path: &Path,
+        geometry: ColdGeometry,
+        frames: u32,
+    ) -> Result<ColdPool> {
         geometry.validate()?;
         let temporary = temporary_path(path);
         let made = write_new(env, &temporary, geometry, frames).and_then(|file| {
@@ -399,7 +404,8 @@ impl ColdPool {
         let mut intact = 0;
         for index in 0..WATERMARK_BLOCKS {
             let Some(block) = self.read_block(watermark_offset(index))? else { continue };
-            let is_ours = block.state(WATERMARK_MAGIC) == BlockState::Valid && block.identity() == self.geometry.uuid;
+            let is_ours =
+                block.state(WATERMARK_MAGIC) == BlockState::Valid && block.identity() == self.geometry.uuid;
             intact += u64::from(is_ours && block.generation() % WATERMARK_BLOCKS == index);
         }
         Ok(intact)
@@ -462,10 +468,16 @@ fn no_cold_file(path: &Path) -> Error {
     ))
 }
 
-fn write_new(env: &dyn Env, temporary: &Path, geometry: ColdGeometry, frames: u32) -> Result<Arc<dyn EnvFile>> {
+fn write_new(
+    env: &dyn Env,
+    temporary: &Path,
+    geometry: ColdGeometry,
+    frames: u32,
+) -> Result<Arc<dyn EnvFile>> {
     let file =
         env.open(temporary, OpenHow::REPLACE).map_err(|error| Error::io("create", temporary, error))?;
-    let file_bytes = geometry.data_offset() + u64::from(frames.min(geometry.frames)) * u64::from(geometry.frame_bytes);
+    let file_bytes =
+        geometry.data_offset() + u64::from(frames.min(geometry.frames)) * u64::from(geometry.frame_bytes);
     file.allocate(0, file_bytes).map_err(|error| Error::io("allocate", temporary, error))?;
     let write = |bytes: &[u8], position: u64| {
         file.write_all_at(bytes, position).map_err(|error| Error::io("write", temporary, error))

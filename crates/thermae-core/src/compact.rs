@@ -99,16 +99,21 @@ impl Engine {
     }
 
     /// Up to which sequence number deletions and expiries of this segment need not be carried along: as far as a checkpoint covers them, and
-    /// as far as no other segment holds anything older that they could be needed against.
+    /// as far as no other segment holds anything older that they could be needed against. This segment counts too where only its beginning
+    /// was flushed: that stays on disk for some flushes more, and what follows it will not be written any more.
     fn covered_sequence(&self, walk: &Walk<'_>) -> u64 {
         let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
+        let own = self.segment(walk.slot);
+        let flushed = own.flushed.load(Ordering::Acquire);
+        let is_half_flushed = flushed != 0 && flushed < own.tail.load(Ordering::Acquire);
         let oldest = self
             .segments()
             .iter()
             .enumerate()
             .filter(|&(slot, segment)| {
                 let is_log = !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT);
-                is_log && slot as u32 != walk.slot && segment.state.load(Ordering::Acquire) != state::FREE
+                let counts = slot as u32 != walk.slot || is_half_flushed;
+                is_log && counts && segment.state.load(Ordering::Acquire) != state::FREE
             })
             .map(|(_, segment)| segment.sequence_min.load(Ordering::Relaxed))
             .min();

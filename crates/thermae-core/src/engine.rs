@@ -10,8 +10,8 @@ use crate::layout::{
     Counters, Geometry, Globals, HEADS, Head, PAGE_BYTES, Partition, Place, SLOT_BITS, Segment,
 };
 use crate::lock::{Acquired, SharedLock};
-use crate::options::{Durability, Location, WhenFull};
 use crate::membership::Membership;
+use crate::options::{Durability, Location, WhenFull};
 use crate::pool::Mapping;
 use crate::superblock::Superblock;
 use std::path::PathBuf;
@@ -197,7 +197,8 @@ impl Engine {
     #[inline]
     pub fn slot_of(&self, segment_id: u64) -> Option<u32> {
         let slot = u32::try_from(segment_id & ((1 << SLOT_BITS) - 1)).ok()?;
-        (slot < self.geometry.slots && self.segment(slot).segment_id.load(Ordering::Acquire) == segment_id).then_some(slot)
+        (slot < self.geometry.slots && self.segment(slot).segment_id.load(Ordering::Acquire) == segment_id)
+            .then_some(slot)
     }
 
     /// The store's clock: it does not jump with the wall clock, and goes on across reboots.
@@ -256,7 +257,9 @@ impl Engine {
     /// Takes a shared lock; where it is inherited from a dead participant, `repair` runs before anything else.
     #[inline]
     pub fn lock<'a>(&'a self, lock: &'a SharedLock, repair: impl FnOnce(u32)) -> LockGuard<'a> {
-        if let Acquired::Inherited(dead) = lock.lock(self.member.lock_word(), |slot| self.member.is_alive(slot)) {
+        if let Acquired::Inherited(dead) =
+            lock.lock(self.member.lock_word(), |slot| self.member.is_alive(slot))
+        {
             Self::count(&self.counters().inherited_locks, 1);
             repair(dead);
         }
@@ -296,7 +299,10 @@ impl Engine {
     #[cold]
     pub(crate) fn unwritable(&self) -> Error {
         if self.read_only {
-            return Error::ReadOnly(format!("{} was opened read-only; open it without read_only to write", self.paths.location));
+            return Error::ReadOnly(format!(
+                "{} was opened read-only; open it without read_only to write",
+                self.paths.location
+            ));
         }
         let errno = self.globals().writes_stopped.load(Ordering::Relaxed);
         Error::WritesStopped(format!(

@@ -101,7 +101,8 @@ impl Engine {
 
     /// Rebuilds a partition's table with `wanted` buckets or more, as far as a table may have so many.
     fn grow_to(&self, guard: &PartitionGuard<'_>, old: Table, wanted: u32) -> Result<Table, Room> {
-        let buckets = wanted.next_multiple_of(GRANULE_BUCKETS).min(BUCKETS_MAX / GRANULE_BUCKETS * GRANULE_BUCKETS);
+        let buckets =
+            wanted.next_multiple_of(GRANULE_BUCKETS).min(BUCKETS_MAX / GRANULE_BUCKETS * GRANULE_BUCKETS);
         let new = self.allocate_table(guard.number, buckets, old.version.wrapping_add(1))?;
         bucket::rehash(self.buckets(old), self.buckets(new));
         crash_point!("table.filled");
@@ -118,7 +119,10 @@ impl Engine {
     pub fn partition_entries(&self, partition: u32) -> Vec<u64> {
         loop {
             let word = self.directory()[partition as usize].load(Ordering::Acquire);
-            let entries = bucket::entries(self.buckets(Table::unpack(word))).map(|(_, word)| word).filter(|&word| is_record(word)).collect();
+            let entries = bucket::entries(self.buckets(Table::unpack(word)))
+                .map(|(_, word)| word)
+                .filter(|&word| is_record(word))
+                .collect();
             fence(Ordering::Acquire);
             if self.directory()[partition as usize].load(Ordering::Relaxed) == word {
                 return entries;
@@ -127,12 +131,20 @@ impl Engine {
     }
 
     /// The places of all entries of a locked partition that point to records.
-    pub(crate) fn locked_entries<'a>(&'a self, guard: &PartitionGuard<'_>) -> impl Iterator<Item = (EntryRef<'a>, u64)> + use<'a> {
+    pub(crate) fn locked_entries<'a>(
+        &'a self,
+        guard: &PartitionGuard<'_>,
+    ) -> impl Iterator<Item = (EntryRef<'a>, u64)> + use<'a> {
         bucket::entries(self.buckets(self.table(guard.number))).filter(|&(_, word)| is_record(word))
     }
 
     /// The place of the entry that points to `address` in a locked partition.
-    pub(crate) fn entry_at(&self, guard: &PartitionGuard<'_>, tag: u64, address: u64) -> Option<EntryRef<'_>> {
+    pub(crate) fn entry_at(
+        &self,
+        guard: &PartitionGuard<'_>,
+        tag: u64,
+        address: u64,
+    ) -> Option<EntryRef<'_>> {
         let mut probe = self.probe(self.table(guard.number), tag);
         while let Some((place, word)) = probe.next() {
             if word & ADDRESS_MASK == address {

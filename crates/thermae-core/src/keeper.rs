@@ -60,9 +60,12 @@ impl Keeper {
         let shared = Arc::new(Signal::default());
         let forks = engine.forks.load(Ordering::Relaxed);
         let mut threads = Vec::new();
-        for (name, run) in [("thermae-flush", flush_loop as fn(&Engine, &Signal)), ("thermae-keep", keep_loop)] {
+        for (name, run) in
+            [("thermae-flush", flush_loop as fn(&Engine, &Signal)), ("thermae-keep", keep_loop)]
+        {
             let (engine, signal) = (engine.clone(), shared.clone());
-            let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&engine, &signal));
+            let spawned =
+                std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&engine, &signal));
             // Without threads the store works all the same: writers make room and flush themselves.
             threads.extend(spawned);
         }
@@ -97,7 +100,8 @@ struct Lease<'a>(&'a SharedLock);
 
 impl<'a> Lease<'a> {
     fn take(engine: &Engine, lock: &'a SharedLock) -> Option<Self> {
-        lock.try_lock_or_inherit(engine.member.lock_word(), |slot| engine.member.is_alive(slot)).map(|_| Self(lock))
+        lock.try_lock_or_inherit(engine.member.lock_word(), |slot| engine.member.is_alive(slot))
+            .map(|_| Self(lock))
     }
 }
 
@@ -156,7 +160,8 @@ impl Engine {
     /// levels of page tables (eight under virtualisation), which is as long as the access itself.
     fn widen_pages(&self) {
         let globals = self.globals();
-        let used = u64::from(globals.hot_high_water.load(Ordering::Relaxed)) * u64::from(self.geometry.frame_bytes);
+        let used =
+            u64::from(globals.hot_high_water.load(Ordering::Relaxed)) * u64::from(self.geometry.frame_bytes);
         // Ahead of the writers, who then meet no page fault on fresh memory either.
         let used = (used + HUGE_PAGES_AHEAD_BYTES).min(self.geometry.hot_file_bytes() as u64);
         let wanted = (used as usize).div_ceil(HUGE_PAGE_BYTES) as u32;
@@ -215,7 +220,13 @@ impl Engine {
         if globals.arena_lock.owner() == Some(dead) {
             drop(self.lock_arena());
         }
-        for lock in [&globals.snapshot_lock, &globals.flush_lease, &globals.checkpoint_lock, &globals.names_lock, &globals.keeper_lease] {
+        for lock in [
+            &globals.snapshot_lock,
+            &globals.flush_lease,
+            &globals.checkpoint_lock,
+            &globals.names_lock,
+            &globals.keeper_lease,
+        ] {
             if lock.owner() == Some(dead) {
                 drop(self.lock(lock, |_| {}));
             }

@@ -111,7 +111,13 @@ impl Geometry {
     }
 
     /// The same with a number of partitions that was chosen before: a restored store keeps its index's, whatever its tiers' sizes.
-    pub fn with_partitions(hot_bytes: u64, cold_bytes: u64, frame_bytes: u32, participants: u32, partitions: u32) -> Option<Self> {
+    pub fn with_partitions(
+        hot_bytes: u64,
+        cold_bytes: u64,
+        frame_bytes: u32,
+        participants: u32,
+        partitions: u32,
+    ) -> Option<Self> {
         let frame = u64::from(frame_bytes);
         let hot_most = hot_bytes / frame;
         let cold_frames = cold_bytes / frame;
@@ -128,7 +134,8 @@ impl Geometry {
             slots: u32::try_from(slots).ok()?,
             partitions,
             participants,
-            participant_pages: u32::try_from((PINS_OFFSET as u64 + pin_bytes).div_ceil(PAGE_BYTES as u64)).ok()?,
+            participant_pages: u32::try_from((PINS_OFFSET as u64 + pin_bytes).div_ceil(PAGE_BYTES as u64))
+                .ok()?,
         };
         let left = hot_bytes.checked_sub(geometry.control_bytes() as u64)?;
         geometry.hot_frames = u32::try_from(left / frame).ok()?;
@@ -604,7 +611,9 @@ mod tests {
 
     #[test]
     fn a_place_reads_back() {
-        for (hot, cold) in [(None, None), (Some(0), None), (None, Some(7)), (Some(0xff_fffd), Some(0xff_fffd))] {
+        for (hot, cold) in
+            [(None, None), (Some(0), None), (None, Some(7)), (Some(0xff_fffd), Some(0xff_fffd))]
+        {
             let place = Place { hot, cold, generation: 65_535 };
             assert_eq!(Place::unpack(place.pack()), place);
             assert_eq!(place.moved(cold, hot).generation, 0);
@@ -613,7 +622,9 @@ mod tests {
 
     #[test]
     fn hot_bytes_bound_all_of_shared_memory() {
-        for (hot, cold, frame) in [(16 << 20, 0, 1 << 20), (256 << 20, 1 << 30, 1 << 20), (4_u64 << 30, 64_u64 << 30, 8 << 20)] {
+        for (hot, cold, frame) in
+            [(16 << 20, 0, 1 << 20), (256 << 20, 1 << 30, 1 << 20), (4_u64 << 30, 64_u64 << 30, 8 << 20)]
+        {
             let geometry = Geometry::of(hot, cold, frame, 64).unwrap();
             let used = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
             assert!(used <= hot && used + 2 * u64::from(frame) > hot, "{geometry:?} uses {used}");

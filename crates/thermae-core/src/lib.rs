@@ -50,7 +50,10 @@
 //! - env: files, clock, randomness
 //! - error: what can go wrong
 #![warn(missing_docs)]
-#![allow(clippy::cast_possible_truncation, reason = "sizes are bounded by the frame size, which fits 32 bits; see layout")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "sizes are bounded by the frame size, which fits 32 bits; see layout"
+)]
 
 mod arena;
 mod block;
@@ -75,9 +78,9 @@ mod keeper;
 mod large;
 pub mod layout;
 pub mod lock;
-mod membership;
 mod log;
 mod losses;
+mod membership;
 mod names;
 mod open;
 mod options;

@@ -7,7 +7,8 @@
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::layout::{
-    FRESH_HEADS_MAX, HEADS, OLD_SURVIVOR_HEAD_FIRST, OLD_SURVIVOR_HEADS, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state,
+    FRESH_HEADS_MAX, HEADS, OLD_SURVIVOR_HEAD_FIRST, OLD_SURVIVOR_HEADS, Place, SEGMENT_HEADER_BYTES,
+    SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state,
 };
 use crate::record::{self, Word0, kind};
 use crate::segment::{Purpose, Room};
@@ -68,7 +69,12 @@ impl Engine {
     /// overwritten at about the same time are kept together, or compaction copies those that stay along with those that go;
     /// how long the replaced value lasted is the best guess at how long its successor will.
     #[inline]
-    pub(crate) fn head_for_update(&self, guard: &PartitionGuard<'_>, expires_at_ms: u64, replaced: Option<u64>) -> u32 {
+    pub(crate) fn head_for_update(
+        &self,
+        guard: &PartitionGuard<'_>,
+        expires_at_ms: u64,
+        replaced: Option<u64>,
+    ) -> u32 {
         let classes = self.age_classes();
         if classes == 1 || expires_at_ms != 0 {
             return self.head_for(expires_at_ms);
@@ -111,7 +117,8 @@ impl Engine {
 
     /// Updates since a sequence number was given out, as a percentage of the number of keys (guessed from one partition's).
     fn age_percent(&self, guard: &PartitionGuard<'_>, sequence: u64) -> u64 {
-        let keys = u64::from(guard.partition.count.load(Ordering::Relaxed)).max(1) * u64::from(self.geometry.partitions);
+        let keys = u64::from(guard.partition.count.load(Ordering::Relaxed)).max(1)
+            * u64::from(self.geometry.partitions);
         let age = self.globals().next_sequence.load(Ordering::Relaxed).saturating_sub(sequence);
         age.saturating_mul(100) / keys
     }
@@ -144,7 +151,9 @@ impl Engine {
         if let Some(slot) = self.open_slot(number) {
             let segment = self.segment(slot);
             if segment.state.load(Ordering::Acquire) == state::OPEN {
-                self.globals().log_bytes.fetch_add(u64::from(segment.tail.load(Ordering::Relaxed)), Ordering::Relaxed);
+                self.globals()
+                    .log_bytes
+                    .fetch_add(u64::from(segment.tail.load(Ordering::Relaxed)), Ordering::Relaxed);
                 segment.state.store(state::CLOSED, Ordering::Release);
             }
         }
@@ -190,7 +199,8 @@ impl Engine {
         let fitting = self.open_slot(number).filter(|&slot| {
             let segment = self.segment(slot);
             offset = segment.tail.load(Ordering::Relaxed) as usize;
-            let is_sane = segment.state.load(Ordering::Relaxed) == state::OPEN && offset % record::ALIGN_BYTES == 0;
+            let is_sane =
+                segment.state.load(Ordering::Relaxed) == state::OPEN && offset % record::ALIGN_BYTES == 0;
             total = total_at(offset);
             is_sane && offset >= SEGMENT_HEADER_BYTES && offset + total <= frame_bytes
         });
@@ -213,7 +223,9 @@ impl Engine {
         let Some(base) = self.hot_base(place) else { return Err(Room::Hot) };
         let globals = self.globals();
         let (first, count) = match sequence {
-            Sequence::New(count) => (globals.next_sequence.fetch_add(u64::from(count), Ordering::SeqCst), count),
+            Sequence::New(count) => {
+                (globals.next_sequence.fetch_add(u64::from(count), Ordering::SeqCst), count)
+            }
             Sequence::Kept(kept) => (kept, 0),
         };
         crash_point!("append.numbered");
@@ -255,7 +267,14 @@ impl Engine {
     ///
     /// # Safety
     /// `at` points at a RESERVED (or undecided BATCH) record of segment `segment_id` that its writer no longer touches.
-    pub(crate) unsafe fn abandon(&self, at: *mut u8, segment_id: u64, total: usize, sequence: u64, count: u32) {
+    pub(crate) unsafe fn abandon(
+        &self,
+        at: *mut u8,
+        segment_id: u64,
+        total: usize,
+        sequence: u64,
+        count: u32,
+    ) {
         let total_len = u32::try_from(total).unwrap_or(u32::MAX);
         let crc = record::batch_checksum(sequence, total_len, count) ^ record::checksum_mask(segment_id);
         let word = Word0 { value_len: total_len, key_len: 0, kind: kind::ABANDONED, encoding: 0 };
@@ -283,7 +302,8 @@ impl Engine {
         // SAFETY: as above; every record is at least 24 bytes.
         let head = unsafe { std::slice::from_raw_parts(at, 32.min(frame_bytes - offset)) };
         let field = |from: usize| {
-            head.get(from..from + 4).map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            head.get(from..from + 4)
+                .map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
         };
         let (is_owner_alive, count) = match word.kind() {
             kind::RESERVED => {

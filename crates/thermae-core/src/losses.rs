@@ -26,9 +26,11 @@ pub(crate) fn add(env: &dyn Env, directory: &Path, found: &[String]) -> Result<(
     let mut all = read(env, directory)?;
     all.extend_from_slice(found);
     all.truncate(LOSSES_MAX);
-    let lines: Vec<String> = all.iter().map(|line| serde_json::Value::from(line.as_str()).to_string()).collect();
+    let lines: Vec<String> =
+        all.iter().map(|line| serde_json::Value::from(line.as_str()).to_string()).collect();
     let temporary = temporary_path(&path);
-    let file = env.open(&temporary, OpenHow::REPLACE).map_err(|source| Error::io("create", &temporary, source))?;
+    let file =
+        env.open(&temporary, OpenHow::REPLACE).map_err(|source| Error::io("create", &temporary, source))?;
     file.write_all_at(lines.join("\n").as_bytes(), 0)
         .and_then(|()| file.sync_all())
         .map_err(|source| Error::io("write", &temporary, source))?;
@@ -49,14 +51,20 @@ pub(crate) fn read(env: &dyn Env, directory: &Path) -> Result<Vec<String>> {
     file.read_exact_at(&mut bytes, 0).map_err(|source| Error::io("read", &path, source))?;
     let text = String::from_utf8_lossy(&bytes);
     // A line that is no JSON string is shown as it stands: it is a message for people.
-    Ok(text.lines().take(LOSSES_MAX).map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.to_owned())).collect())
+    Ok(text
+        .lines()
+        .take(LOSSES_MAX)
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.to_owned()))
+        .collect())
 }
 
 /// Forgets what was written down.
 pub(crate) fn forget(env: &dyn Env, directory: &Path) -> Result<()> {
     let path = path_in(directory);
     match env.remove_file(&path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path, source)),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", &path, source))
+        }
         _ => Ok(()),
     }
 }

@@ -137,8 +137,16 @@ impl Membership {
         now_ms: u64,
     ) -> Result<Option<Self>> {
         let claim = |is_free: bool| {
-            claim_slot(file.fd(), participants, page, clear_pins, (!is_free).then_some(bury as &dyn Fn(u32)), read_only, now_ms)
-                .map_err(|source| Error::io("lock a participant's byte of", "lock", source))
+            claim_slot(
+                file.fd(),
+                participants,
+                page,
+                clear_pins,
+                (!is_free).then_some(bury as &dyn Fn(u32)),
+                read_only,
+                now_ms,
+            )
+            .map_err(|source| Error::io("lock a participant's byte of", "lock", source))
         };
         let claimed = match claim(true)? {
             // With nobody alive there is nobody who would free the slots of the dead.
@@ -213,7 +221,12 @@ pub(crate) fn bury(control: &Mapping, geometry: &Geometry, dead: u32) {
     let globals: &Globals = control.at(PAGE_BYTES);
     let partitions: &[Partition] = control.slice(geometry.partitions_offset(), geometry.partitions as usize);
     let heads = globals.heads.iter().map(|head| &head.lock);
-    partitions.iter().map(|partition| &partition.lock).chain(heads).chain(globals.locks()).for_each(|lock| lock.leave_to_nobody(dead));
+    partitions
+        .iter()
+        .map(|partition| &partition.lock)
+        .chain(heads)
+        .chain(globals.locks())
+        .for_each(|lock| lock.leave_to_nobody(dead));
     let segments: &[Segment] = control.slice(geometry.segments_offset(), geometry.slots as usize);
     for segment in segments {
         // What was published has no owner any more.
@@ -248,7 +261,8 @@ pub(crate) fn claim_slot<'a>(
         }
         clear_pins(slot);
         let incarnation = participant.incarnation.load(Ordering::Relaxed) + u64::from(participants);
-        let incarnation = if incarnation == u64::from(participants) { u64::from(slot) + 1 } else { incarnation };
+        let incarnation =
+            if incarnation == u64::from(participants) { u64::from(slot) + 1 } else { incarnation };
         participant.incarnation.store(incarnation, Ordering::Relaxed);
         participant.pid.store(std::process::id(), Ordering::Relaxed);
         participant.read_only.store(u32::from(read_only), Ordering::Relaxed);

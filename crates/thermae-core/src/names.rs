@@ -70,7 +70,9 @@ impl Engine {
         let mut free = None;
         for (index, lock) in self.named_locks().iter().enumerate() {
             let incarnation = lock.incarnation.load(Ordering::Acquire);
-            let is_ours = incarnation != 0 && lock.name[0].load(Ordering::Relaxed) == name[0] && lock.name[1].load(Ordering::Relaxed) == name[1];
+            let is_ours = incarnation != 0
+                && lock.name[0].load(Ordering::Relaxed) == name[0]
+                && lock.name[1].load(Ordering::Relaxed) == name[1];
             if is_ours {
                 if self.is_incarnation_alive(incarnation) {
                     return Ok(None);
@@ -83,7 +85,10 @@ impl Engine {
             }
         }
         let free = free.or_else(|| {
-            self.named_locks().iter().enumerate().find(|(_, lock)| !self.is_incarnation_alive(lock.incarnation.load(Ordering::Relaxed)))
+            self.named_locks()
+                .iter()
+                .enumerate()
+                .find(|(_, lock)| !self.is_incarnation_alive(lock.incarnation.load(Ordering::Relaxed)))
         });
         let Some((index, lock)) = free else {
             return Err(Error::full(format!(

@@ -9,14 +9,15 @@ use crate::engine::{Engine, Paths};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result};
 use crate::layout::{
-    CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, Participant, STRUCT_BYTES, TTL_HEADS_MAX,
+    CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, Participant, STRUCT_BYTES,
+    TTL_HEADS_MAX,
 };
 use crate::lock::SharedLock;
-use crate::options::{Location, Options, Resolved, ShmPlacement, size_text};
+use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
+use crate::options::{Location, Options, Resolved, ShmPlacement, size_text};
 use crate::participants::register_for_forks;
 use crate::pool::Mapping;
-use crate::losses;
 use crate::recover;
 use crate::superblock::Superblock;
 use std::io;
@@ -76,7 +77,9 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
                 }
             }
             match env.create_dir(path) {
-                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create the directory", path, source)),
+                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                    Err(Error::io("create the directory", path, source))
+                }
                 _ => Ok(()),
             }
         }
@@ -133,7 +136,8 @@ fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved) -> Result<S
 
 /// What follows from a store's options; `partitions` are those it was created with, if it exists.
 pub(crate) fn geometry_of(resolved: &Resolved, partitions: Option<u32>) -> Result<Geometry> {
-    let (hot, cold, frame, participants) = (resolved.hot_bytes, resolved.cold_bytes, resolved.frame_bytes, resolved.participants_max);
+    let (hot, cold, frame, participants) =
+        (resolved.hot_bytes, resolved.cold_bytes, resolved.frame_bytes, resolved.participants_max);
     let geometry = match partitions {
         Some(partitions) => Geometry::with_partitions(hot, cold, frame, participants, partitions),
         None => Geometry::of(hot, cold, frame, participants),
@@ -158,7 +162,11 @@ fn volatile_name(superblock: &Superblock, device: u64, inode: u64) -> String {
     let mut bytes = superblock.uuid.to_vec();
     bytes.extend_from_slice(&device.to_le_bytes());
     bytes.extend_from_slice(&inode.to_le_bytes());
-    format!("thermae-{:016x}{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes), u64::from_le_bytes(superblock.uuid[..8].try_into().unwrap_or_default()))
+    format!(
+        "thermae-{:016x}{:016x}",
+        xxhash_rust::xxh3::xxh3_64(&bytes),
+        u64::from_le_bytes(superblock.uuid[..8].try_into().unwrap_or_default())
+    )
 }
 
 fn words(bytes: [u8; 16]) -> [u64; 2] {
@@ -184,7 +192,9 @@ fn judge(header: &ControlHeader, stamp: &Stamp, geometry: &Geometry, path: &Path
         words[0].load(Ordering::Relaxed) == other[0] && words[1].load(Ordering::Relaxed) == other[1]
     };
     let is_this_boots = same(&header.boot_id, stamp.boot_id);
-    if is_this_boots && (load(&header.layout_version) != LAYOUT_VERSION || load(&header.struct_bytes) != STRUCT_BYTES) {
+    if is_this_boots
+        && (load(&header.layout_version) != LAYOUT_VERSION || load(&header.struct_bytes) != STRUCT_BYTES)
+    {
         return Err(Error::WrongLayout(format!(
             "{} has layout {} ({} bytes of shared structures) and this build has layout {LAYOUT_VERSION} ({STRUCT_BYTES} bytes): \
              use the version of thermae that the running processes use, or close them all first",
@@ -230,7 +240,11 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
             return Err(Error::NotAStore(format!(
                 "{} holds no store: check the path{}",
                 directory.display(),
-                if options.read_only { ", or open it once without read_only to create it" } else { ", or open it with create=True" }
+                if options.read_only {
+                    ", or open it once without read_only to create it"
+                } else {
+                    ", or open it with create=True"
+                }
             )));
         }
         check_vacant(&*env, &directory)?;
@@ -257,10 +271,13 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
             geometry.slots
         )));
     }
-    let found = env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
+    let found =
+        env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
     let stamp = Stamp {
         store_id: words(superblock.uuid),
-        boot_id: words(env.boot_id().map_err(|source| Error::io("read", "/proc/sys/kernel/random/boot_id", source))?),
+        boot_id: words(
+            env.boot_id().map_err(|source| Error::io("read", "/proc/sys/kernel/random/boot_id", source))?,
+        ),
         device: found.device,
         inode: found.inode,
     };
@@ -301,7 +318,13 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
     Ok(engine)
 }
 
-fn open_cold(env: &dyn Env, paths: &Paths, superblock: &Superblock, geometry: &Geometry, options: &Options) -> Result<Option<ColdPool>> {
+fn open_cold(
+    env: &dyn Env,
+    paths: &Paths,
+    superblock: &Superblock,
+    geometry: &Geometry,
+    options: &Options,
+) -> Result<Option<ColdPool>> {
     if geometry.cold_frames == 0 {
         return Ok(None);
     }
@@ -318,7 +341,9 @@ fn open_cold(env: &dyn Env, paths: &Paths, superblock: &Superblock, geometry: &G
         return ColdPool::open(env, &paths.cold, cold_geometry, options.read_only).map(Some);
     }
     // Only a store that was never completely made has no cold file: one with data lost its file, which must not pass for an empty one.
-    if env.exists(&paths.directory.join("checkpoint.0")).unwrap_or(true) || env.exists(&paths.directory.join("checkpoint.1")).unwrap_or(true) {
+    if env.exists(&paths.directory.join("checkpoint.0")).unwrap_or(true)
+        || env.exists(&paths.directory.join("checkpoint.1")).unwrap_or(true)
+    {
         return Err(Error::Corrupt(format!(
             "{} is missing though the store held data: put it back, or restore a snapshot",
             paths.cold.display()
@@ -414,7 +439,8 @@ fn build(
     header.partitions.store(geometry.partitions, Ordering::Relaxed);
     header.participants.store(geometry.participants, Ordering::Relaxed);
     header.hash_seed.store(superblock.hash_seed, Ordering::Relaxed);
-    let offset = i64::try_from(env.wall_time_ms()).unwrap_or(0) - i64::try_from(env.boot_time_ms()).unwrap_or(0);
+    let offset =
+        i64::try_from(env.wall_time_ms()).unwrap_or(0) - i64::try_from(env.boot_time_ms()).unwrap_or(0);
     header.clock_offset_ms.store(offset, Ordering::Relaxed);
 
     let writer = Options { read_only: false, ..options.clone() };
@@ -423,7 +449,16 @@ fn build(
         None => None,
     };
     let is_snapshot = superblock.sequence_limit != 0;
-    let engine = assemble(env.clone(), paths.clone(), superblock.clone(), *geometry, cold, (control, hot), lock_file, &writer)?;
+    let engine = assemble(
+        env.clone(),
+        paths.clone(),
+        superblock.clone(),
+        *geometry,
+        cold,
+        (control, hot),
+        lock_file,
+        &writer,
+    )?;
     let globals = engine.globals();
     globals.next_sequence.store(1, Ordering::Relaxed);
     globals.next_segment.store(1, Ordering::Relaxed);
@@ -443,7 +478,9 @@ fn build(
         let report = recover::recover(&engine)?;
         losses::add(&**env, &paths.directory, &report.damaged)?;
         // What was superseded before it was flushed is in no file: up to here, numbers may rightly be missing.
-        globals.freed_sequence.store(globals.next_sequence.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        globals
+            .freed_sequence
+            .store(globals.next_sequence.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
     if is_snapshot {
         // A snapshot holds nothing above its limit, and what is written from here on must not be ignored by the next recovery.
@@ -469,17 +506,30 @@ fn assemble(
     let clock_offset_ms = header.clock_offset_ms.load(Ordering::Relaxed);
     let now_ms = env.boot_time_ms().saturating_add_signed(clock_offset_ms);
     // A read-only participant writes its own pages only; the mapping for claiming them goes when it has them.
-    let claiming = if control.is_writable() { None } else { Some(map_file(&*env, &paths.control, geometry.control_bytes(), true)?) };
+    let claiming = if control.is_writable() {
+        None
+    } else {
+        Some(map_file(&*env, &paths.control, geometry.control_bytes(), true)?)
+    };
     let pages = claiming.as_ref().unwrap_or(&control);
     let offset = |slot: u32| geometry.participants_offset() + slot as usize * geometry.participant_bytes();
     let page = |slot: u32| pages.at::<Participant>(offset(slot));
     let clear = |slot: u32| {
         let words = (geometry.slots as usize).div_ceil(64);
-        let bits: &[std::sync::atomic::AtomicU64] = pages.slice(offset(slot) + crate::layout::PINS_OFFSET, words);
+        let bits: &[std::sync::atomic::AtomicU64] =
+            pages.slice(offset(slot) + crate::layout::PINS_OFFSET, words);
         bits.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     };
     let bury = |slot: u32| bury(pages, &geometry, slot);
-    let member = Membership::claim(lock_file.clone(), geometry.participants, &page, &clear, &bury, options.read_only, now_ms)?;
+    let member = Membership::claim(
+        lock_file.clone(),
+        geometry.participants,
+        &page,
+        &clear,
+        &bury,
+        options.read_only,
+        now_ms,
+    )?;
     let Some(member) = member else {
         return Err(Error::TooManyParticipants(format!(
             "all {} participant slots of {} are taken: close some handles, or create the store with a greater participants_max",
@@ -502,7 +552,9 @@ fn assemble(
         read_only: options.read_only,
         verify_reads: options.verify_reads,
         control,
-        own_pages: std::sync::atomic::AtomicPtr::new(own_pages.map_or(std::ptr::null_mut(), |pages| Box::into_raw(Box::new(pages)))),
+        own_pages: std::sync::atomic::AtomicPtr::new(
+            own_pages.map_or(std::ptr::null_mut(), |pages| Box::into_raw(Box::new(pages))),
+        ),
         hot,
         closed: AtomicBool::new(false),
         orphaned: AtomicBool::new(false),
@@ -547,7 +599,11 @@ fn join(
 }
 
 /// Everything of a store that `remove` may delete; an error while anyone is attached.
-fn with_unused_store(env: &dyn Env, location: &Location, remove: impl FnOnce(&Path, Option<&Path>) -> Result<()>) -> Result<()> {
+fn with_unused_store(
+    env: &dyn Env,
+    location: &Location,
+    remove: impl FnOnce(&Path, Option<&Path>) -> Result<()>,
+) -> Result<()> {
     let directory = directory_of(env, location)?;
     prepare_directory(env, &directory, false)?;
     let superblock_path = directory.join("store");
@@ -556,9 +612,12 @@ fn with_unused_store(env: &dyn Env, location: &Location, remove: impl FnOnce(&Pa
     let lock_file = open_lock_file(env, &lock_path)?;
     let _guard = lock_attach(&lock_file, &lock_path)?;
     if is_anyone_attached(lock_file.fd(), superblock.options.participants_max) {
-        return Err(Error::InUse(format!("{location} is in use: close every handle of it in every process first")));
+        return Err(Error::InUse(format!(
+            "{location} is in use: close every handle of it in every process first"
+        )));
     }
-    let found = env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
+    let found =
+        env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
     let shared = Path::new(SHARED_MEMORY).join(volatile_name(&superblock, found.device, found.inode));
     let has_shared = matches!(location, Location::Directory(_)) && env.exists(&shared).unwrap_or(false);
     remove(&directory, has_shared.then_some(&*shared))
@@ -616,7 +675,14 @@ impl Engine {
                 self.close_open_segment(number);
             }
         }
-        let is_damaged = self.globals().locks().into_iter().filter(|lock| lock.owner() == me).map(SharedLock::unlock).count() > 0;
+        let is_damaged = self
+            .globals()
+            .locks()
+            .into_iter()
+            .filter(|lock| lock.owner() == me)
+            .map(SharedLock::unlock)
+            .count()
+            > 0;
         if is_damaged {
             let pool = self.lock_pool();
             self.repair_pool();

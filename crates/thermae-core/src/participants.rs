@@ -64,7 +64,9 @@ impl Engine {
     /// Whether the participant that used `incarnation` still lives and is the same use of its slot.
     pub fn is_incarnation_alive(&self, incarnation: u64) -> bool {
         let participants = u64::from(self.geometry.participants);
-        let Some(slot) = incarnation.checked_sub(1).and_then(|number| u32::try_from(number % participants).ok()) else {
+        let Some(slot) =
+            incarnation.checked_sub(1).and_then(|number| u32::try_from(number % participants).ok())
+        else {
             return false;
         };
         let participant = self.participant(slot);
@@ -89,7 +91,8 @@ impl Engine {
             let count = counts.entry(segment).or_insert(0);
             *count += 1;
             if *count == 1 {
-                self.pin_words(self.member.slot())[segment as usize / 64].fetch_or(1 << (segment % 64), Ordering::SeqCst);
+                self.pin_words(self.member.slot())[segment as usize / 64]
+                    .fetch_or(1 << (segment % 64), Ordering::SeqCst);
             }
         });
         fence(Ordering::SeqCst);
@@ -109,7 +112,8 @@ impl Engine {
             *count -= 1;
             if *count == 0 {
                 counts.remove(&segment);
-                self.pin_words(self.member.slot())[segment as usize / 64].fetch_and(!(1 << (segment % 64)), Ordering::SeqCst);
+                self.pin_words(self.member.slot())[segment as usize / 64]
+                    .fetch_and(!(1 << (segment % 64)), Ordering::SeqCst);
             }
         });
     }
@@ -119,21 +123,27 @@ impl Engine {
         fence(Ordering::SeqCst);
         (0..self.geometry.participants).any(|slot| {
             self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE
-                && self.pin_words(slot)[segment as usize / 64].load(Ordering::SeqCst) >> (segment % 64) & 1 == 1
+                && self.pin_words(slot)[segment as usize / 64].load(Ordering::SeqCst) >> (segment % 64) & 1
+                    == 1
                 && self.member.is_alive(slot)
         })
     }
 
     /// Segments that living participants pin.
     pub fn pinned_count(&self) -> u32 {
-        (0..self.geometry.slots).filter(|&segment| self.is_pinned(segment)).count().try_into().unwrap_or(u32::MAX)
+        (0..self.geometry.slots)
+            .filter(|&segment| self.is_pinned(segment))
+            .count()
+            .try_into()
+            .unwrap_or(u32::MAX)
     }
 
     /// Slots whose participant died and whose belongings nobody has released yet.
     pub fn dead_participants(&self) -> Vec<u32> {
         (0..self.geometry.participants)
             .filter(|&slot| {
-                self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE && !self.member.is_alive(slot)
+                self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE
+                    && !self.member.is_alive(slot)
             })
             .collect()
     }
@@ -143,7 +153,8 @@ impl Engine {
         let byte = SLOT_BYTE_FIRST + i64::from(slot);
         let fd = self.member.fd();
         let locked = slot != self.member.slot()
-            && lock_byte(fd, byte, false).map_err(|source| Error::io("lock a dead participant's byte of", &self.paths.lock, source))?;
+            && lock_byte(fd, byte, false)
+                .map_err(|source| Error::io("lock a dead participant's byte of", &self.paths.lock, source))?;
         if !locked {
             return Ok(false);
         }
@@ -217,7 +228,9 @@ pub(crate) fn register_for_forks(engine: &Arc<Engine>) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // SAFETY: the handlers are functions that live as long as the program.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
+        unsafe {
+            libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child))
+        };
     });
     FORKING.acquire();
     // SAFETY: `busy` is held.

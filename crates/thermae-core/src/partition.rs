@@ -10,7 +10,7 @@ use crate::block::{get_u32, get_u64};
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::index::{ADDRESS_MASK, entry};
-use crate::layout::{ADDRESS_MIN, Place, SLOT_BITS, Segment, state, Table};
+use crate::layout::{ADDRESS_MIN, Place, SLOT_BITS, Segment, Table, state};
 use crate::lock::Acquired;
 use crate::record::{self, Parsed, Word0, flag, kind};
 use std::sync::atomic::Ordering;
@@ -56,7 +56,9 @@ impl Engine {
             let at = unsafe { base.add(offset) };
             // SAFETY: as above.
             let header = unsafe { std::slice::from_raw_parts(at, record::BATCH_BYTES) };
-            let Some((first, _)) = record::total_len(header, offset, self.geometry.frame_bytes as usize, usize::MAX) else {
+            let Some((first, _)) =
+                record::total_len(header, offset, self.geometry.frame_bytes as usize, usize::MAX)
+            else {
                 continue;
             };
             if !first.is_in_batch() {
@@ -67,7 +69,8 @@ impl Engine {
                 continue;
             }
             // SAFETY: below `offset`, hence within the frame, and aligned.
-            let lead = Word0::unpack(unsafe { record::word0_at(base.add(lead_offset)) }.load(Ordering::Acquire));
+            let lead =
+                Word0::unpack(unsafe { record::word0_at(base.add(lead_offset)) }.load(Ordering::Acquire));
             if lead.kind() == kind::BATCH {
                 if first.base_kind() == kind::TOMBSTONE {
                     self.remove_entry(guard, place, false);
@@ -92,7 +95,9 @@ impl Engine {
         let frame_bytes = self.geometry.frame_bytes as usize;
         for (slot, segment) in self.segments().iter().enumerate() {
             let hash = segment.key_hash.load(Ordering::Relaxed);
-            if segment.state.load(Ordering::Acquire) != state::EXTENT || self.partition_of(hash) != guard.number {
+            if segment.state.load(Ordering::Acquire) != state::EXTENT
+                || self.partition_of(hash) != guard.number
+            {
                 continue;
             }
             // The hash once more, after the identity: the slot may have become another key's in between.
@@ -104,7 +109,9 @@ impl Engine {
             // A record that can't be read may list it.
             let is_listed = std::iter::from_fn(|| probe.next()).any(|(_, word)| {
                 self.with_locked_record(word & ADDRESS_MASK, |record| {
-                    Some(record.extents(frame_bytes).is_some_and(|(_, extents)| extents.contains(&segment_id)))
+                    Some(
+                        record.extents(frame_bytes).is_some_and(|(_, extents)| extents.contains(&segment_id)),
+                    )
                 })
                 .unwrap_or(true)
             });
@@ -186,7 +193,9 @@ impl Engine {
     pub(crate) fn hot_record(&self, address: u64) -> Option<(*mut u8, &Segment, usize)> {
         let (slot, offset) = self.split(address)?;
         let segment = self.segment(slot);
-        if segment.state.load(Ordering::Acquire) == state::FREE || offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize {
+        if segment.state.load(Ordering::Acquire) == state::FREE
+            || offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize
+        {
             return None;
         }
         let base = self.hot_base(Place::unpack(segment.place.load(Ordering::Acquire)))?;
@@ -194,7 +203,11 @@ impl Engine {
     }
 
     /// Runs `act` on the record at `address`, hot or cold, while the partition that refers to it is locked.
-    pub(crate) fn with_locked_record<R>(&self, address: u64, act: impl FnOnce(&Parsed<'_>) -> Option<R>) -> Option<R> {
+    pub(crate) fn with_locked_record<R>(
+        &self,
+        address: u64,
+        act: impl FnOnce(&Parsed<'_>) -> Option<R>,
+    ) -> Option<R> {
         let (slot, offset) = self.split(address)?;
         let frame_bytes = self.geometry.frame_bytes as usize;
         let segment = self.segment(slot);
@@ -203,10 +216,13 @@ impl Engine {
             let place = Place::unpack(place_word);
             let bytes = match self.hot_base(place) {
                 Some(base) => {
-                    let room = frame_bytes.checked_sub(offset).filter(|&room| room >= record::HEADER_BYTES + 4)?;
+                    let room =
+                        frame_bytes.checked_sub(offset).filter(|&room| room >= record::HEADER_BYTES + 4)?;
                     // SAFETY: within the frame; a copy is made, and used only if the place did not change meanwhile.
                     let head = unsafe { std::slice::from_raw_parts(base.add(offset), 24) };
-                    let Some((_, total)) = record::total_len(head, offset, frame_bytes, room) else { return None };
+                    let Some((_, total)) = record::total_len(head, offset, frame_bytes, room) else {
+                        return None;
+                    };
                     // SAFETY: total was checked against the room.
                     unsafe { std::slice::from_raw_parts(base.add(offset), total) }.to_vec()
                 }

@@ -39,7 +39,13 @@ impl Mapping {
     ///
     /// # Errors
     /// As [`Mapping::new`].
-    pub fn part(file: Arc<dyn EnvFile>, path: &Path, offset: usize, len: usize, writable: bool) -> Result<Self> {
+    pub fn part(
+        file: Arc<dyn EnvFile>,
+        path: &Path,
+        offset: usize,
+        len: usize,
+        writable: bool,
+    ) -> Result<Self> {
         let actual = file.len().map_err(|source| Error::io("measure", path, source))?;
         if actual < (offset + len) as u64 {
             return Err(Error::Corrupt(format!(
@@ -50,7 +56,8 @@ impl Mapping {
             )));
         }
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-        let base = map_aligned(file.fd(), offset, len, protection).map_err(|source| Error::io("map", path, source))?;
+        let base = map_aligned(file.fd(), offset, len, protection)
+            .map_err(|source| Error::io("map", path, source))?;
         Ok(Self { base, len, writable, file })
     }
 
@@ -106,11 +113,23 @@ pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 const MADV_COLLAPSE: libc::c_int = 25;
 
 /// Maps part of a file so that huge pages of the file are huge in the mapping too: at an address aligned like them.
-fn map_aligned(fd: libc::c_int, offset: usize, len: usize, protection: libc::c_int) -> io::Result<NonNull<u8>> {
+fn map_aligned(
+    fd: libc::c_int,
+    offset: usize,
+    len: usize,
+    protection: libc::c_int,
+) -> io::Result<NonNull<u8>> {
     let reserved = len + HUGE_PAGE_BYTES;
     // SAFETY: reserves an address range of the kernel's choice.
     let range = unsafe {
-        libc::mmap(std::ptr::null_mut(), reserved, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1, 0)
+        libc::mmap(
+            std::ptr::null_mut(),
+            reserved,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
     };
     if range == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
@@ -120,7 +139,14 @@ fn map_aligned(fd: libc::c_int, offset: usize, len: usize, protection: libc::c_i
     let end = (aligned + len).next_multiple_of(4096);
     // SAFETY: within the range just reserved; what of it is not used is given back.
     let base = unsafe {
-        let base = libc::mmap(aligned as *mut libc::c_void, len, protection, libc::MAP_SHARED | libc::MAP_FIXED, fd, offset as libc::off_t);
+        let base = libc::mmap(
+            aligned as *mut libc::c_void,
+            len,
+            protection,
+            libc::MAP_SHARED | libc::MAP_FIXED,
+            fd,
+            offset as libc::off_t,
+        );
         if base == libc::MAP_FAILED {
             let error = io::Error::last_os_error();
             libc::munmap(range, reserved);
@@ -177,12 +203,20 @@ impl Joined {
         let len = pieces.len() * piece_len;
         // SAFETY: an address range reserved for the pieces, released on drop.
         let base = unsafe {
-            libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
         };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
+        let base =
+            NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
         let joined = Self { base, len };
         for (index, &offset) in pieces.iter().enumerate() {
             let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;

@@ -185,14 +185,19 @@ impl Engine {
                 match self.batch_link(base, at, offset) {
                     None => {}
                     Some(link) => {
-                        let is_locked = self.partitions()[self.partition_of(wanted.hash) as usize].lock.owner().is_some();
+                        let is_locked =
+                            self.partitions()[self.partition_of(wanted.hash) as usize].lock.owner().is_some();
                         fence(Ordering::Acquire);
                         if place_ref.load() != entry || segment.place.load(Ordering::Acquire) != place_word {
                             return Ok(Step::Retry);
                         }
                         if !is_locked {
                             // Only while its partitions are locked is a transaction undecided: it was decided since, or its lead is damaged.
-                            return if self.batch_link(base, at, offset).is_none() { Ok(Step::Retry) } else { Err(self.damaged(slot, offset, wanted.key)) };
+                            return if self.batch_link(base, at, offset).is_none() {
+                                Ok(Step::Retry)
+                            } else {
+                                Err(self.damaged(slot, offset, wanted.key))
+                            };
                         }
                         if link & ADDRESS_MASK < ADDRESS_MIN {
                             return Ok(Step::Miss);
@@ -207,10 +212,12 @@ impl Engine {
             // SAFETY: only used when sane: within the frame. The bytes may change under us; then the place has changed and all is discarded.
             let key_matches = is_sane
                 && word.key_len as usize == wanted.key.len()
-                && unsafe { std::slice::from_raw_parts(at.add(shape.key_offset), wanted.key.len()) } == wanted.key;
+                && unsafe { std::slice::from_raw_parts(at.add(shape.key_offset), wanted.key.len()) }
+                    == wanted.key;
             if !key_matches {
                 // Two keys with one tag are rare enough to make sure that this is not the wanted key's own record, damaged.
-                let is_intact = !is_sane || !self.verify_reads || self.is_intact_at(at, offset, shape.total, segment);
+                let is_intact =
+                    !is_sane || !self.verify_reads || self.is_intact_at(at, offset, shape.total, segment);
                 fence(Ordering::Acquire);
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);
@@ -246,7 +253,16 @@ impl Engine {
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);
                 }
-                return self.finish_owned(place_ref, entry, offset, &bytes, segment.segment_id.load(Ordering::Relaxed), wanted, buffer, false);
+                return self.finish_owned(
+                    place_ref,
+                    entry,
+                    offset,
+                    &bytes,
+                    segment.segment_id.load(Ordering::Relaxed),
+                    wanted,
+                    buffer,
+                    false,
+                );
             }
             if expires_at_ms != 0 && expires_at_ms <= self.now_ms() {
                 let is_intact = !self.verify_reads || self.is_intact_at(at, offset, shape.total, segment);
@@ -264,7 +280,9 @@ impl Engine {
             let to = buffer(&meta);
             if !to.is_null() {
                 // SAFETY: the source lies in the frame; the caller's buffer has room for value_len bytes.
-                unsafe { std::ptr::copy_nonoverlapping(at.add(shape.value_offset), to, word.value_len as usize) };
+                unsafe {
+                    std::ptr::copy_nonoverlapping(at.add(shape.value_offset), to, word.value_len as usize)
+                };
                 let segment_id = segment.segment_id.load(Ordering::Relaxed);
                 fence(Ordering::Acquire);
                 if segment.place.load(Ordering::Relaxed) != place_word {
@@ -344,7 +362,9 @@ impl Engine {
         }
         let mut bytes = vec![0_u8; COLD_READ_BYTES.min(frame_bytes - offset)];
         cold.read_at(frame, offset as u32, &mut bytes)?;
-        let Some((_, total)) = record::total_len(&bytes, offset, frame_bytes, frame_bytes - offset) else { return Ok(None) };
+        let Some((_, total)) = record::total_len(&bytes, offset, frame_bytes, frame_bytes - offset) else {
+            return Ok(None);
+        };
         if total > bytes.len() {
             let have = bytes.len();
             bytes.resize(total, 0);
@@ -394,13 +414,17 @@ impl Engine {
     ) -> Result<Step> {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let slot = u32::try_from(segment_id & ((1 << crate::layout::SLOT_BITS) - 1)).unwrap_or(u32::MAX);
-        let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id)) else {
+        let Some(record) =
+            record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id))
+        else {
             return Err(self.damaged(slot, offset, wanted.key));
         };
         if record.key != wanted.key {
             return Ok(Step::Other);
         }
-        if record.word.base_kind() == kind::TOMBSTONE || (record.expiry_ms != 0 && record.expiry_ms <= self.now_ms()) {
+        if record.word.base_kind() == kind::TOMBSTONE
+            || (record.expiry_ms != 0 && record.expiry_ms <= self.now_ms())
+        {
             return Ok(Step::Miss);
         }
         let meta = RecordMeta {
@@ -417,7 +441,9 @@ impl Engine {
                     Copied::Whole => {}
                     Copied::Moved => return Ok(Step::Retry),
                     // Extents are given up only after the entry is, so with the same entry this is damage.
-                    Copied::Gone => return Ok(if place_ref.load() == entry { Step::Nonsense } else { Step::Retry }),
+                    Copied::Gone => {
+                        return Ok(if place_ref.load() == entry { Step::Nonsense } else { Step::Retry });
+                    }
                 }
                 if place_ref.load() != entry {
                     return Ok(Step::Retry);
@@ -448,7 +474,9 @@ impl Engine {
             let target = unsafe { std::slice::from_raw_parts_mut(to.add(from), piece) };
             match (self.hot_base(place), &self.cold, place.cold) {
                 // SAFETY: a piece is at most a frame.
-                (Some(base), ..) => unsafe { std::ptr::copy_nonoverlapping(base, target.as_mut_ptr(), piece) },
+                (Some(base), ..) => unsafe {
+                    std::ptr::copy_nonoverlapping(base, target.as_mut_ptr(), piece)
+                },
                 (None, Some(cold), Some(frame)) => cold.read_at(frame, 0, target)?,
                 _ => return Ok(Copied::Gone),
             }

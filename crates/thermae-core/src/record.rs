@@ -415,7 +415,11 @@ pub unsafe fn write_body(
             to.add(shape.expiry_offset).cast::<u64>().write_unaligned(draft.expiry_ms.to_le());
         }
         std::ptr::copy_nonoverlapping(draft.key.as_ptr(), to.add(shape.key_offset), draft.key.len());
-        std::ptr::copy_nonoverlapping(draft.payload.as_ptr(), to.add(shape.value_offset), draft.payload.len());
+        std::ptr::copy_nonoverlapping(
+            draft.payload.as_ptr(),
+            to.add(shape.value_offset),
+            draft.payload.len(),
+        );
         // Padding is zeroed so that no bytes of an earlier use of the frame ever reach a file.
         let key_end = shape.key_offset + draft.key.len();
         std::ptr::write_bytes(to.add(key_end), 0, shape.value_offset - key_end);
@@ -486,7 +490,8 @@ mod tests {
             let mut damaged = bytes.clone();
             *damaged.last_mut().unwrap() ^= 0;
             damaged[parsed.total - 108 + 20] ^= 1;
-            let still = parse(&damaged, 64, 1 << 20).is_some_and(|record| record.is_intact(42) && record.payload == [1; 100]);
+            let still = parse(&damaged, 64, 1 << 20)
+                .is_some_and(|record| record.is_intact(42) && record.payload == [1; 100]);
             assert!(!still || damaged == bytes || parsed.word.is_extended());
         }
     }

@@ -135,7 +135,8 @@ impl Engine {
     /// The same, if nobody alive holds it.
     pub(crate) fn try_lock_room(&self) -> Option<LockGuard<'_>> {
         let lock = &self.globals().room_lock;
-        let acquired = lock.try_lock_or_inherit(self.member.lock_word(), |slot| self.member.is_alive(slot))?;
+        let acquired =
+            lock.try_lock_or_inherit(self.member.lock_word(), |slot| self.member.is_alive(slot))?;
         if matches!(acquired, Acquired::Inherited(_)) {
             self.repair_expiries();
         }

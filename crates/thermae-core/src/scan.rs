@@ -54,7 +54,9 @@ impl Scan {
                 if done.contains(&entry) {
                     continue;
                 }
-                let Some(key) = self.engine.with_locked_record(entry & ADDRESS_MASK, |record| Some(record.key.to_vec())) else {
+                let Some(key) =
+                    self.engine.with_locked_record(entry & ADDRESS_MASK, |record| Some(record.key.to_vec()))
+                else {
                     unreadable.push(entry);
                     continue;
                 };
@@ -68,7 +70,9 @@ impl Scan {
                     continue;
                 }
                 // The look-up decides on expiry and on transactions that are not decided.
-                if let Some(found) = self.engine.find(Wanted { key: &key, hash }, &mut |_| std::ptr::null_mut())? {
+                if let Some(found) =
+                    self.engine.find(Wanted { key: &key, hash }, &mut |_| std::ptr::null_mut())?
+                {
                     keys.push((key, found.meta));
                 }
             }

@@ -87,11 +87,13 @@ impl Engine {
     }
 
     fn pop_hot(&self, purpose: Purpose) -> Option<u32> {
-        Self::pop(self.free_hot(), &self.globals().free_hot, purpose.leaves()).filter(|&frame| frame < self.geometry.hot_frames)
+        Self::pop(self.free_hot(), &self.globals().free_hot, purpose.leaves())
+            .filter(|&frame| frame < self.geometry.hot_frames)
     }
 
     fn pop_cold(&self, purpose: Purpose) -> Option<u32> {
-        Self::pop(self.free_cold(), &self.globals().free_cold, purpose.leaves()).filter(|&frame| frame < self.geometry.cold_frames)
+        Self::pop(self.free_cold(), &self.globals().free_cold, purpose.leaves())
+            .filter(|&frame| frame < self.geometry.cold_frames)
     }
 
     fn find_free_slot(&self) -> Option<u32> {
@@ -118,7 +120,8 @@ impl Engine {
     /// Opens a segment of `class`: a slot, a hot frame, and a cold frame where it will be flushed.
     pub(crate) fn open_segment(&self, class: u32, purpose: Purpose) -> Result<u32, Room> {
         let pool = self.lock_pool();
-        let slot = self.take_slot(class, state::OPENING, purpose, class != class::CACHE && self.is_flushed())?;
+        let slot =
+            self.take_slot(class, state::OPENING, purpose, class != class::CACHE && self.is_flushed())?;
         drop(pool);
         crash_point!("segment.opening");
         self.write_segment_header(slot);
@@ -193,7 +196,8 @@ impl Engine {
         let segment = self.segment(slot);
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
         let Some(base) = self.hot_base(place) else { return };
-        let header = header(segment.segment_id.load(Ordering::Relaxed), segment.class.load(Ordering::Relaxed));
+        let header =
+            header(segment.segment_id.load(Ordering::Relaxed), segment.class.load(Ordering::Relaxed));
         // SAFETY: the frame was just taken by this participant and nothing points into it yet.
         unsafe { std::ptr::copy_nonoverlapping(header.as_ptr(), base, header.len()) };
     }
@@ -216,7 +220,9 @@ impl Engine {
             globals.freed_sequence.fetch_max(segment.sequence_max.load(Ordering::Relaxed), Ordering::SeqCst);
         }
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
-        if let (Some(cold), Some(frame), true) = (&self.cold, place.cold, segment.flushed.swap(0, Ordering::Relaxed) != 0) {
+        if let (Some(cold), Some(frame), true) =
+            (&self.cold, place.cold, segment.flushed.swap(0, Ordering::Relaxed) != 0)
+        {
             // Flushes clear a retired segment's frame record; where nothing is flushed it happens here, so that no recovery finds it
             // after durability is turned on. If the disk fails, the flush that durability begins with says so.
             let _ = cold.clear_frame_record(frame);
@@ -247,7 +253,10 @@ impl Engine {
                 continue;
             }
             let before = Place::unpack(segment.place.load(Ordering::Relaxed));
-            let flushes = globals.flush_count.load(Ordering::SeqCst).saturating_sub(segment.retired_flush.load(Ordering::Relaxed));
+            let flushes = globals
+                .flush_count
+                .load(Ordering::SeqCst)
+                .saturating_sub(segment.retired_flush.load(Ordering::Relaxed));
             let is_reusable = before.cold.is_none() || !self.is_flushed() || flushes >= FLUSHES_BEFORE_REUSE;
             if before.hot.is_none() && !is_reusable {
                 continue;
@@ -269,7 +278,8 @@ impl Engine {
     /// Clears the frame record of a cold frame that is given back without a flush, which would have cleared it: or a deleted key
     /// could come back with it after a reboot.
     fn forget_cold_frame(&self, place: Place, flushed: u32) {
-        if let (Some(cold), Some(frame), false) = (&self.cold, place.cold, self.is_flushed() || flushed == 0) {
+        if let (Some(cold), Some(frame), false) = (&self.cold, place.cold, self.is_flushed() || flushed == 0)
+        {
             // Without durability nothing is promised that a failure here could break.
             let _ = cold.clear_frame_record(frame);
         }
@@ -283,7 +293,8 @@ impl Engine {
         let segment = self.segment(slot);
         let number = segment.segment_id.load(Ordering::SeqCst) >> SLOT_BITS;
         number < globals.snapshot_end.load(Ordering::SeqCst)
-            && segment.snapshot_copied.load(Ordering::SeqCst) != globals.snapshot_number.load(Ordering::SeqCst)
+            && segment.snapshot_copied.load(Ordering::SeqCst)
+                != globals.snapshot_number.load(Ordering::SeqCst)
             && self.member.is_alive(owner)
     }
 
@@ -335,7 +346,9 @@ impl Engine {
     fn restore_unplaced(&self) {
         let globals = self.globals();
         let unplaced = globals.unplaced.load(Ordering::SeqCst);
-        if let Some(slot) = ((unplaced >> 32) as u32).checked_sub(1).filter(|&slot| slot < self.geometry.slots) {
+        if let Some(slot) =
+            ((unplaced >> 32) as u32).checked_sub(1).filter(|&slot| slot < self.geometry.slots)
+        {
             let segment = self.segment(slot);
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             if place.hot.is_none() && segment.state.load(Ordering::Acquire) != state::FREE {
@@ -391,9 +404,15 @@ impl Engine {
     /// Hashes of the keys whose large values a dead participant was writing.
     pub(crate) fn pending_extent_hashes(&self, dead: u32) -> Vec<u64> {
         // The state first: the owner read after it is this use's of the slot, or a later one's.
-        let is_pending =
-            |segment: &&Segment| segment.state.load(Ordering::Acquire) == state::EXTENT_PENDING && segment.owner.load(Ordering::Relaxed) == dead;
-        self.segments().iter().filter(is_pending).map(|segment| segment.key_hash.load(Ordering::Relaxed)).collect()
+        let is_pending = |segment: &&Segment| {
+            segment.state.load(Ordering::Acquire) == state::EXTENT_PENDING
+                && segment.owner.load(Ordering::Relaxed) == dead
+        };
+        self.segments()
+            .iter()
+            .filter(is_pending)
+            .map(|segment| segment.key_hash.load(Ordering::Relaxed))
+            .collect()
     }
 
     /// Gives up what a dead participant was setting up: segments half opened, extents never published.

@@ -110,7 +110,11 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::snapshot`].
-    pub fn snapshot_with(&self, directory: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<SnapshotReport> {
+    pub fn snapshot_with(
+        &self,
+        directory: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<SnapshotReport> {
         let engine = self.engine();
         engine.check_usable()?;
         if engine.read_only {
@@ -159,9 +163,11 @@ impl<'a> Staged<'a> {
 
     fn finish(mut self, directory: &Path) -> Result<()> {
         let env = self.env;
-        env.sync_dir(&self.temporary).map_err(|source| Error::io("sync the directory", &self.temporary, source))?;
+        env.sync_dir(&self.temporary)
+            .map_err(|source| Error::io("sync the directory", &self.temporary, source))?;
         crash_point!("snapshot.synced");
-        env.rename(&self.temporary, directory).map_err(|source| Error::io("rename a new directory to", directory, source))?;
+        env.rename(&self.temporary, directory)
+            .map_err(|source| Error::io("rename a new directory to", directory, source))?;
         self.is_finished = true;
         let above = parent(directory);
         env.sync_dir(above).map_err(|source| Error::io("sync the directory", above, source))
@@ -219,7 +225,12 @@ fn snapshot_options(options: &Resolved, segments: u64) -> Resolved {
 }
 
 impl Engine {
-    fn snapshot_into(&self, temporary: &Path, directory: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<SnapshotReport> {
+    fn snapshot_into(
+        &self,
+        temporary: &Path,
+        directory: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<SnapshotReport> {
         let started = Instant::now();
         let globals = self.globals();
         globals.snapshot_lock.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
@@ -230,22 +241,38 @@ impl Engine {
         let uuid = self.env.random_bytes_16();
         let barrier = self.note_barrier();
         let mut end = u64::MAX;
-        let sequence = self.write_checkpoint_file(&temporary.join("checkpoint.0"), &uuid, 2, &barrier, &mut || {
-            let heads = self.lock_heads();
-            let sequence = globals.next_sequence.load(Ordering::SeqCst).saturating_sub(1);
-            end = globals.next_segment.load(Ordering::SeqCst);
-            drop(heads);
-            globals.snapshot_end.store(end, Ordering::SeqCst);
-            Ok(sequence)
-        })?;
+        let sequence =
+            self.write_checkpoint_file(&temporary.join("checkpoint.0"), &uuid, 2, &barrier, &mut || {
+                let heads = self.lock_heads();
+                let sequence = globals.next_sequence.load(Ordering::SeqCst).saturating_sub(1);
+                end = globals.next_segment.load(Ordering::SeqCst);
+                drop(heads);
+                globals.snapshot_end.store(end, Ordering::SeqCst);
+                Ok(sequence)
+            })?;
         crash_point!("snapshot.dumped");
         let planned = self.plan_copies(&barrier, end, number);
         let current = Superblock::read(&*self.env, &self.paths.superblock)?;
         let options = snapshot_options(&current.options, planned.len() as u64);
         let geometry = open::geometry_of(&options, Some(current.partitions))?;
-        let cold_geometry = ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
-        let pool = ColdPool::create_partial(&*self.env, &temporary.join("cold"), cold_geometry, planned.len() as u32)?;
-        let mut copier = Copier { engine: self, pool: &pool, sequence, number, buffer: Vec::new(), frame: 0, bytes: 0, damaged: Vec::new() };
+        let cold_geometry =
+            ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
+        let pool = ColdPool::create_partial(
+            &*self.env,
+            &temporary.join("cold"),
+            cold_geometry,
+            planned.len() as u32,
+        )?;
+        let mut copier = Copier {
+            engine: self,
+            pool: &pool,
+            sequence,
+            number,
+            buffer: Vec::new(),
+            frame: 0,
+            bytes: 0,
+            damaged: Vec::new(),
+        };
         copier.copy_all(planned, progress)?;
         let (segments, bytes, damaged) = (u64::from(copier.frame), copier.bytes, copier.damaged);
         pool.write_watermark(sequence)?;
@@ -282,7 +309,9 @@ impl Engine {
             let holds_something = match segment.state.load(Ordering::SeqCst) {
                 state::OPEN | state::CLOSED | state::EXTENT | state::EXTENT_PENDING => true,
                 // What was retired before the barrier was superseded or dropped by then, and its bytes may be gone.
-                state::RETIRED => segment_id >> SLOT_BITS >= barrier.next_segment || noted.contains(&segment_id),
+                state::RETIRED => {
+                    segment_id >> SLOT_BITS >= barrier.next_segment || noted.contains(&segment_id)
+                }
                 _ => false,
             };
             if is_older && holds_something && segment.class.load(Ordering::Relaxed) != class::CACHE {
@@ -315,7 +344,9 @@ impl Copier<'_> {
         // Taken from the end.
         planned.reverse();
         while !planned.is_empty() {
-            let is_retired = |planned: &Planned| self.engine.segment(planned.slot).state.load(Ordering::Acquire) == state::RETIRED;
+            let is_retired = |planned: &Planned| {
+                self.engine.segment(planned.slot).state.load(Ordering::Acquire) == state::RETIRED
+            };
             let (retired, rest): (Vec<Planned>, Vec<Planned>) = planned.into_iter().partition(is_retired);
             planned = rest;
             let later = planned.len().saturating_sub(COPIES_PER_LOOK);
@@ -362,7 +393,8 @@ impl Copier<'_> {
                 // Held slots are not reused; this one was never published and was given up by whoever was setting it up.
                 return Ok(false);
             }
-            let len = (segment.tail.load(Ordering::SeqCst) as usize).min(self.engine.geometry.frame_bytes as usize);
+            let len =
+                (segment.tail.load(Ordering::SeqCst) as usize).min(self.engine.geometry.frame_bytes as usize);
             self.buffer.clear();
             self.buffer.resize(len, 0);
             // A pin keeps the hot frame where it is while records in it are looked at, and settled.
@@ -413,7 +445,9 @@ impl Copier<'_> {
         let mut offset = SEGMENT_HEADER_BYTES;
         let mut keep = SEGMENT_HEADER_BYTES.min(self.buffer.len());
         while offset < self.buffer.len() {
-            let Some((word, total)) = record::total_len(&self.buffer[offset..], offset, frame_bytes, self.buffer.len() - offset) else {
+            let Some((word, total)) =
+                record::total_len(&self.buffer[offset..], offset, frame_bytes, self.buffer.len() - offset)
+            else {
                 return self.note_damage(planned, offset);
             };
             let sequence = self.sequence_at(offset);
@@ -478,12 +512,18 @@ impl Copier<'_> {
             std::thread::sleep(Duration::from_micros(50));
         }
         // SAFETY: as in read_hot; the record is settled and `whole` bytes long at least.
-        unsafe { std::ptr::copy_nonoverlapping(base.add(offset), self.buffer.as_mut_ptr().add(offset), whole) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(base.add(offset), self.buffer.as_mut_ptr().add(offset), whole);
+        }
         Ok(())
     }
 
     fn note_damage(&mut self, planned: Planned, offset: usize) -> Result<()> {
-        let name = format!("segment {} (slot {}) from offset {offset} on", planned.segment_id >> SLOT_BITS, planned.slot);
+        let name = format!(
+            "segment {} (slot {}) from offset {offset} on",
+            planned.segment_id >> SLOT_BITS,
+            planned.slot
+        );
         if self.damaged.last() != Some(&name) {
             self.damaged.push(name);
         }
@@ -506,7 +546,14 @@ pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Resul
             let mut report = restore_into(&env, snapshot, &staged.temporary, options)?;
             staged.finish(directory)?;
             report.location = location.to_string();
-            let opening = Options { create: false, read_only: false, background: false, hot_bytes: None, cold_bytes: None, ..options.clone() };
+            let opening = Options {
+                create: false,
+                read_only: false,
+                background: false,
+                hot_bytes: None,
+                cold_bytes: None,
+                ..options.clone()
+            };
             // Recovered and checkpointed at once, so that what is wrong shows now and the first user attaches warm.
             let store = Store::open(location, &opening)?;
             store.engine().write_checkpoint()?;
@@ -551,7 +598,12 @@ fn restored_options(snapshot: &Path, stored: &Resolved, options: &Options) -> Re
     Ok(resolved)
 }
 
-fn restore_into(env: &Arc<dyn Env>, snapshot: &Path, temporary: &Path, options: &Options) -> Result<RestoreReport> {
+fn restore_into(
+    env: &Arc<dyn Env>,
+    snapshot: &Path,
+    temporary: &Path,
+    options: &Options,
+) -> Result<RestoreReport> {
     let superblock = Superblock::read(&**env, &snapshot.join("store"))?;
     if superblock.sequence_limit == 0 {
         return Err(Error::NotAStore(format!(
@@ -562,11 +614,17 @@ fn restore_into(env: &Arc<dyn Env>, snapshot: &Path, temporary: &Path, options: 
     let resolved = restored_options(snapshot, &superblock.options, options)?;
     let geometry = open::geometry_of(&resolved, Some(superblock.partitions))?;
     let old_geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
-    let source = ColdPool::open(&**env, &snapshot.join("cold"), open::cold_geometry(&superblock, &old_geometry), true)?;
+    let source = ColdPool::open(
+        &**env,
+        &snapshot.join("cold"),
+        open::cold_geometry(&superblock, &old_geometry),
+        true,
+    )?;
     let used = used_frames(&source, snapshot)?;
     check_room(snapshot, &used, &geometry)?;
     let uuid = env.random_bytes_16();
-    let target_geometry = ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
+    let target_geometry =
+        ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
     let target = ColdPool::create(&**env, &temporary.join("cold"), target_geometry)?;
     let mut report = RestoreReport {
         location: String::new(),
@@ -590,10 +648,24 @@ fn restore_into(env: &Arc<dyn Env>, snapshot: &Path, temporary: &Path, options: 
         target.write_frame_record(to as u32, record)?;
         report.bytes += u64::from(record.used_bytes);
     }
-    target.write_watermark(source.read_watermark()?.map_or(superblock.sequence_limit, |watermark| watermark.sequence))?;
+    target.write_watermark(
+        source.read_watermark()?.map_or(superblock.sequence_limit, |watermark| watermark.sequence),
+    )?;
     target.sync()?;
-    copy_checkpoint(&**env, &snapshot.join("checkpoint.0"), &temporary.join("checkpoint.0"), &superblock.uuid, &uuid)?;
-    let restored = Superblock { uuid, options: resolved, slot_count: geometry.slots, created_wall_ms: env.wall_time_ms(), ..superblock };
+    copy_checkpoint(
+        &**env,
+        &snapshot.join("checkpoint.0"),
+        &temporary.join("checkpoint.0"),
+        &superblock.uuid,
+        &uuid,
+    )?;
+    let restored = Superblock {
+        uuid,
+        options: resolved,
+        slot_count: geometry.slots,
+        created_wall_ms: env.wall_time_ms(),
+        ..superblock
+    };
     restored.create(&**env, &temporary.join("store"))?;
     Ok(report)
 }
@@ -620,7 +692,8 @@ fn used_frames(source: &ColdPool, snapshot: &Path) -> Result<Vec<(u32, FrameReco
 fn check_room(snapshot: &Path, used: &[(u32, FrameRecord)], geometry: &Geometry) -> Result<()> {
     let frame_bytes = u64::from(geometry.frame_bytes);
     let frames_needed = frames_for(used.len() as u64);
-    let last_slot = used.iter().map(|(_, record)| record.segment_id & ((1 << SLOT_BITS) - 1)).max().unwrap_or(0);
+    let last_slot =
+        used.iter().map(|(_, record)| record.segment_id & ((1 << SLOT_BITS) - 1)).max().unwrap_or(0);
     if frames_needed > u64::from(geometry.cold_frames) {
         return Err(Error::invalid_option(format!(
             "{} holds {} segments, for which a cold tier of {} has no room: restore it with cold={} or more",
@@ -649,7 +722,11 @@ fn is_frame_intact(bytes: &[u8], frame: &FrameRecord, frame_bytes: usize) -> boo
     }
     let mut offset = SEGMENT_HEADER_BYTES;
     while offset < bytes.len() {
-        let Some((word, total)) = record::total_len(&bytes[offset..], offset, frame_bytes, bytes.len() - offset) else { return false };
+        let Some((word, total)) =
+            record::total_len(&bytes[offset..], offset, frame_bytes, bytes.len() - offset)
+        else {
+            return false;
+        };
         if word.has_key()
             && record::parse(&bytes[offset..offset + total], offset, frame_bytes)
                 .is_none_or(|record| !record.is_intact(frame.segment_id))

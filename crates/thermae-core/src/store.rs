@@ -191,7 +191,8 @@ impl Store {
     /// What is wrong with the location, the options, or the files there.
     pub fn open(location: &Location, options: &Options) -> Result<Self> {
         let engine = open::attach(location, options)?;
-        let store = Self { engine, keeper: Mutex::new(None), wants_keeper: options.background && !options.read_only };
+        let store =
+            Self { engine, keeper: Mutex::new(None), wants_keeper: options.background && !options.read_only };
         store.ensure_keeper();
         Ok(store)
     }
@@ -226,7 +227,9 @@ impl Store {
                 keeper.forget();
             }
         }
-        let must_flush = !self.engine.read_only && self.engine.is_flushed() && !self.engine.orphaned.load(Ordering::Relaxed);
+        let must_flush = !self.engine.read_only
+            && self.engine.is_flushed()
+            && !self.engine.orphaned.load(Ordering::Relaxed);
         if must_flush { self.engine.flush_all() } else { Ok(()) }
     }
 
@@ -260,13 +263,21 @@ impl Store {
     /// # Errors
     /// Closed, Corrupt, Io.
     #[inline]
-    pub fn get_into(&self, key: &[u8], mut buffer: impl FnMut(&RecordMeta) -> *mut u8) -> Result<Option<RecordMeta>> {
+    pub fn get_into(
+        &self,
+        key: &[u8],
+        mut buffer: impl FnMut(&RecordMeta) -> *mut u8,
+    ) -> Result<Option<RecordMeta>> {
         self.enter()?;
         self.get_hashed(self.wanted(key), &mut buffer)
     }
 
     #[inline]
-    fn get_hashed(&self, wanted: Wanted<'_>, buffer: &mut impl FnMut(&RecordMeta) -> *mut u8) -> Result<Option<RecordMeta>> {
+    fn get_hashed(
+        &self,
+        wanted: Wanted<'_>,
+        buffer: &mut impl FnMut(&RecordMeta) -> *mut u8,
+    ) -> Result<Option<RecordMeta>> {
         let found = self.engine.find(wanted, buffer)?;
         let counters = self.engine.counters();
         match found {
@@ -365,7 +376,8 @@ impl Store {
         } else {
             None
         };
-        let payload = large.as_ref().map_or(Payload::Inline(value), |large| Payload::Large(large.len, &large.list));
+        let payload =
+            large.as_ref().map_or(Payload::Inline(value), |large| Payload::Large(large.len, &large.list));
         let result = self.engine.update_key(wanted, |present| {
             if !holds(options.condition, present) {
                 return Ok(Change::Keep);
@@ -401,7 +413,9 @@ impl Store {
                 self.engine.prefetch_bucket(self.engine.hash(key));
             }
             for &(key, value, encoding) in chunk {
-                if let SetOutcome::Stored(sequence) = self.set_without_waiting(key, value, &SetOptions { encoding, ..*options })? {
+                if let SetOutcome::Stored(sequence) =
+                    self.set_without_waiting(key, value, &SetOptions { encoding, ..*options })?
+                {
                     last = last.max(sequence);
                 }
             }
@@ -456,7 +470,11 @@ impl Store {
         loop {
             let Some((meta, value)) = self.get(key)? else { return Ok(None) };
             let result = self.engine.update_key(self.wanted(key), |present| {
-                Ok(if present.is_some_and(|present| present.meta.version == meta.version) { Change::Delete } else { Change::Keep })
+                Ok(if present.is_some_and(|present| present.meta.version == meta.version) {
+                    Change::Delete
+                } else {
+                    Change::Keep
+                })
             })?;
             if let Some((sequence, _)) = result {
                 Engine::count(&self.engine.counters().deletes, 1);
@@ -526,7 +544,11 @@ impl Store {
     ///
     /// # Errors
     /// Those of `decide`, and as [`Store::set`].
-    pub fn update(&self, key: &[u8], decide: &mut dyn FnMut(Option<Current<'_>>) -> Result<Update>) -> Result<Option<u64>> {
+    pub fn update(
+        &self,
+        key: &[u8],
+        decide: &mut dyn FnMut(Option<Current<'_>>) -> Result<Update>,
+    ) -> Result<Option<u64>> {
         self.enter()?;
         loop {
             // Decided on a copy, applied if the version is still the same: no caller's code runs under a lock.
@@ -578,7 +600,11 @@ impl Store {
     }
 
     fn count_entries(&self) -> u64 {
-        self.engine.partitions().iter().map(|partition| u64::from(partition.count.load(Ordering::Relaxed))).sum()
+        self.engine
+            .partitions()
+            .iter()
+            .map(|partition| u64::from(partition.count.load(Ordering::Relaxed)))
+            .sum()
     }
 
     /// Deletes all keys; returns how many.
@@ -722,18 +748,24 @@ impl Store {
         let globals = engine.globals();
         let frame_bytes = u64::from(engine.geometry.frame_bytes);
         let sum = |field: fn(&crate::layout::Counters) -> &std::sync::atomic::AtomicU64| -> u64 {
-            (0..engine.geometry.participants).map(|slot| field(&engine.participant(slot).counters).load(Ordering::Relaxed)).sum()
+            (0..engine.geometry.participants)
+                .map(|slot| field(&engine.participant(slot).counters).load(Ordering::Relaxed))
+                .sum()
         };
         let (index_bytes, index_frame_bytes) = engine.index_bytes();
         let free = |count: &std::sync::atomic::AtomicU32| u64::from(count.load(Ordering::Relaxed));
         let live_bytes = engine
             .segments()
             .iter()
-            .filter(|segment| matches!(segment.state.load(Ordering::Relaxed), state::OPEN | state::CLOSED | state::EXTENT))
+            .filter(|segment| {
+                matches!(segment.state.load(Ordering::Relaxed), state::OPEN | state::CLOSED | state::EXTENT)
+            })
             .map(|segment| u64::from(segment.live_bytes.load(Ordering::Relaxed)))
             .sum();
         let participants = (0..engine.geometry.participants)
-            .filter(|&slot| engine.participant(slot).state.load(Ordering::Relaxed) != 0 && engine.member.is_alive(slot))
+            .filter(|&slot| {
+                engine.participant(slot).state.load(Ordering::Relaxed) != 0 && engine.member.is_alive(slot)
+            })
             .count();
         Ok(Stats {
             keys: self.count_entries(),
@@ -752,7 +784,8 @@ impl Store {
             hot_bytes: engine.superblock.options.hot_bytes,
             hot_used_bytes: (u64::from(engine.geometry.hot_frames) - free(&globals.free_hot)) * frame_bytes,
             cold_bytes: engine.superblock.options.cold_bytes,
-            cold_used_bytes: (u64::from(engine.geometry.cold_frames) - free(&globals.free_cold)) * frame_bytes,
+            cold_used_bytes: (u64::from(engine.geometry.cold_frames) - free(&globals.free_cold))
+                * frame_bytes,
             live_bytes,
             index_bytes,
             index_frame_bytes,

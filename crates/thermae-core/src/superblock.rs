@@ -117,7 +117,11 @@ impl Superblock {
         for copy in 0..COPIES {
             let mut block = Block::zeroed();
             match file.read_exact_at(&mut block.0[..], copy * BLOCK_BYTES as u64) {
-                Ok(()) => intact += u64::from(block.state(MAGIC) == BlockState::Valid && block.generation() % COPIES == copy),
+                Ok(()) => {
+                    intact += u64::from(
+                        block.state(MAGIC) == BlockState::Valid && block.generation() % COPIES == copy,
+                    )
+                }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(error) => return Err(Error::io("read", path, error)),
             }

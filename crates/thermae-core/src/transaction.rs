@@ -8,11 +8,11 @@ use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::error::{Error, Result};
 use crate::index::{EntryRef, entry};
+use crate::large::{LargeValue, write_large};
 use crate::log::Sequence;
 use crate::read::{Wanted, show_key};
 use crate::record::{self, BATCH_BYTES, Draft, Word0, flag, kind};
 use crate::segment::Purpose;
-use crate::large::{LargeValue, write_large};
 use crate::write::{ColdRecords, Present, Stop};
 use std::collections::HashMap;
 
@@ -65,7 +65,12 @@ impl Engine {
             Self::check_key(op.key())?;
             latest.insert(op.key(), index);
         }
-        let chosen: Vec<&BatchOp<'_>> = ops.iter().enumerate().filter(|(index, op)| latest[op.key()] == *index).map(|(_, op)| op).collect();
+        let chosen: Vec<&BatchOp<'_>> = ops
+            .iter()
+            .enumerate()
+            .filter(|(index, op)| latest[op.key()] == *index)
+            .map(|(_, op)| op)
+            .collect();
         let larges = self.write_larges(&chosen)?;
         let result = self.apply_prepared(&chosen, &larges, expected);
         if result.is_err() {
@@ -78,7 +83,9 @@ impl Engine {
         let mut larges: Vec<Option<LargeValue>> = Vec::with_capacity(ops.len());
         for op in ops {
             let large = match op {
-                BatchOp::Set { key, value, .. } if value.len() > self.geometry.inline_value_max() => write_large(self, self.hash(key), value),
+                BatchOp::Set { key, value, .. } if value.len() > self.geometry.inline_value_max() => {
+                    write_large(self, self.hash(key), value)
+                }
                 _ => {
                     larges.push(None);
                     continue;
@@ -87,7 +94,10 @@ impl Engine {
             match large {
                 Ok(large) => larges.push(Some(large)),
                 Err(error) => {
-                    larges.iter().flatten().for_each(|large| large.slots.iter().for_each(|&slot| self.retire(slot)));
+                    larges
+                        .iter()
+                        .flatten()
+                        .for_each(|large| large.slots.iter().for_each(|&slot| self.retire(slot)));
                     return Err(error);
                 }
             }
@@ -95,11 +105,16 @@ impl Engine {
         Ok(larges)
     }
 
-    fn plan<'a>(&self, ops: &[&BatchOp<'a>], larges: &'a [Option<LargeValue>]) -> Result<(Vec<Planned<'a>>, usize)> {
+    fn plan<'a>(
+        &self,
+        ops: &[&BatchOp<'a>],
+        larges: &'a [Option<LargeValue>],
+    ) -> Result<(Vec<Planned<'a>>, usize)> {
         let mut offset = BATCH_BYTES;
         let mut planned = Vec::with_capacity(ops.len());
         for (op, large) in ops.iter().zip(larges) {
-            let (base, encoding, expiry_ms, value_len, payload): (u8, u8, u64, u32, &[u8]) = match (op, large) {
+            let (base, encoding, expiry_ms, value_len, payload): (u8, u8, u64, u32, &[u8]) = match (op, large)
+            {
                 (BatchOp::Delete { .. }, _) => (kind::BATCH_TOMBSTONE, 0, 0, 0, &[]),
                 (BatchOp::Set { encoding, expires_at_ms, .. }, Some(large)) => {
                     (kind::BATCH_LARGE, *encoding, *expires_at_ms, large.len, &large.list)
@@ -134,18 +149,28 @@ impl Engine {
         Ok((planned, offset))
     }
 
-    fn apply_prepared(&self, ops: &[&BatchOp<'_>], larges: &[Option<LargeValue>], expected: &[(&[u8], Option<u64>)]) -> Result<u64> {
+    fn apply_prepared(
+        &self,
+        ops: &[&BatchOp<'_>],
+        larges: &[Option<LargeValue>],
+        expected: &[(&[u8], Option<u64>)],
+    ) -> Result<u64> {
         let (planned, total) = self.plan(ops, larges)?;
         let expected: Vec<(Wanted<'_>, Option<u64>)> =
             expected.iter().map(|&(key, version)| (Wanted { key, hash: self.hash(key) }, version)).collect();
-        let mut numbers: Vec<u32> =
-            planned.iter().map(|item| item.wanted.hash).chain(expected.iter().map(|(wanted, _)| wanted.hash)).map(|hash| self.partition_of(hash)).collect();
+        let mut numbers: Vec<u32> = planned
+            .iter()
+            .map(|item| item.wanted.hash)
+            .chain(expected.iter().map(|(wanted, _)| wanted.hash))
+            .map(|hash| self.partition_of(hash))
+            .collect();
         numbers.sort_unstable();
         numbers.dedup();
         let mut cold = ColdRecords::new();
         let mut attempts = 0;
         loop {
-            let guards: Vec<PartitionGuard<'_>> = numbers.iter().map(|&number| self.lock_partition(number)).collect();
+            let guards: Vec<PartitionGuard<'_>> =
+                numbers.iter().map(|&number| self.lock_partition(number)).collect();
             let result = self.apply_locked(&guards, &numbers, &planned, total, &expected, &cold);
             match result {
                 Ok((sequence, dead_extents)) => {
@@ -176,7 +201,9 @@ impl Engine {
         cold: &ColdRecords,
     ) -> Result<(u64, Vec<u64>), Stop> {
         let guard_of = |hash: u64| {
-            let at = numbers.binary_search(&self.partition_of(hash)).unwrap_or_else(|_| unreachable!("all partitions are locked"));
+            let at = numbers
+                .binary_search(&self.partition_of(hash))
+                .unwrap_or_else(|_| unreachable!("all partitions are locked"));
             &guards[at]
         };
         for (wanted, version) in expected {
@@ -208,7 +235,8 @@ impl Engine {
             let draft = Draft { link, batch_offset: reserved.offset as u32, ..item.draft };
             let sequence = reserved.sequence + index as u64;
             let crc = record::checksum(draft.word, sequence, draft.expiry_ms, draft.key, draft.payload);
-            let shape = record::shape(draft.word, reserved.offset + item.offset, self.geometry.frame_bytes as usize);
+            let shape =
+                record::shape(draft.word, reserved.offset + item.offset, self.geometry.frame_bytes as usize);
             debug_assert_eq!(shape.total, item.total);
             // SAFETY: within the region just reserved; offsets and totals add up to it.
             unsafe {
@@ -217,7 +245,8 @@ impl Engine {
                 record::commit(at, draft.word);
             }
         }
-        let crc = record::batch_checksum(reserved.sequence, total as u32, count) ^ record::checksum_mask(reserved.segment_id);
+        let crc = record::batch_checksum(reserved.sequence, total as u32, count)
+            ^ record::checksum_mask(reserved.segment_id);
         let lead = Word0 { value_len: total as u32, key_len: 0, kind: kind::BATCH_PENDING, encoding: 0 };
         // SAFETY: the lead's 32 bytes begin the region just reserved.
         unsafe {
@@ -252,7 +281,9 @@ impl Engine {
         let mut dead_extents = Vec::new();
         for (item, present) in planned.iter().zip(&mut presents) {
             if item.draft.word.base_kind() == kind::TOMBSTONE {
-                self.segment(reserved.slot).tombstone_bytes.fetch_add(item.total as u32, std::sync::atomic::Ordering::Relaxed);
+                self.segment(reserved.slot)
+                    .tombstone_bytes
+                    .fetch_add(item.total as u32, std::sync::atomic::Ordering::Relaxed);
             } else {
                 self.count_live(reserved.slot, item.total, item.draft.expiry_ms);
             }

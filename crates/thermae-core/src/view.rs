@@ -122,7 +122,12 @@ pub(crate) fn view(engine: &Arc<Engine>, wanted: Wanted<'_>) -> Result<Option<Vi
 }
 
 /// Pins the value of an entry; `None` where it moved, is cold, or is undecided.
-fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pins<'_>) -> Result<Option<(Bytes, RecordMeta)>> {
+fn pin_value(
+    engine: &Arc<Engine>,
+    wanted: Wanted<'_>,
+    entry: u64,
+    pins: &mut Pins<'_>,
+) -> Result<Option<(Bytes, RecordMeta)>> {
     let frame_bytes = engine.geometry.frame_bytes as usize;
     let Some((slot, offset)) = engine.split(entry & ADDRESS_MASK) else { return Ok(None) };
     pins.add(slot);
@@ -133,7 +138,8 @@ fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pi
     }
     // SAFETY: pinned, and the entry leads here after the pin: the frame stays, and the record is committed.
     let bytes = unsafe { std::slice::from_raw_parts(base.add(offset), frame_bytes - offset) };
-    let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.key == wanted.key) else {
+    let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.key == wanted.key)
+    else {
         return Err(engine.damaged(slot, offset, wanted.key));
     };
     if record.word.is_in_batch() && engine.is_undecided(base, record.batch_offset) {
@@ -151,7 +157,9 @@ fn pin_value(engine: &Arc<Engine>, wanted: Wanted<'_>, entry: u64, pins: &mut Pi
         kind::LARGE => {}
         _ => return Ok(None),
     }
-    let Some((_, extents)) = record.extents(frame_bytes) else { return Err(engine.damaged(slot, offset, wanted.key)) };
+    let Some((_, extents)) = record.extents(frame_bytes) else {
+        return Err(engine.damaged(slot, offset, wanted.key));
+    };
     let mut pieces = Vec::with_capacity(extents.len());
     for segment_id in extents {
         let Some(extent) = engine.slot_of(segment_id) else { return Ok(None) };
@@ -186,11 +194,14 @@ impl Engine {
     /// Whether the batch led by the record at `batch_offset` has not happened (yet).
     pub(crate) fn is_undecided(&self, base: *mut u8, batch_offset: u32) -> bool {
         let offset = batch_offset as usize;
-        if offset % record::ALIGN_BYTES != 0 || offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize {
+        if offset % record::ALIGN_BYTES != 0
+            || offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize
+        {
             return true;
         }
         // SAFETY: aligned and within the frame, which the caller keeps in use.
-        let word = record::Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
+        let word =
+            record::Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
         word.kind() != kind::BATCH
     }
 }

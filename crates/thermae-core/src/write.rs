@@ -157,7 +157,10 @@ impl Engine {
             Change::Put(value) => {
                 let sequence = self.put_locked(guard, wanted, present.as_ref(), value)?;
                 let replaced = present.as_ref().is_some_and(|present| !present.is_expired);
-                Ok((Some((sequence, replaced)), present.take().map(|present| present.extents).unwrap_or_default()))
+                Ok((
+                    Some((sequence, replaced)),
+                    present.take().map(|present| present.extents).unwrap_or_default(),
+                ))
             }
             Change::Delete => {
                 let Some(present) = present else { return Ok((None, Vec::new())) };
@@ -202,10 +205,13 @@ impl Engine {
             let place_word = segment.place.load(Ordering::Acquire);
             let Some(base) = self.hot_base(Place::unpack(place_word)) else {
                 let segment_id = segment.segment_id.load(Ordering::Acquire);
-                let Some((_, _, bytes)) = cold.iter().find(|known| known.0 == entry && known.1 == segment_id) else {
+                let Some((_, _, bytes)) = cold.iter().find(|known| known.0 == entry && known.1 == segment_id)
+                else {
                     return Err(Stop::Cold(entry));
                 };
-                let Some(record) = record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id)) else {
+                let Some(record) =
+                    record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id))
+                else {
                     return Err(Stop::Error(self.damaged(slot, offset, wanted.key)));
                 };
                 return Ok((record.key == wanted.key).then(|| self.present(place_ref, entry, &record)));
@@ -258,7 +264,10 @@ impl Engine {
             link: record.link,
             is_expired: record.expiry_ms != 0 && record.expiry_ms <= self.now_ms(),
             extents: if is_large {
-                record.extents(self.geometry.frame_bytes as usize).map(|extents| extents.1).unwrap_or_default()
+                record
+                    .extents(self.geometry.frame_bytes as usize)
+                    .map(|extents| extents.1)
+                    .unwrap_or_default()
             } else {
                 Vec::new()
             },
@@ -272,12 +281,15 @@ impl Engine {
         let segment_id = segment.segment_id.load(Ordering::Acquire);
         let place_word = segment.place.load(Ordering::Acquire);
         let place = Place::unpack(place_word);
-        if place.hot.is_some() || place.cold.is_none() {
+        if self.hot_base(place).is_some() {
             return Ok(());
         }
-        let bytes = self.read_cold(place, offset)?;
+        // In neither tier: unless the entry has changed meanwhile, the next attempt reports that.
+        let bytes = if place.cold.is_some() { self.read_cold(place, offset)? } else { None };
         std::sync::atomic::fence(Ordering::Acquire);
-        if segment.place.load(Ordering::Acquire) == place_word && segment.segment_id.load(Ordering::Acquire) == segment_id {
+        if segment.place.load(Ordering::Acquire) == place_word
+            && segment.segment_id.load(Ordering::Acquire) == segment_id
+        {
             cold.retain(|known| known.0 != entry);
             // Bytes that are no record are kept too: the attempt that uses them reports the damage.
             cold.push((entry, segment_id, bytes.unwrap_or_default()));
@@ -299,7 +311,11 @@ impl Engine {
             Some(_) => None,
             None => Some(self.vacancy(guard, tag)?),
         };
-        let head = if present.is_none() && self.cold.is_none() && self.take_ghost(guard, tag) && value.expires_at_ms == 0 {
+        let head = if present.is_none()
+            && self.cold.is_none()
+            && self.take_ghost(guard, tag)
+            && value.expires_at_ms == 0
+        {
             crate::layout::SURVIVOR_HEAD
         } else {
             self.head_for_update(guard, value.expires_at_ms, present.map(|present| present.meta.version))
@@ -313,10 +329,21 @@ impl Engine {
             key_len: wanted.key.len() as u16,
             kind: base_kind
                 | if value.expires_at_ms != 0 { flag::EXPIRY } else { 0 }
-                | if ALIGNED_ENCODINGS.contains(&value.encoding) && base_kind == kind::PUT { flag::ALIGNED } else { 0 },
+                | if ALIGNED_ENCODINGS.contains(&value.encoding) && base_kind == kind::PUT {
+                    flag::ALIGNED
+                } else {
+                    0
+                },
             encoding: value.encoding,
         };
-        let draft = Draft { word, expiry_ms: value.expires_at_ms, link: 0, batch_offset: 0, key: wanted.key, payload };
+        let draft = Draft {
+            word,
+            expiry_ms: value.expires_at_ms,
+            link: 0,
+            batch_offset: 0,
+            key: wanted.key,
+            payload,
+        };
         let reserved = self.append(guard, head, &draft, Purpose::Write)?;
         crash_point!("put.committed");
         if base_kind == kind::LARGE {
@@ -339,15 +366,16 @@ impl Engine {
     }
 
     /// Deletes a key in a locked partition.
-    pub(crate) fn delete_locked(&self, guard: &PartitionGuard<'_>, wanted: Wanted<'_>, present: &Present<'_>) -> Result<u64, Stop> {
+    pub(crate) fn delete_locked(
+        &self,
+        guard: &PartitionGuard<'_>,
+        wanted: Wanted<'_>,
+        present: &Present<'_>,
+    ) -> Result<u64, Stop> {
         let mut sequence = 0;
         if self.needs_tombstones() {
-            let word = Word0 {
-                value_len: 0,
-                key_len: wanted.key.len() as u16,
-                kind: kind::TOMBSTONE,
-                encoding: 0,
-            };
+            let word =
+                Word0 { value_len: 0, key_len: wanted.key.len() as u16, kind: kind::TOMBSTONE, encoding: 0 };
             let draft = Draft { word, expiry_ms: 0, link: 0, batch_offset: 0, key: wanted.key, payload: &[] };
             let reserved = self.append(guard, self.head_for(0), &draft, Purpose::Reserve)?;
             sequence = reserved.sequence;
@@ -363,9 +391,20 @@ impl Engine {
 
     /// Appends one record for a locked partition and commits it; the caller publishes it.
     #[inline]
-    fn append(&self, guard: &PartitionGuard<'_>, head: u32, draft: &Draft<'_>, purpose: Purpose) -> Result<Reserved, Room> {
+    fn append(
+        &self,
+        guard: &PartitionGuard<'_>,
+        head: u32,
+        draft: &Draft<'_>,
+        purpose: Purpose,
+    ) -> Result<Reserved, Room> {
         let frame_bytes = self.geometry.frame_bytes as usize;
-        let reserved = self.reserve(head, |offset| record::shape(draft.word, offset, frame_bytes).total, Sequence::New(1), purpose)?;
+        let reserved = self.reserve(
+            head,
+            |offset| record::shape(draft.word, offset, frame_bytes).total,
+            Sequence::New(1),
+            purpose,
+        )?;
         guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
         crash_point!("append.reserved");
         let crc = record::checksum(draft.word, reserved.sequence, draft.expiry_ms, draft.key, draft.payload);
@@ -413,7 +452,10 @@ impl Engine {
         if present.word.kind() == kind::COPY && present.link & ADDRESS_MASK >= ADDRESS_MIN {
             if let Some((home, offset)) = self.split(present.link & ADDRESS_MASK) {
                 let word = Word0 { kind: (present.word.kind & !kind::MASK) | kind::PUT, ..present.word };
-                self.count_dead_bytes(home, record::shape(word, offset, self.geometry.frame_bytes as usize).total);
+                self.count_dead_bytes(
+                    home,
+                    record::shape(word, offset, self.geometry.frame_bytes as usize).total,
+                );
             }
         }
     }

@@ -7,6 +7,8 @@
 //!
 //! `THERMAE_CORRUPTIONS` says how many cases (5,000); `THERMAE_CORRUPTION_CASE` runs a single one, for debugging.
 
+#![allow(clippy::print_stderr, reason = "a child process has no other way to say what it found")]
+
 mod common;
 
 use common::{MIB, Random, setting, spawn};
@@ -15,7 +17,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -112,21 +114,22 @@ fn value(key: &[u8], version: u64, len: usize) -> Vec<u8> {
 fn make(store: Option<&Store>) -> History {
     let mut history = History::new();
     let mut version = 0;
-    let mut write = |store: Option<&Store>, history: &mut History, key: String, len: Option<usize>, encoding: u8| {
-        version += 1;
-        let value = len.map(|len| value(key.as_bytes(), version, len));
-        if let Some(store) = store {
-            match &value {
-                Some(value) => {
-                    let expires_at_ms = if key.ends_with('7') { store.now_ms() + 100_000_000 } else { 0 };
-                    let options = SetOptions { encoding, expires_at_ms, ..SetOptions::default() };
-                    store.set(key.as_bytes(), value, &options).unwrap();
+    let mut write =
+        |store: Option<&Store>, history: &mut History, key: String, len: Option<usize>, encoding: u8| {
+            version += 1;
+            let value = len.map(|len| value(key.as_bytes(), version, len));
+            if let Some(store) = store {
+                match &value {
+                    Some(value) => {
+                        let expires_at_ms = if key.ends_with('7') { store.now_ms() + 100_000_000 } else { 0 };
+                        let options = SetOptions { encoding, expires_at_ms, ..SetOptions::default() };
+                        store.set(key.as_bytes(), value, &options).unwrap();
+                    }
+                    None => drop(store.delete(key.as_bytes()).unwrap()),
                 }
-                None => drop(store.delete(key.as_bytes()).unwrap()),
             }
-        }
-        history.entry(key.into_bytes()).or_default().push(value);
-    };
+            history.entry(key.into_bytes()).or_default().push(value);
+        };
     // Old versions, which later ones replace.
     for number in 0..400 {
         write(store, &mut history, format!("key:{number}"), Some(100 + number % 700), 0);
@@ -202,7 +205,9 @@ impl Template {
             }
             let offset = (number * PAGE_BYTES) as u64;
             match stretches.last_mut() {
-                Some((start, stretch)) if *start + stretch.len() as u64 == offset => stretch.extend_from_slice(block),
+                Some((start, stretch)) if *start + stretch.len() as u64 == offset => {
+                    stretch.extend_from_slice(block);
+                }
                 _ => stretches.push((offset, block.to_vec())),
             }
         }
@@ -210,7 +215,12 @@ impl Template {
     }
 
     fn write(&self, directory: &Path) {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(directory.join(self.name)).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(directory.join(self.name))
+            .unwrap();
         file.set_len(self.len).unwrap();
         for (offset, bytes) in &self.stretches {
             file.write_all_at(bytes, *offset).unwrap();
@@ -252,7 +262,14 @@ fn prepare(directory: &Path) -> Prepared {
         let frame_bytes = u64::from(geometry.frame_bytes);
         for (file, start) in [
             (hot, place.hot.map(|frame| u64::from(frame) * frame_bytes)),
-            (cold, place.cold.map(|frame| 12288 + 4096 * u64::from(geometry.cold_frames).div_ceil(64) + u64::from(frame) * frame_bytes)),
+            (
+                cold,
+                place.cold.map(|frame| {
+                    12288
+                        + 4096 * u64::from(geometry.cold_frames).div_ceil(64)
+                        + u64::from(frame) * frame_bytes
+                }),
+            ),
         ] {
             let Some(start) = start else { continue };
             words.extend((0..8).map(|word| (file, start + word * 8)));
@@ -263,7 +280,9 @@ fn prepare(directory: &Path) -> Prepared {
         words.push((control, (geometry.directory_offset() + partition * 8) as u64));
         words.push((control, (geometry.partitions_offset() + partition * 32) as u64));
         let table = engine.table(partition as u32);
-        words.extend((0..u64::from(table.buckets) * 8).step_by(5).map(|word| (hot, table.line * 64 + word * 8)));
+        words.extend(
+            (0..u64::from(table.buckets) * 8).step_by(5).map(|word| (hot, table.line * 64 + word * 8)),
+        );
     }
     words.extend((0..3 * 512).step_by(3).map(|word| (cold, word * 8)));
     words.extend((0..u64::from(geometry.cold_frames) * 8).map(|word| (cold, 12288 + word * 8)));
@@ -419,8 +438,14 @@ fn read_all(store: &Store, history: &History) -> Result<Reading, String> {
         match scan.next_batch() {
             Ok(None) => return Ok(reading),
             Ok(Some(batch)) => {
-                if let Some((key, _)) = batch.iter().find(|(key, _)| !history.contains_key(key) && key != TAIL && !key.starts_with(b"after:")) {
-                    return Err(format!("a scan gave {}, which was never stored", String::from_utf8_lossy(key)));
+                if let Some((key, _)) = batch
+                    .iter()
+                    .find(|(key, _)| !history.contains_key(key) && key != TAIL && !key.starts_with(b"after:"))
+                {
+                    return Err(format!(
+                        "a scan gave {}, which was never stored",
+                        String::from_utf8_lossy(key)
+                    ));
                 }
             }
             Err(_) => {
@@ -433,7 +458,9 @@ fn read_all(store: &Store, history: &History) -> Result<Reading, String> {
 
 /// What a user does with a store; an error says what is not allowed to happen.
 fn use_store(directory: &Path, history: &History, may_look_torn: bool) -> Result<(), String> {
-    let Ok(store) = Store::open(&Location::Directory(directory.to_path_buf()), &settings()) else { return Ok(()) };
+    let Ok(store) = Store::open(&Location::Directory(directory.to_path_buf()), &settings()) else {
+        return Ok(());
+    };
     let reading = read_all(&store, history)?;
     let found = store.check(false);
     let shows = reading.errors > 0 || found.as_ref().map_or(true, |report| !report.ok);
@@ -442,9 +469,15 @@ fn use_store(directory: &Path, history: &History, may_look_torn: bool) -> Result
     }
     let Ok(repaired) = store.check(true) else { return Ok(()) };
     let again = read_all(&store, history)?;
-    let all_repaired = repaired.problems.iter().all(|problem| problem.repaired || problem.kind == "damaged" || problem.kind == "entry");
+    let all_repaired = repaired
+        .problems
+        .iter()
+        .all(|problem| problem.repaired || problem.kind == "damaged" || problem.kind == "entry");
     if all_repaired && again.errors > 0 {
-        return Err(format!("after a repair that claims to be complete {} reads fail: {:?}", again.errors, repaired.problems));
+        return Err(format!(
+            "after a repair that claims to be complete {} reads fail: {:?}",
+            again.errors, repaired.problems
+        ));
     }
     for number in 0..20 {
         let key = format!("after:{number}");
@@ -490,7 +523,9 @@ fn run_case(prepared: &Prepared, history: &History, directory: &Path, case: u64)
         }
         // SAFETY: an alarm ends this process if the case hangs.
         unsafe { libc::alarm(CASE_SECONDS_MAX) };
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| use_store(directory, history, may_look_torn)));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            use_store(directory, history, may_look_torn)
+        }));
         let code = match result {
             Ok(Ok(())) => 0,
             Ok(Err(problem)) => {
@@ -511,13 +546,20 @@ fn run_case(prepared: &Prepared, history: &History, directory: &Path, case: u64)
     if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 {
         return Ok(());
     }
-    let how = if libc::WIFSIGNALED(status) { format!("signal {}", libc::WTERMSIG(status)) } else { format!("code {}", libc::WEXITSTATUS(status)) };
+    let how = if libc::WIFSIGNALED(status) {
+        format!("signal {}", libc::WTERMSIG(status))
+    } else {
+        format!("code {}", libc::WEXITSTATUS(status))
+    };
     Err(format!("case {case} ({}): {done}: ended with {how}", if is_warm { "warm" } else { "cold" }))
 }
 
 impl Prepared {
     fn damage_if_there(&self, directory: &Path, random: &mut Random, is_warm: bool) -> String {
-        let all_there = self.files.iter().all(|file| (!is_warm && VOLATILE.contains(&file.name)) || directory.join(file.name).exists());
+        let all_there = self
+            .files
+            .iter()
+            .all(|file| (!is_warm && VOLATILE.contains(&file.name)) || directory.join(file.name).exists());
         if all_there { self.damage_word(directory, random, is_warm) } else { "nothing more".to_owned() }
     }
 }
@@ -525,7 +567,9 @@ impl Prepared {
 fn case_numbers() -> Vec<u64> {
     match std::env::var("THERMAE_CORRUPTION_CASE") {
         Ok(case) => vec![case.parse().unwrap()],
-        Err(_) => (0..std::env::var("THERMAE_CORRUPTIONS").map_or(CASES, |count| count.parse().unwrap())).collect(),
+        Err(_) => {
+            (0..std::env::var("THERMAE_CORRUPTIONS").map_or(CASES, |count| count.parse().unwrap())).collect()
+        }
     }
 }
 
@@ -562,8 +606,8 @@ fn role() {
 }
 
 /// A copy that nothing was done to is in order, or the test tests nothing.
-fn use_undamaged(directory: &PathBuf, history: &History) {
-    let store = Store::open(&Location::Directory(directory.clone()), &settings()).unwrap();
+fn use_undamaged(directory: &Path, history: &History) {
+    let store = Store::open(&Location::Directory(directory.to_path_buf()), &settings()).unwrap();
     let reading = read_all(&store, history).unwrap();
     assert!(reading.errors == 0 && reading.lost.is_empty(), "{reading:?}");
     let report = store.check(false).unwrap();
@@ -573,7 +617,8 @@ fn use_undamaged(directory: &PathBuf, history: &History) {
 
 #[test]
 fn damage_ends_in_an_error_a_quarantine_or_the_right_value() {
-    let mut workers: Vec<_> = (0..WORKERS).map(|share| spawn("worker", &[("SHARE", share.to_string())])).collect();
+    let mut workers: Vec<_> =
+        (0..WORKERS).map(|share| spawn("worker", &[("SHARE", share.to_string())])).collect();
     for worker in &mut workers {
         worker.wait(Duration::from_secs(1800));
     }

@@ -554,3 +554,26 @@ proptest! {
         play(Run::new(Place::in_directory(), options), &requests)?;
     }
 }
+
+/// A deletion in a segment that had been flushed up to before it was not carried along when expiry emptied that segment: nothing older
+/// seemed to be anywhere else. What had been flushed of the segment was still on disk, and after a reboot the deleted key was back.
+#[test]
+fn a_deletion_outlives_the_segment_whose_beginning_is_on_disk() {
+    let options = options(24, 96, Durability::EverySec, WhenFull::Error);
+    let mut run = Run::new(Place::in_directory(), options);
+    let value = |len| Value { len, seed: 1, encoding: 0 };
+    let set =
+        |key, ttl| Request::Set { key, value: value(10), ttl, keep_ttl: false, condition: When::Always };
+    let requests = [
+        set(6, 0),
+        Request::Reopen,
+        Request::Delete(6),
+        set(7, 1),
+        Request::Fill,
+        Request::Pass(1),
+        Request::Len,
+    ];
+    requests.iter().try_for_each(|request| run.apply(request)).unwrap();
+    run.apply(&Request::Reboot).unwrap();
+    run.finish().unwrap();
+}

@@ -11,7 +11,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thermae_core::env::SystemEnv;
-use thermae_core::{BatchOp, Durability, Error, Location, Options, SetOptions, Store, WhenFull, destroy, forget_shared_memory, restore};
+use thermae_core::{
+    BatchOp, Durability, Error, Location, Options, SetOptions, Store, WhenFull, destroy,
+    forget_shared_memory, restore,
+};
 
 const ACCOUNTS: u64 = 40;
 const BALANCE: i64 = 1000;
@@ -24,7 +27,8 @@ fn account(number: u64) -> Vec<u8> {
 }
 
 fn balance(store: &Store, number: u64) -> (i64, u64) {
-    let (meta, value) = store.get(&account(number)).unwrap().unwrap_or_else(|| panic!("account {number} is gone"));
+    let (meta, value) =
+        store.get(&account(number)).unwrap().unwrap_or_else(|| panic!("account {number} is gone"));
     (std::str::from_utf8(&value).unwrap().parse().unwrap(), meta.version)
 }
 
@@ -69,8 +73,12 @@ fn operation(writer: u32, number: u64) -> (Vec<u8>, Option<usize>) {
 fn apply(store: &Store, writer: u32, number: u64) {
     let (key, len) = operation(writer, number);
     match len {
-        None => drop(store.delete(&key).unwrap()),
-        Some(len) => drop(store.set(&key, &Stamp { writer, number }.value(&key, len), &SetOptions::default()).unwrap()),
+        None => {
+            store.delete(&key).unwrap();
+        }
+        Some(len) => {
+            store.set(&key, &Stamp { writer, number }.value(&key, len), &SetOptions::default()).unwrap();
+        }
     }
 }
 
@@ -110,7 +118,9 @@ fn verify_writer(store: &Store, writer: u32, first: u64) -> u64 {
             wrong.push((String::from_utf8_lossy(key).into_owned(), state.get(key), found.get(key)));
         }
     }
-    panic!("writer {writer}: the snapshot is no state of the history; around operation {last} (expected, found): {wrong:?}");
+    panic!(
+        "writer {writer}: the snapshot is no state of the history; around operation {last} (expected, found): {wrong:?}"
+    );
 }
 
 fn verify_sum(store: &Store) {
@@ -126,7 +136,11 @@ fn verify_ok(store: &Store) {
 }
 
 fn open_at(directory: &Path) -> Store {
-    Store::open(&Location::Directory(directory.to_path_buf()), &Options { create: false, background: false, ..Options::default() }).unwrap()
+    Store::open(
+        &Location::Directory(directory.to_path_buf()),
+        &Options { create: false, background: false, ..Options::default() },
+    )
+    .unwrap()
 }
 
 fn remove(directory: &Path) {
@@ -167,7 +181,8 @@ fn snapshots_while_writing(place: &Place, store: &Store, rounds: usize) {
                 let after = [0, 1].map(|writer: usize| done[writer].load(Ordering::SeqCst));
                 assert!(report.damaged.is_empty(), "{:?}", report.damaged);
                 let restored = place.beside(&format!("restored{round}"));
-                let again = restore(&directory, &Location::Directory(restored.clone()), &Options::default()).unwrap();
+                let again =
+                    restore(&directory, &Location::Directory(restored.clone()), &Options::default()).unwrap();
                 assert_eq!((again.sequence, again.segments), (report.sequence, report.segments));
                 for directory in [&directory, &restored] {
                     let copy = open_at(directory);
@@ -200,7 +215,8 @@ fn of_shared_memory() {
 #[test]
 fn of_a_directory_without_a_cold_tier() {
     let place = Place::in_directory();
-    let store = place.open(&Options { background: true, ..options(96, 0, Durability::None, WhenFull::Error) });
+    let store =
+        place.open(&Options { background: true, ..options(96, 0, Durability::None, WhenFull::Error) });
     snapshots_while_writing(&place, &store, 3);
 }
 
@@ -208,16 +224,26 @@ fn of_a_directory_without_a_cold_tier() {
 fn of_tiers_while_segments_are_demoted_and_compacted() {
     for durability in [Durability::EverySec, Durability::None] {
         let place = Place::in_directory();
-        let store = place.open(&Options { background: true, ..options(24, 256, durability, WhenFull::Error) });
+        let store =
+            place.open(&Options { background: true, ..options(24, 256, durability, WhenFull::Error) });
         // More than the hot tier holds, so that much is cold, and the writers keep demoting.
         for number in 0..20_000_u64 {
             let key = format!("ballast:{number}");
-            store.set(key.as_bytes(), &Stamp { writer: 9, number }.value(key.as_bytes(), 1500), &SetOptions::default()).unwrap();
+            store
+                .set(
+                    key.as_bytes(),
+                    &Stamp { writer: 9, number }.value(key.as_bytes(), 1500),
+                    &SetOptions::default(),
+                )
+                .unwrap();
         }
         snapshots_while_writing(&place, &store, 3);
         for number in (0..20_000_u64).step_by(97) {
             let key = format!("ballast:{number}");
-            assert_eq!(Stamp::of(key.as_bytes(), &store.get(key.as_bytes()).unwrap().unwrap().1).number, number);
+            assert_eq!(
+                Stamp::of(key.as_bytes(), &store.get(key.as_bytes()).unwrap().unwrap().1).number,
+                number
+            );
         }
     }
 }
@@ -264,7 +290,11 @@ fn of_a_full_cache_that_keeps_evicting() {
             std::panic::resume_unwind(panic);
         }
     });
-    assert!(slowest.load(Ordering::Relaxed) < 2_000_000, "a write waited for {} us", slowest.load(Ordering::Relaxed));
+    assert!(
+        slowest.load(Ordering::Relaxed) < 2_000_000,
+        "a write waited for {} us",
+        slowest.load(Ordering::Relaxed)
+    );
 }
 
 #[test]
@@ -283,7 +313,12 @@ fn a_restored_store_goes_on_for_good_and_a_view_outlives_it_all() {
     store.delete(key).unwrap();
 
     let target = place.beside("restored");
-    let wanted = Options { hot_bytes: Some(48 * MIB), cold_bytes: Some(96 * MIB), durability: Some(Durability::Always), ..Options::default() };
+    let wanted = Options {
+        hot_bytes: Some(48 * MIB),
+        cold_bytes: Some(96 * MIB),
+        durability: Some(Durability::Always),
+        ..Options::default()
+    };
     let report = restore(&directory, &Location::Directory(target.clone()), &wanted).unwrap();
     let copy = open_at(&target);
     assert_eq!((copy.config().hot_bytes, copy.config().cold_bytes), (48 * MIB, 96 * MIB));
@@ -308,7 +343,8 @@ fn a_restored_store_goes_on_for_good_and_a_view_outlives_it_all() {
     let copy = open_at(&directory);
     apply(&copy, 1, 2001);
     drop(copy);
-    let refused = restore(&directory, &Location::Directory(place.beside("third")), &Options::default()).unwrap_err();
+    let refused =
+        restore(&directory, &Location::Directory(place.beside("third")), &Options::default()).unwrap_err();
     assert_eq!(refused.name(), "NotAStore");
     assert!(refused.to_string().contains("take a snapshot"), "{refused}");
     assert!(!place.beside("third").exists() && !place.beside("third.new").exists());
@@ -358,7 +394,9 @@ fn what_is_refused() {
 
     let directory = place.beside("snapshot");
     store.snapshot(&directory).unwrap();
-    let to = |options: Options| restore(&directory, &Location::Directory(place.beside("restored")), &options).unwrap_err();
+    let to = |options: Options| {
+        restore(&directory, &Location::Directory(place.beside("restored")), &options).unwrap_err()
+    };
     for (options, part) in [
         (Options { cold_bytes: Some(0), ..Options::default() }, "cold"),
         (Options { frame_bytes: Some(8 << 20), ..Options::default() }, "frame"),
@@ -370,9 +408,15 @@ fn what_is_refused() {
     }
     let refused = restore(&directory, &Location::Directory(taken), &Options::default()).unwrap_err();
     assert_eq!(refused.name(), "InvalidOption");
-    let refused = restore(&place.beside("nothing"), &Location::Directory(place.beside("restored")), &Options::default()).unwrap_err();
+    let refused = restore(
+        &place.beside("nothing"),
+        &Location::Directory(place.beside("restored")),
+        &Options::default(),
+    )
+    .unwrap_err();
     assert_eq!(refused.name(), "NotAStore");
-    let names: Vec<_> = std::fs::read_dir(place.directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        std::fs::read_dir(place.directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!names.iter().any(|name| name.to_string_lossy().starts_with("restored")), "{names:?}");
 }
 
@@ -381,14 +425,16 @@ fn what_is_refused() {
 fn role() {
     match common::role().as_deref() {
         Some("write") => {
-            let store = Store::open(&location_setting(), &Options { create: false, ..Options::default() }).unwrap();
+            let store =
+                Store::open(&location_setting(), &Options { create: false, ..Options::default() }).unwrap();
             let writer: u32 = setting("WRITER").parse().unwrap();
             for number in 1.. {
                 apply(&store, writer, number);
             }
         }
         Some("snapshot") => {
-            let store = Store::open(&location_setting(), &Options { create: false, ..Options::default() }).unwrap();
+            let store =
+                Store::open(&location_setting(), &Options { create: false, ..Options::default() }).unwrap();
             store.snapshot(Path::new(&setting("DIRECTORY"))).unwrap();
         }
         _ => {}
@@ -398,10 +444,13 @@ fn role() {
 #[test]
 fn while_other_processes_write_and_die() {
     let place = Place::in_directory();
-    let store = place.open(&Options { background: true, ..options(64, 128, Durability::EverySec, WhenFull::Error) });
+    let store =
+        place.open(&Options { background: true, ..options(64, 128, Durability::EverySec, WhenFull::Error) });
     for round in 0..3 {
         let writers: Vec<_> = (0..2)
-            .map(|writer| spawn("write", &[("STORE", place.text()), ("WRITER", (round * 2 + writer).to_string())]))
+            .map(|writer| {
+                spawn("write", &[("STORE", place.text()), ("WRITER", (round * 2 + writer).to_string())])
+            })
             .collect();
         std::thread::sleep(Duration::from_millis(300));
         let directory = place.beside(&format!("snapshot{round}"));
@@ -426,15 +475,19 @@ fn while_other_processes_write_and_die() {
 #[cfg(feature = "crash-points")]
 #[test]
 fn whoever_takes_a_snapshot_may_die_at_any_point_of_it() {
-    for point in ["checkpoint.dumped", "checkpoint.synced", "snapshot.dumped", "snapshot.copied:2", "snapshot.synced"] {
+    for point in
+        ["checkpoint.dumped", "checkpoint.synced", "snapshot.dumped", "snapshot.copied:2", "snapshot.synced"]
+    {
         let place = Place::in_directory();
-        let store = place.open(&Options { background: true, ..options(32, 64, Durability::EverySec, WhenFull::Error) });
+        let store = place
+            .open(&Options { background: true, ..options(32, 64, Durability::EverySec, WhenFull::Error) });
         for number in 1..=3000 {
             apply(&store, 3, number);
         }
         let directory = place.beside("snapshot");
         let settings = [("STORE", place.text()), ("DIRECTORY", directory.display().to_string())];
-        let mut child = common::spawn_with("snapshot", &settings, &[("THERMAE_CRASH_POINT", point.to_owned())]);
+        let mut child =
+            common::spawn_with("snapshot", &settings, &[("THERMAE_CRASH_POINT", point.to_owned())]);
         assert_eq!(child.wait(Duration::from_secs(60)), common::End::Killed, "{point}");
         assert!(!directory.exists(), "{point}: half a snapshot has its name");
         // What it held on to is free again, and its remains are in nobody's way.

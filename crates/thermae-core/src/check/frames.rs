@@ -5,7 +5,7 @@ use crate::cold::{FrameKind, FrameState};
 use crate::index::ADDRESS_MASK;
 use crate::layout::{Place, SLOT_BITS, class, state};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Who a frame belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,8 @@ impl Checker<'_> {
                 problems.push((format!("{tier} frame {frame} belongs to {other} and to {owner}"), is_list));
             }
         };
-        let index_frames = (globals.index_frames.load(Ordering::Acquire) as usize).min(engine.index_frames().len());
+        let index_frames =
+            (globals.index_frames.load(Ordering::Acquire) as usize).min(engine.index_frames().len());
         for frame in &engine.index_frames()[..index_frames] {
             claim(&mut hot, "hot", frame.load(Ordering::Relaxed), Owner::Index);
         }
@@ -78,15 +79,17 @@ impl Checker<'_> {
                 claim(&mut cold, "cold", frame, Owner::Slot(slot as u32));
             }
         }
-        let stacks: [(&mut HashMap<u32, Owner>, &str, &[AtomicU32], &AtomicU32, u32); 2] = [
-            (&mut hot, "hot", engine.free_hot(), &globals.free_hot, engine.geometry.hot_frames),
-            (&mut cold, "cold", engine.free_cold(), &globals.free_cold, engine.geometry.cold_frames),
+        let hot_count = engine.geometry.hot_frames;
+        let stacks = [
+            (&mut hot, "hot", hot_count, (engine.free_hot(), &globals.free_hot)),
+            (&mut cold, "cold", engine.geometry.cold_frames, (engine.free_cold(), &globals.free_cold)),
         ];
         let mut missing = Vec::new();
-        for (frames, tier, stack, height, count) in stacks {
+        for (frames, tier, count, (stack, height)) in stacks {
             let height = height.load(Ordering::Acquire) as usize;
             if height > stack.len() {
-                missing.push((format!("{height} {tier} frames are said to be free, of {}", stack.len()), true));
+                missing
+                    .push((format!("{height} {tier} frames are said to be free, of {}", stack.len()), true));
             }
             for frame in &stack[..height.min(stack.len())] {
                 claim(frames, tier, frame.load(Ordering::Relaxed), Owner::Free);
@@ -118,7 +121,8 @@ impl Checker<'_> {
         for (slot, segment) in engine.segments().iter().enumerate() {
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let is_flushed = segment.flushed.load(Ordering::SeqCst) > 0;
-            let is_live = matches!(segment.state.load(Ordering::SeqCst), state::OPEN | state::CLOSED | state::EXTENT);
+            let is_live =
+                matches!(segment.state.load(Ordering::SeqCst), state::OPEN | state::CLOSED | state::EXTENT);
             if let Some(frame) = place.cold.filter(|_| is_flushed && is_live) {
                 owners.insert(frame, slot as u32);
             }
@@ -128,13 +132,21 @@ impl Checker<'_> {
             let owner = owners.get(&frame).copied();
             let description = match (found, owner) {
                 (FrameState::Damaged, _) => format!("the entry of frame {frame} is damaged"),
-                (FrameState::Used(record), Some(slot)) if record.segment_id == engine.segment(slot).segment_id.load(Ordering::Acquire) => continue,
-                (_, Some(slot)) => format!("the entry of frame {frame} does not name the segment of slot {slot}, which is in it"),
+                (FrameState::Used(record), Some(slot))
+                    if record.segment_id == engine.segment(slot).segment_id.load(Ordering::Acquire) =>
+                {
+                    continue;
+                }
+                (_, Some(slot)) => format!(
+                    "the entry of frame {frame} does not name the segment of slot {slot}, which is in it"
+                ),
                 // Of a free frame, or one whose segment was not flushed yet or is retired, the entry may be an old one.
                 _ => continue,
             };
             // A segment may have come or gone since the table was read.
-            let is_same = owner.is_none_or(|slot| Place::unpack(engine.segment(slot).place.load(Ordering::SeqCst)).cold == Some(frame));
+            let is_same = owner.is_none_or(|slot| {
+                Place::unpack(engine.segment(slot).place.load(Ordering::SeqCst)).cold == Some(frame)
+            });
             if !is_same || cold.read_frame_record(frame).ok() != Some(found) {
                 continue;
             }
@@ -148,7 +160,8 @@ impl Checker<'_> {
         let Some(cold) = &engine.cold else { return false };
         // Nobody takes or frees the frame meanwhile.
         let _pool = engine.lock_pool();
-        let is_owners = |slot: u32| Place::unpack(engine.segment(slot).place.load(Ordering::SeqCst)).cold == Some(frame);
+        let is_owners =
+            |slot: u32| Place::unpack(engine.segment(slot).place.load(Ordering::SeqCst)).cold == Some(frame);
         let written = match owner.or_else(|| (0..engine.geometry.slots).find(|&slot| is_owners(slot))) {
             Some(slot) if is_owners(slot) => {
                 let segment = engine.segment(slot);
@@ -211,7 +224,9 @@ impl Checker<'_> {
                 }
                 None if self.has_owner(segment.key_hash.load(Ordering::Relaxed), segment_id) => {}
                 None => {
-                    if segment.state.load(Ordering::SeqCst) != state::EXTENT || segment.segment_id.load(Ordering::SeqCst) != segment_id {
+                    if segment.state.load(Ordering::SeqCst) != state::EXTENT
+                        || segment.segment_id.load(Ordering::SeqCst) != segment_id
+                    {
                         continue;
                     }
                     if self.repair {
@@ -233,7 +248,9 @@ impl Checker<'_> {
         let frame_bytes = engine.geometry.frame_bytes as usize;
         let mut probe = engine.probe(engine.table(number), engine.tag(key_hash));
         std::iter::from_fn(|| probe.next()).any(|(_, word)| {
-            engine.with_locked_record(word & ADDRESS_MASK, |record| record.extents(frame_bytes)).is_some_and(|(_, list)| list.contains(&segment_id))
+            engine
+                .with_locked_record(word & ADDRESS_MASK, |record| record.extents(frame_bytes))
+                .is_some_and(|(_, list)| list.contains(&segment_id))
         })
     }
 }

@@ -9,7 +9,9 @@ use crate::arena::GRANULE_BUCKETS;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::index::{ADDRESS_MASK, entry};
-use crate::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, Place, SEGMENT_HEADER_BYTES, Table, class, state};
+use crate::layout::{
+    ADDRESS_BITS, ADDRESS_MIN, BUCKET_BYTES, Place, SEGMENT_HEADER_BYTES, Table, class, state,
+};
 use crate::read::show_key;
 use crate::record::{Parsed, kind};
 use std::collections::HashMap;
@@ -46,7 +48,9 @@ impl Engine {
         let segment = self.segment(slot);
         let current = segment.state.load(Ordering::Acquire);
         if !matches!(current, state::OPEN | state::CLOSED | state::QUARANTINED) {
-            return Err(format!("it leads to slot {slot}, which holds no segment of the log (state {current})"));
+            return Err(format!(
+                "it leads to slot {slot}, which holds no segment of the log (state {current})"
+            ));
         }
         let tail = segment.tail.load(Ordering::Acquire) as usize;
         let segment_id = segment.segment_id.load(Ordering::Acquire);
@@ -54,7 +58,10 @@ impl Engine {
             .with_locked_record(address, |record| Some(self.record_facts(record, segment_id, offset, tail)))
             .ok_or_else(|| format!("it leads to slot {slot}, offset {offset}, where no record begins"))??;
         if self.partition_of(facts.hash) != partition || self.tag(facts.hash) != word >> ADDRESS_BITS {
-            return Err(format!("it leads to the record of key {}, whose hash belongs elsewhere", show_key(&facts.key)));
+            return Err(format!(
+                "it leads to the record of key {}, whose hash belongs elsewhere",
+                show_key(&facts.key)
+            ));
         }
         if facts.is_copy {
             facts.home = Some(self.home_facts(segment.class.load(Ordering::Relaxed), address, &facts)?);
@@ -65,17 +72,31 @@ impl Engine {
         Ok(facts)
     }
 
-    fn record_facts(&self, record: &Parsed<'_>, segment_id: u64, offset: usize, tail: usize) -> std::result::Result<Facts, String> {
+    fn record_facts(
+        &self,
+        record: &Parsed<'_>,
+        segment_id: u64,
+        offset: usize,
+        tail: usize,
+    ) -> std::result::Result<Facts, String> {
         let base_kind = record.word.base_kind();
-        let is_value = base_kind == kind::PUT || base_kind == kind::LARGE || record.word.kind() == kind::BATCH_TOMBSTONE;
+        let is_value =
+            base_kind == kind::PUT || base_kind == kind::LARGE || record.word.kind() == kind::BATCH_TOMBSTONE;
         if !is_value || !record.is_intact(segment_id) {
-            return Err(format!("it leads to offset {offset} of segment {segment_id:#x}, where no intact record with a value begins"));
+            return Err(format!(
+                "it leads to offset {offset} of segment {segment_id:#x}, where no intact record with a value begins"
+            ));
         }
         if offset < SEGMENT_HEADER_BYTES || offset + record.total > tail {
-            return Err(format!("it leads to offset {offset}, beyond the {tail} bytes in use of its segment"));
+            return Err(format!(
+                "it leads to offset {offset}, beyond the {tail} bytes in use of its segment"
+            ));
         }
         let extents = if base_kind == kind::LARGE {
-            record.extents(self.geometry.frame_bytes as usize).ok_or("its record's list of extents contradicts the value's length")?.1
+            record
+                .extents(self.geometry.frame_bytes as usize)
+                .ok_or("its record's list of extents contradicts the value's length")?
+                .1
         } else {
             Vec::new()
         };
@@ -92,22 +113,39 @@ impl Engine {
     }
 
     /// The home of a cache copy: slot, and bytes of the record there.
-    fn home_facts(&self, copy_class: u32, copy: u64, facts: &Facts) -> std::result::Result<(u32, usize), String> {
+    fn home_facts(
+        &self,
+        copy_class: u32,
+        copy: u64,
+        facts: &Facts,
+    ) -> std::result::Result<(u32, usize), String> {
         if copy_class != class::CACHE {
             return Err("it leads to a cache copy outside of a cache segment".to_owned());
         }
         let link = self.with_locked_record(copy, |record| Some(record.link & ADDRESS_MASK)).unwrap_or(0);
-        let (slot, _) = self.split(link).filter(|_| link >= ADDRESS_MIN).ok_or("its cache copy has no home")?;
+        let (slot, _) =
+            self.split(link).filter(|_| link >= ADDRESS_MIN).ok_or("its cache copy has no home")?;
         let segment_id = self.segment(slot).segment_id.load(Ordering::Acquire);
         let total = self.with_locked_record(link, |record| {
-            let is_same = record.key == facts.key && record.sequence == facts.sequence && record.is_intact(segment_id);
+            let is_same =
+                record.key == facts.key && record.sequence == facts.sequence && record.is_intact(segment_id);
             is_same.then_some(record.total)
         });
-        Ok((slot, total.ok_or_else(|| format!("the home of the cache copy of key {} is not the same record", show_key(&facts.key)))?))
+        Ok((
+            slot,
+            total.ok_or_else(|| {
+                format!("the home of the cache copy of key {} is not the same record", show_key(&facts.key))
+            })?,
+        ))
     }
 
     /// Verifies a large value, as it is served or (`from_cold`) as the cold tier has it, against the checksum in its record.
-    fn extents_problem(&self, address: u64, facts: &Facts, from_cold: bool) -> std::result::Result<(), String> {
+    fn extents_problem(
+        &self,
+        address: u64,
+        facts: &Facts,
+        from_cold: bool,
+    ) -> std::result::Result<(), String> {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let known = self.with_locked_record(address, |record| {
             record.extents(frame_bytes).map(|(checksum, _)| (checksum, record.word.value_len as usize))
@@ -140,7 +178,11 @@ impl Engine {
             read.map_err(|error| format!("{} can't be read: {error}", name()))?;
             checksum = crc32c::crc32c_append(checksum, &bytes);
         }
-        if checksum == wanted { Ok(()) } else { Err(format!("the value of key {} does not match its checksum", show_key(&facts.key))) }
+        if checksum == wanted {
+            Ok(())
+        } else {
+            Err(format!("the value of key {} does not match its checksum", show_key(&facts.key)))
+        }
     }
 
     /// Whether a partition's table holds this entry now.
@@ -163,11 +205,17 @@ impl Checker<'_> {
         drop(guard);
         tables.sort_unstable();
         let lines_per_frame = u64::from(engine.geometry.frame_bytes) / BUCKET_BYTES as u64;
-        let index_frames = &engine.index_frames()[..(engine.globals().index_frames.load(Ordering::Acquire) as usize).min(engine.index_frames().len())];
+        let index_frames = &engine.index_frames()[..(engine.globals().index_frames.load(Ordering::Acquire)
+            as usize)
+            .min(engine.index_frames().len())];
         let is_possible = |&(line, end, _): &(u64, u64, u32)| {
             let frame = line / lines_per_frame;
-            let is_inside = end <= (frame + 1) * lines_per_frame && line.is_multiple_of(u64::from(GRANULE_BUCKETS));
-            is_inside && index_frames.iter().any(|index_frame| u64::from(index_frame.load(Ordering::Relaxed)) == frame)
+            let is_inside =
+                end <= (frame + 1) * lines_per_frame && line.is_multiple_of(u64::from(GRANULE_BUCKETS));
+            is_inside
+                && index_frames
+                    .iter()
+                    .any(|index_frame| u64::from(index_frame.load(Ordering::Relaxed)) == frame)
         };
         let (possible, impossible): (Vec<_>, Vec<_>) = tables.into_iter().partition(is_possible);
         let mut wrong: Vec<u32> = impossible.iter().map(|table| table.2).collect();
@@ -180,7 +228,8 @@ impl Checker<'_> {
             if self.repair {
                 let guard = engine.lock_partition(number);
                 let version = engine.table(number).version.wrapping_add(1);
-                engine.directory()[number as usize].store(Table { line: 0, buckets: 0, version }.pack(), Ordering::SeqCst);
+                engine.directory()[number as usize]
+                    .store(Table { line: 0, buckets: 0, version }.pack(), Ordering::SeqCst);
                 guard.partition.pending_table.store(0, Ordering::Release);
                 guard.partition.count.store(0, Ordering::Release);
                 self.changed = true;
@@ -219,8 +268,12 @@ impl Checker<'_> {
             let words = std::mem::take(&mut suspicious);
             for (word, _) in words {
                 match self.engine.entry_facts(partition, word) {
-                    Ok(facts) if !self.engine.is_current(facts.hash, word) => suspicious.push((word, MISPLACED.to_owned())),
-                    Ok(facts) if facts.problem.is_none() => self.note_entry(partition, word, facts, &mut keys),
+                    Ok(facts) if !self.engine.is_current(facts.hash, word) => {
+                        suspicious.push((word, MISPLACED.to_owned()));
+                    }
+                    Ok(facts) if facts.problem.is_none() => {
+                        self.note_entry(partition, word, facts, &mut keys);
+                    }
                     Ok(facts) => suspicious.push((word, facts.problem.unwrap_or_default())),
                     Err(description) => suspicious.push((word, description)),
                 }
@@ -249,7 +302,13 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn note_entry(&mut self, partition: u32, word: u64, facts: Facts, keys: &mut HashMap<Vec<u8>, (u64, u64)>) {
+    fn note_entry(
+        &mut self,
+        partition: u32,
+        word: u64,
+        facts: Facts,
+        keys: &mut HashMap<Vec<u8>, (u64, u64)>,
+    ) {
         self.report.keys += 1;
         if let Some((slot, _)) = self.engine.split(word & ADDRESS_MASK) {
             self.add_live(slot, facts.total);
@@ -260,13 +319,21 @@ impl Checker<'_> {
         for &segment_id in &facts.extents {
             *self.extent_owners.entry(segment_id).or_insert(0) += 1;
         }
-        let Some((other, other_sequence)) = keys.insert(facts.key.clone(), (word, facts.sequence)) else { return };
+        let Some((other, other_sequence)) = keys.insert(facts.key.clone(), (word, facts.sequence)) else {
+            return;
+        };
         // While the table was read the key may have been removed and stored again elsewhere in it.
-        if other != word && self.engine.has_entry(partition, other) && self.engine.has_entry(partition, word) {
+        if other != word && self.engine.has_entry(partition, other) && self.engine.has_entry(partition, word)
+        {
             let older = if other_sequence < facts.sequence { other } else { word };
             let repaired = self.repair && self.drop_entry(partition, older);
             let place = format!("index partition {partition}");
-            self.problem("key twice", &place, &format!("key {} has two entries", show_key(&facts.key)), repaired);
+            self.problem(
+                "key twice",
+                &place,
+                &format!("key {} has two entries", show_key(&facts.key)),
+                repaired,
+            );
         }
     }
 
@@ -295,9 +362,12 @@ impl Checker<'_> {
             engine.pin(slot);
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let len = segment.tail.load(Ordering::Acquire).min(engine.geometry.frame_bytes);
-            if let (Some(base), Some(cold), Some(frame)) = (engine.hot_base(place), &engine.cold, place.cold) {
+            if let (Some(base), Some(cold), Some(frame)) = (engine.hot_base(place), &engine.cold, place.cold)
+            {
                 let mut bytes = vec![0; len as usize];
-                if segment.flushed.load(Ordering::Acquire) >= len && cold.read_at(frame, 0, &mut bytes).is_ok() {
+                if segment.flushed.load(Ordering::Acquire) >= len
+                    && cold.read_at(frame, 0, &mut bytes).is_ok()
+                {
                     // SAFETY: pinned, and the length was bounded by the frame. Whoever reads there now fails on the checksum and not before.
                     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, bytes.len()) };
                 }
@@ -313,12 +383,18 @@ impl Checker<'_> {
         let guard = self.engine.lock_partition(partition);
         let tag = word >> ADDRESS_BITS;
         // Anywhere in the table: what is damaged need not be where its tag belongs.
-        let Some((place, _)) = self.engine.locked_entries(&guard).find(|(_, other)| *other == word) else { return false };
+        let Some((place, _)) = self.engine.locked_entries(&guard).find(|(_, other)| *other == word) else {
+            return false;
+        };
         let home = self.engine.with_locked_record(word & ADDRESS_MASK, |record| {
             (record.word.kind() == kind::COPY).then_some(record.link & ADDRESS_MASK)
         });
         match home.map(|home| entry(tag, home)) {
-            Some(home) if self.engine.entry_facts(partition, home).is_ok_and(|facts| facts.problem.is_none()) => place.store(home),
+            Some(home)
+                if self.engine.entry_facts(partition, home).is_ok_and(|facts| facts.problem.is_none()) =>
+            {
+                place.store(home);
+            }
             _ => self.engine.remove_entry(&guard, place, false),
         }
         self.changed = true;
@@ -328,7 +404,8 @@ impl Checker<'_> {
     fn check_count(&mut self, partition: u32, place: &str) {
         let count = &self.engine.partitions()[partition as usize].count;
         let differs = |engine: &Engine| {
-            let (counted, entries) = (count.load(Ordering::Acquire), engine.partition_entries(partition).len());
+            let (counted, entries) =
+                (count.load(Ordering::Acquire), engine.partition_entries(partition).len());
             (counted as usize != entries).then_some((counted, entries))
         };
         if differs(self.engine).is_none() {

@@ -69,19 +69,24 @@ impl Found {
     }
 
     fn is_damaged(&self) -> bool {
-        [&self.hot, &self.cold].into_iter().flatten().any(|(_, image)| !image.damaged.is_empty()) || self.differs()
+        [&self.hot, &self.cold].into_iter().flatten().any(|(_, image)| !image.damaged.is_empty())
+            || self.differs()
     }
 
     /// Whether both tiers have intact records that are not the same.
     fn differs(&self) -> bool {
-        let (Some((hot, hot_image)), Some((cold, cold_image))) = (&self.hot, &self.cold) else { return false };
+        let (Some((hot, hot_image)), Some((cold, cold_image))) = (&self.hot, &self.cold) else {
+            return false;
+        };
         let len = hot.len().min(cold.len());
         hot_image.damaged.is_empty() && cold_image.damaged.is_empty() && hot[..len] != cold[..len]
     }
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    bytes.get(offset..offset + 4).map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    bytes
+        .get(offset..offset + 4)
+        .map_or(0, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
@@ -89,20 +94,31 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 }
 
 /// The intact record at `offset`, if one begins there. `lead` is the transaction that it would belong to.
-fn intact_item(bytes: &[u8], offset: usize, segment_id: u64, frame_bytes: usize, lead: Option<usize>) -> Option<Item> {
+fn intact_item(
+    bytes: &[u8],
+    offset: usize,
+    segment_id: u64,
+    frame_bytes: usize,
+    lead: Option<usize>,
+) -> Option<Item> {
     let rest = &bytes[offset..];
     let (word, total) = record::total_len(rest, offset, frame_bytes, rest.len())?;
     let sequence = u64_at(rest, 8);
     let count = u64::from(u32_at(rest, COUNT_OFFSET));
-    let has_lead_checksum =
-        |total: u32| record::batch_checksum(sequence, total, count as u32) ^ record::checksum_mask(segment_id) == u32_at(rest, 16);
+    let has_lead_checksum = |total: u32| {
+        record::batch_checksum(sequence, total, count as u32) ^ record::checksum_mask(segment_id)
+            == u32_at(rest, 16)
+    };
     if word.has_key() {
-        let record = record::parse(rest, offset, frame_bytes).filter(|record| record.is_intact(segment_id))?;
+        let record =
+            record::parse(rest, offset, frame_bytes).filter(|record| record.is_intact(segment_id))?;
         let is_led = !word.is_in_batch() || lead == Some(record.batch_offset as usize);
         return is_led.then_some(Item { offset, total, sequence, count: 1, has_key: true });
     }
     match word.kind() {
-        kind::ABANDONED if has_lead_checksum(word.value_len) => Some(Item { offset, total, sequence, count, has_key: false }),
+        kind::ABANDONED if has_lead_checksum(word.value_len) => {
+            Some(Item { offset, total, sequence, count, has_key: false })
+        }
         kind::BATCH if has_lead_checksum(word.value_len) && word.value_len as usize <= rest.len() => {
             Some(Item { offset, total, sequence, count: 0, has_key: false })
         }
@@ -136,7 +152,13 @@ pub(super) fn scan(bytes: &[u8], segment_id: u64, frame_bytes: usize, is_live: b
                 kind::RESERVED if word.kind >> 4 < 2 => u64::from(word.kind >> 4),
                 _ => u64::from(u32_at(bytes, offset + COUNT_OFFSET)),
             };
-            image.items.push(Item { offset, total: len, sequence: u64_at(bytes, offset + 8), count, has_key: false });
+            image.items.push(Item {
+                offset,
+                total: len,
+                sequence: u64_at(bytes, offset + 8),
+                count,
+                has_key: false,
+            });
             offset += len;
             continue;
         }
@@ -156,9 +178,19 @@ fn is_header_intact(bytes: &[u8], segment_id: u64) -> bool {
 }
 
 /// Where the next intact record begins, or the end; and the transaction that it belongs to.
-fn next_intact(bytes: &[u8], from: usize, segment_id: u64, frame_bytes: usize, budget: &mut usize) -> (usize, Option<usize>) {
+fn next_intact(
+    bytes: &[u8],
+    from: usize,
+    segment_id: u64,
+    frame_bytes: usize,
+    budget: &mut usize,
+) -> (usize, Option<usize>) {
     for offset in (from..bytes.len()).step_by(record::ALIGN_BYTES) {
-        let Some((word, total)) = record::total_len(&bytes[offset..], offset, frame_bytes, bytes.len() - offset) else { continue };
+        let Some((word, total)) =
+            record::total_len(&bytes[offset..], offset, frame_bytes, bytes.len() - offset)
+        else {
+            continue;
+        };
         if word.has_key() {
             let Some(left) = budget.checked_sub(total) else { return (bytes.len(), None) };
             *budget = left;
@@ -199,14 +231,24 @@ impl Engine {
         if matches!(current, state::FREE | state::OPENING | state::QUARANTINED) {
             return Ok(None);
         }
-        let mut found = Found { slot, segment_id, class: segment.class.load(Ordering::Relaxed), state: current, place, hot: None, cold: None };
+        let mut found = Found {
+            slot,
+            segment_id,
+            class: segment.class.load(Ordering::Relaxed),
+            state: current,
+            place,
+            hot: None,
+            cold: None,
+        };
         if let Some(base) = self.hot_base(place) {
             // SAFETY: pinned, and the length was bounded by the frame. A writer may be at some of it: those records are passed over.
             let bytes = unsafe { std::slice::from_raw_parts(base, tail) }.to_vec();
             let image = self.image_of(&found, &bytes, true);
             found.hot = Some((bytes, image));
         }
-        if let (Some(cold), Some(frame)) = (&self.cold, place.cold.filter(|&frame| frame < self.geometry.cold_frames)) {
+        if let (Some(cold), Some(frame)) =
+            (&self.cold, place.cold.filter(|&frame| frame < self.geometry.cold_frames))
+        {
             // A demoted segment is served from here, so all of it must be here.
             let len = if place.hot.is_some() || flushed > 0 { flushed } else { tail };
             let mut bytes = vec![0; len];
@@ -254,7 +296,8 @@ impl Checker<'_> {
             }
             if found.state == state::RETIRED {
                 // Nothing in it is alive, and its frames may have been given away already.
-                self.horizon = self.horizon.max(self.engine.segment(slot).sequence_max.load(Ordering::Relaxed));
+                self.horizon =
+                    self.horizon.max(self.engine.segment(slot).sequence_max.load(Ordering::Relaxed));
                 continue;
             }
             self.report.segments += 1;
@@ -263,7 +306,9 @@ impl Checker<'_> {
                 self.report.records += image.items.iter().filter(|item| item.has_key).count() as u64;
                 for item in image.items.iter().filter(|_| found.class != class::CACHE) {
                     self.sequences.note(item.sequence, item.count);
-                    self.greatest_sequence = self.greatest_sequence.max(item.sequence.saturating_add(item.count.saturating_sub(1)));
+                    self.greatest_sequence = self
+                        .greatest_sequence
+                        .max(item.sequence.saturating_add(item.count.saturating_sub(1)));
                 }
             }
             if found.is_damaged() {
@@ -284,11 +329,24 @@ impl Checker<'_> {
         for (tier, copy) in [("hot", &found.hot), ("cold", &found.cold)] {
             let Some((_, image)) = copy else { continue };
             for stretch in &image.damaged {
-                self.problem("damaged", &name, &format!("bytes {} to {} of its {tier} copy are no intact records", stretch.start, stretch.end), mended);
+                self.problem(
+                    "damaged",
+                    &name,
+                    &format!(
+                        "bytes {} to {} of its {tier} copy are no intact records",
+                        stretch.start, stretch.end
+                    ),
+                    mended,
+                );
             }
         }
         if found.differs() {
-            self.problem("tiers differ", &name, "its hot and its cold copy are both intact and not the same", mended);
+            self.problem(
+                "tiers differ",
+                &name,
+                "its hot and its cold copy are both intact and not the same",
+                mended,
+            );
         }
         if let Some((_, image)) = found.served().filter(|(_, image)| !image.damaged.is_empty()) {
             self.report.quarantined.push(name);
@@ -305,8 +363,11 @@ impl Checker<'_> {
         for stretch in image.damaged.iter().filter(|stretch| stretch.start >= SEGMENT_HEADER_BYTES) {
             let before = image.items.iter().rev().find(|item| item.offset < stretch.start && item.count > 0);
             let after = image.items.iter().find(|item| item.offset >= stretch.end && item.count > 0);
-            let first = before.map_or(segment.sequence_min.load(Ordering::Relaxed), |item| item.sequence.saturating_add(item.count));
-            let end = after.map_or(segment.sequence_max.load(Ordering::Relaxed).saturating_add(1), |item| item.sequence);
+            let first = before.map_or(segment.sequence_min.load(Ordering::Relaxed), |item| {
+                item.sequence.saturating_add(item.count)
+            });
+            let end = after
+                .map_or(segment.sequence_max.load(Ordering::Relaxed).saturating_add(1), |item| item.sequence);
             self.lost.push(first..end);
         }
     }
@@ -315,8 +376,14 @@ impl Checker<'_> {
     pub(super) fn check_differing_extents(&mut self) -> Result<()> {
         for slot in std::mem::take(&mut self.differing_extents) {
             let Some(found) = self.engine.look_at_segment(slot)? else { continue };
-            let is_mended = self.repair && found.class == class::EXTENT && (!found.differs() || self.mend(&found)?);
-            self.problem("tiers differ", &found.name(), "its hot and its cold copy are not the same", is_mended);
+            let is_mended =
+                self.repair && found.class == class::EXTENT && (!found.differs() || self.mend(&found)?);
+            self.problem(
+                "tiers differ",
+                &found.name(),
+                "its hot and its cold copy are not the same",
+                is_mended,
+            );
         }
         Ok(())
     }
@@ -345,11 +412,14 @@ impl Checker<'_> {
                 is_whole &= is_right;
                 if let Some(base) = engine.hot_base(found.place) {
                     // SAFETY: within the pinned frame, and these bytes are no record that anybody could be reading.
-                    unsafe { std::ptr::copy_nonoverlapping(patch.as_ptr(), base.add(stretch.start), patch.len()) };
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(patch.as_ptr(), base.add(stretch.start), patch.len());
+                    };
                 }
             }
         }
-        if let (Some((bytes, image)), Some(cold), Some(frame)) = (&found.cold, &engine.cold, found.place.cold) {
+        if let (Some((bytes, image)), Some(cold), Some(frame)) = (&found.cold, &engine.cold, found.place.cold)
+        {
             for stretch in &image.damaged {
                 let (patch, is_right) = patch(found, bytes, found.hot.as_ref(), stretch, frame_bytes);
                 is_whole &= is_right;
@@ -376,7 +446,10 @@ fn patch(
     frame_bytes: usize,
 ) -> (Vec<u8>, bool) {
     if let Some((other_bytes, other_image)) = other {
-        let is_intact = other_image.damaged.iter().all(|damaged| damaged.end <= stretch.start || damaged.start >= stretch.end);
+        let is_intact = other_image
+            .damaged
+            .iter()
+            .all(|damaged| damaged.end <= stretch.start || damaged.start >= stretch.end);
         if is_intact && other_bytes.len() >= stretch.end {
             return (other_bytes[stretch.clone()].to_vec(), true);
         }
@@ -402,9 +475,12 @@ fn remade_lead(found: &Found, bytes: &[u8], stretch: &Range<usize>, frame_bytes:
     let mut end = stretch.end;
     let (mut first, mut count) = (None, 0_u32);
     while end < bytes.len() {
-        let Some(item) = intact_item(bytes, end, found.segment_id, frame_bytes, Some(stretch.start)) else { break };
+        let Some(item) = intact_item(bytes, end, found.segment_id, frame_bytes, Some(stretch.start)) else {
+            break;
+        };
         let word = Word0::unpack(u64_at(bytes, end));
-        if !word.is_in_batch() || u32_at(&bytes[end..], record::BATCH_OFFSET_OFFSET) as usize != stretch.start {
+        if !word.is_in_batch() || u32_at(&bytes[end..], record::BATCH_OFFSET_OFFSET) as usize != stretch.start
+        {
             break;
         }
         first.get_or_insert(item.sequence);
