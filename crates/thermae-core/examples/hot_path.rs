@@ -1,6 +1,8 @@
 //! The hot path alone, for profilers: `cargo run --release --example hot_path -- get 1000000`.
 //! Prints nanoseconds per operation; use it under `perf record` or callgrind to see the instructions of a get or of a set.
 
+#![allow(clippy::print_stdout, reason = "a command-line tool prints")]
+
 use std::time::Instant;
 use thermae_core::{Location, Options, SetOptions, Store};
 

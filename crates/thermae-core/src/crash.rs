@@ -24,11 +24,12 @@ pub fn pass(name: &'static str) {
         let (point, pass) = text.split_once(':').unwrap_or((&text, "1"));
         Some((point.to_owned(), pass.parse().ok()?))
     });
-    if let Some((point, pass)) = wanted {
-        if point == name && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == *pass {
-            // SAFETY: kills this process; nothing runs after it.
-            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-            std::thread::sleep(std::time::Duration::from_secs(60));
-        }
+    if let Some((point, pass)) = wanted
+        && point == name
+        && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == *pass
+    {
+        // SAFETY: kills this process; nothing runs after it.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        std::thread::sleep(std::time::Duration::from_secs(60));
     }
 }

@@ -89,6 +89,7 @@ impl Keeper {
     }
 
     /// Lets go of threads that exist in the parent only.
+    #[allow(clippy::mem_forget, reason = "see below")]
     pub(crate) fn forget(self) {
         // Joining or even dropping handles of threads that a fork left behind could touch the parent's state.
         std::mem::forget(self);

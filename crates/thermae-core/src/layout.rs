@@ -598,7 +598,7 @@ const _: () = {
     assert!(size_of::<Segment>() == 128);
     assert!(size_of::<Partition>() == 32);
     assert!(size_of::<Head>() == 64);
-    assert!(size_of::<NamedLock>() == 32 && NAMED_LOCKS * 32 % PAGE_BYTES == 0);
+    assert!(size_of::<NamedLock>() == 32 && (NAMED_LOCKS * 32).is_multiple_of(PAGE_BYTES));
     assert!(size_of::<Participant>() <= PINS_OFFSET);
     assert!(size_of::<AtomicU8>() == 1 && size_of::<AtomicU16>() == 2);
     // A slot and an offset fit an address with every frame size from 1 MiB on.

@@ -291,7 +291,7 @@ impl Engine {
     /// `None` while a living writer is at it.
     pub(crate) fn settle(&self, base: *mut u8, offset: usize, segment_id: u64) -> Option<(Word0, usize)> {
         let frame_bytes = self.geometry.frame_bytes as usize;
-        if offset % record::ALIGN_BYTES != 0 || offset + 24 > frame_bytes {
+        if !offset.is_multiple_of(record::ALIGN_BYTES) || offset + 24 > frame_bytes {
             // Only a damaged tail leads here.
             return None;
         }

@@ -71,10 +71,10 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
             Ok(())
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound && create => {
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                if env.metadata(parent).is_err() {
-                    prepare_directory(env, parent, true)?;
-                }
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
+                && env.metadata(parent).is_err()
+            {
+                prepare_directory(env, parent, true)?;
             }
             match env.create_dir(path) {
                 Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {

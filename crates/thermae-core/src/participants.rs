@@ -318,6 +318,7 @@ extern "C" fn after_fork_in_child() {
                 }
                 heir.engine.participant(claim.slot).pid.store(std::process::id(), Ordering::Relaxed);
                 // The engine owns the file from here on by its descriptor's number.
+                #[allow(clippy::mem_forget, reason = "dropping it would close the descriptor")]
                 std::mem::forget(claim.file);
             }
             None => {

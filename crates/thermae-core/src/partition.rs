@@ -65,7 +65,7 @@ impl Engine {
                 continue;
             }
             let lead_offset = get_u32(header, record::BATCH_OFFSET_OFFSET) as usize;
-            if lead_offset % record::ALIGN_BYTES != 0 || lead_offset >= offset {
+            if !lead_offset.is_multiple_of(record::ALIGN_BYTES) || lead_offset >= offset {
                 continue;
             }
             // SAFETY: below `offset`, hence within the frame, and aligned.
@@ -220,9 +220,7 @@ impl Engine {
                         frame_bytes.checked_sub(offset).filter(|&room| room >= record::HEADER_BYTES + 4)?;
                     // SAFETY: within the frame; a copy is made, and used only if the place did not change meanwhile.
                     let head = unsafe { std::slice::from_raw_parts(base.add(offset), 24) };
-                    let Some((_, total)) = record::total_len(head, offset, frame_bytes, room) else {
-                        return None;
-                    };
+                    let (_, total) = record::total_len(head, offset, frame_bytes, room)?;
                     // SAFETY: total was checked against the room.
                     unsafe { std::slice::from_raw_parts(base.add(offset), total) }.to_vec()
                 }

@@ -89,7 +89,7 @@ impl Mapping {
     /// When it would lie outside the mapping: offsets come from the geometry, so that is our own bug.
     #[inline]
     pub fn at<T>(&self, offset: usize) -> &T {
-        assert!(offset + size_of::<T>() <= self.len && offset % align_of::<T>() == 0);
+        assert!(offset + size_of::<T>() <= self.len && offset.is_multiple_of(align_of::<T>()));
         // SAFETY: in bounds and aligned; every T used here is made of atomics, for which any bytes are valid.
         unsafe { &*self.base.as_ptr().add(offset).cast::<T>() }
     }
@@ -100,7 +100,7 @@ impl Mapping {
     /// As [`Mapping::at`].
     #[inline]
     pub fn slice<T>(&self, offset: usize, count: usize) -> &[T] {
-        assert!(offset + size_of::<T>() * count <= self.len && offset % align_of::<T>() == 0);
+        assert!(offset + size_of::<T>() * count <= self.len && offset.is_multiple_of(align_of::<T>()));
         // SAFETY: as in `at`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<T>(), count) }
     }
@@ -167,7 +167,7 @@ impl Mapping {
     /// Asks the kernel to back `[offset, offset + HUGE_PAGE_BYTES)` with one huge page: a random access then costs no page-table walk
     /// of four levels. False where the kernel can't or won't, which costs speed and nothing else.
     pub fn collapse(&self, offset: usize) -> bool {
-        if offset % HUGE_PAGE_BYTES != 0 || offset + HUGE_PAGE_BYTES > self.len {
+        if !offset.is_multiple_of(HUGE_PAGE_BYTES) || offset + HUGE_PAGE_BYTES > self.len {
             return false;
         }
         // SAFETY: within this mapping; the advice changes how memory is backed, not what is in it.

@@ -281,7 +281,7 @@ impl Engine {
             if !to.is_null() {
                 // SAFETY: the source lies in the frame; the caller's buffer has room for value_len bytes.
                 unsafe {
-                    std::ptr::copy_nonoverlapping(at.add(shape.value_offset), to, word.value_len as usize)
+                    std::ptr::copy_nonoverlapping(at.add(shape.value_offset), to, word.value_len as usize);
                 };
                 let segment_id = segment.segment_id.load(Ordering::Relaxed);
                 fence(Ordering::Acquire);
@@ -475,7 +475,7 @@ impl Engine {
             match (self.hot_base(place), &self.cold, place.cold) {
                 // SAFETY: a piece is at most a frame.
                 (Some(base), ..) => unsafe {
-                    std::ptr::copy_nonoverlapping(base, target.as_mut_ptr(), piece)
+                    std::ptr::copy_nonoverlapping(base, target.as_mut_ptr(), piece);
                 },
                 (None, Some(cold), Some(frame)) => cold.read_at(frame, 0, target)?,
                 _ => return Ok(Copied::Gone),

@@ -322,7 +322,7 @@ pub fn total_len(bytes: &[u8], offset: usize, frame_bytes: usize, room: usize) -
         return None;
     }
     let total = shape(word, offset, frame_bytes).total;
-    (total >= HEADER_BYTES && total <= room && total % ALIGN_BYTES == 0).then_some((word, total))
+    (total >= HEADER_BYTES && total <= room && total.is_multiple_of(ALIGN_BYTES)).then_some((word, total))
 }
 
 /// Parses the record at `offset` of its frame, whose bytes (and perhaps more) are `bytes`; `None` where they hold no whole record.
@@ -448,7 +448,7 @@ pub unsafe fn commit(at: *const u8, word: Word0) {
     unsafe { word0_at(at) }.store(word.pack(), Ordering::Release);
 }
 
-const _: () = assert!(LINK_OFFSET % 8 == 0 && HEADER_BYTES + EXTENDED_BYTES == 32);
+const _: () = assert!(LINK_OFFSET.is_multiple_of(8) && HEADER_BYTES + EXTENDED_BYTES == 32);
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,9 @@ use crate::read::{RecordMeta, Wanted};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// A key and what is known of its value.
+pub type Key = (Vec<u8>, RecordMeta);
+
 /// A walk over the keys with a prefix.
 #[derive(Debug)]
 pub struct Scan {
@@ -31,7 +34,7 @@ impl Scan {
     ///
     /// # Errors
     /// Closed, and those of reading.
-    pub fn next_batch(&mut self) -> Result<Option<Vec<(Vec<u8>, RecordMeta)>>> {
+    pub fn next_batch(&mut self) -> Result<Option<Vec<Key>>> {
         while self.partition < self.engine.geometry.partitions {
             self.engine.check_usable()?;
             let keys = self.read_partition(self.partition)?;
@@ -43,7 +46,7 @@ impl Scan {
         Ok(None)
     }
 
-    fn read_partition(&self, partition: u32) -> Result<Vec<(Vec<u8>, RecordMeta)>> {
+    fn read_partition(&self, partition: u32) -> Result<Vec<Key>> {
         let mut keys = Vec::new();
         let mut done = HashSet::new();
         let mut seen = HashSet::new();

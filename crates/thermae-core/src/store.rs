@@ -203,10 +203,11 @@ impl Store {
             let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
             // Not after a close by another thread, which takes the keeper under the same mutex.
             let is_missing = keeper.as_ref().is_none_or(|keeper| !keeper.is_of_this_process(&self.engine));
-            if is_missing && !self.is_closed() {
-                if let Some(inherited) = keeper.replace(Keeper::start(&self.engine)) {
-                    inherited.forget();
-                }
+            if is_missing
+                && !self.is_closed()
+                && let Some(inherited) = keeper.replace(Keeper::start(&self.engine))
+            {
+                inherited.forget();
             }
         }
     }
@@ -388,10 +389,10 @@ impl Store {
             };
             Ok(Change::Put(NewValue { encoding: options.encoding, expires_at_ms, payload }))
         });
-        if let Some(large) = &large {
-            if !matches!(result, Ok(Some(_))) {
-                large.slots.iter().for_each(|&slot| self.engine.retire(slot));
-            }
+        if let Some(large) = &large
+            && !matches!(result, Ok(Some(_)))
+        {
+            large.slots.iter().for_each(|&slot| self.engine.retire(slot));
         }
         Ok(match result? {
             Some((sequence, _)) => {

@@ -120,7 +120,7 @@ impl Superblock {
                 Ok(()) => {
                     intact += u64::from(
                         block.state(MAGIC) == BlockState::Valid && block.generation() % COPIES == copy,
-                    )
+                    );
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(error) => return Err(Error::io("read", path, error)),

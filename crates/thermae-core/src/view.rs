@@ -194,7 +194,7 @@ impl Engine {
     /// Whether the batch led by the record at `batch_offset` has not happened (yet).
     pub(crate) fn is_undecided(&self, base: *mut u8, batch_offset: u32) -> bool {
         let offset = batch_offset as usize;
-        if offset % record::ALIGN_BYTES != 0
+        if !offset.is_multiple_of(record::ALIGN_BYTES)
             || offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize
         {
             return true;

@@ -66,6 +66,9 @@ pub(crate) struct Present<'a> {
 /// Cold records read while the lock was released: entry, segment identity, bytes.
 pub(crate) type ColdRecords = Vec<(u64, u64, Vec<u8>)>;
 
+/// What an update came to: sequence number and whether a visible value was replaced, if anything changed; and extents that are dead now.
+type Outcome = (Option<(u64, bool)>, Vec<u64>);
+
 /// What an update makes of a key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change<'a> {
@@ -149,7 +152,7 @@ impl Engine {
         wanted: Wanted<'_>,
         cold: &ColdRecords,
         decide: &mut impl FnMut(Option<&Present<'_>>) -> Result<Change<'a>>,
-    ) -> Result<(Option<(u64, bool)>, Vec<u64>), Stop> {
+    ) -> Result<Outcome, Stop> {
         let mut present = self.locate(guard, wanted, cold)?;
         let visible = present.as_ref().filter(|present| !present.is_expired);
         match decide(visible)? {
@@ -225,9 +228,10 @@ impl Engine {
             // SAFETY: as above.
             let head = unsafe { std::slice::from_raw_parts(at, 24) };
             let sized = record::total_len(head, offset, frame_bytes, room);
-            // SAFETY: total was checked against the room.
             let record = sized.and_then(|(_, total)| {
-                record::parse(unsafe { std::slice::from_raw_parts(at, total) }, offset, frame_bytes)
+                // SAFETY: total was checked against the room.
+                let bytes = unsafe { std::slice::from_raw_parts(at, total) };
+                record::parse(bytes, offset, frame_bytes)
             });
             let result = record.and_then(|record| {
                 if record.key == wanted.key {
@@ -449,14 +453,15 @@ impl Engine {
         if let Some((slot, _)) = self.split(present.entry & ADDRESS_MASK) {
             self.count_dead_bytes(slot, present.total);
         }
-        if present.word.kind() == kind::COPY && present.link & ADDRESS_MASK >= ADDRESS_MIN {
-            if let Some((home, offset)) = self.split(present.link & ADDRESS_MASK) {
-                let word = Word0 { kind: (present.word.kind & !kind::MASK) | kind::PUT, ..present.word };
-                self.count_dead_bytes(
-                    home,
-                    record::shape(word, offset, self.geometry.frame_bytes as usize).total,
-                );
-            }
+        if present.word.kind() == kind::COPY
+            && present.link & ADDRESS_MASK >= ADDRESS_MIN
+            && let Some((home, offset)) = self.split(present.link & ADDRESS_MASK)
+        {
+            let word = Word0 { kind: (present.word.kind & !kind::MASK) | kind::PUT, ..present.word };
+            self.count_dead_bytes(
+                home,
+                record::shape(word, offset, self.geometry.frame_bytes as usize).total,
+            );
         }
     }
 
