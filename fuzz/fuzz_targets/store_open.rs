@@ -17,11 +17,14 @@ const FILES: [&str; 6] = ["store", "cold", "checkpoint.0", "checkpoint.1", "cont
 const VOLATILE_FIRST: usize = 4;
 const PATCHES_MAX: usize = 16;
 
+/// Offsets, and the bytes there.
+type Stretches = Vec<(u64, Vec<u8>)>;
+
 struct Bench {
     _scratch: tempfile::TempDir,
     directory: PathBuf,
     /// Of each file: length, and the stretches that are not zero.
-    files: Vec<(u64, Vec<(u64, Vec<u8>)>)>,
+    files: Vec<(u64, Stretches)>,
 }
 
 fn options() -> Options {
@@ -121,8 +124,8 @@ impl Bench {
     }
 }
 
-fn stretches(bytes: &[u8]) -> (u64, Vec<(u64, Vec<u8>)>) {
-    let mut stretches: Vec<(u64, Vec<u8>)> = Vec::new();
+fn stretches(bytes: &[u8]) -> (u64, Stretches) {
+    let mut stretches = Stretches::new();
     for (number, block) in
         bytes.chunks(BLOCK_BYTES).enumerate().filter(|(_, block)| block.iter().any(|&byte| byte != 0))
     {
