@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ import pytest
 import thermae
 
 _numbers = itertools.count(1)
+
+# A shell starts what it runs in the background with SIGINT ignored, and Python then installs no handler of its
+# own: the tests of Ctrl-C, and the processes that tests start, need the one that a user at a terminal has.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

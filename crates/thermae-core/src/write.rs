@@ -13,6 +13,7 @@ use crate::layout::{ADDRESS_MIN, Place, state};
 use crate::log::{Reserved, Sequence};
 use crate::read::{RecordMeta, Wanted, show_key};
 use crate::record::{self, Draft, KEY_BYTES_MAX, Word0, flag, kind};
+use crate::room::Attempts;
 use crate::segment::{Purpose, Room};
 use std::sync::atomic::Ordering;
 
@@ -122,7 +123,7 @@ impl Engine {
         Self::check_key(wanted.key)?;
         let partition = self.partition_of(wanted.hash);
         let mut cold = ColdRecords::new();
-        let mut attempts = 0;
+        let mut attempts = Attempts::default();
         loop {
             let guard = self.lock_partition(partition);
             match self.update_locked(&guard, wanted, &cold, &mut decide) {
