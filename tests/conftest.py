@@ -15,8 +15,8 @@ import thermae
 
 _numbers = itertools.count(1)
 
-# A shell starts what it runs in the background with SIGINT ignored, and Python then installs no handler of its
-# own: the tests of Ctrl-C, and the processes that tests start, need the one that a user at a terminal has.
+# A shell starts what it runs in the background with SIGINT ignored, and Python then installs no handler of
+# its own: the tests of Ctrl-C, and the processes that tests start, need what a user at a terminal has.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
