@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::layout::Place;
 use crate::options::size_text;
 use crate::record;
-use crate::room::Attempts;
 use std::sync::atomic::Ordering;
 
 /// A large value, written into extents and not published yet.
@@ -31,7 +30,7 @@ pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<La
     if count > engine.geometry.hot_frames as usize / 2 {
         return Err(too_large(engine, value.len()));
     }
-    let mut attempts = Attempts::default();
+    let mut attempts = 0;
     let slots = loop {
         match engine.open_extents(count) {
             Ok(slots) => break slots,

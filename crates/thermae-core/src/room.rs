@@ -26,7 +26,7 @@ use crate::options::{WhenFull, size_text};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
 use crate::sync::futex_wait;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Segments that one call empties at most.
 const STEPS_MAX: usize = 24;
@@ -34,9 +34,6 @@ const STEPS_MAX: usize = 24;
 const KEEPER_STEPS_MAX: usize = 16;
 /// Calls without progress after which a writer is told that the store is full.
 const FRUITLESS_MAX: u32 = 6;
-/// How long a writer makes room before it is told the same, though frames are freed: what one frees another may take, or it goes into the
-/// survivors of freeing the next, where little is left that is not pinned.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest pause between two such calls.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 /// Longest wait for a flush under way, which pins what it writes.
@@ -54,26 +51,16 @@ const HOT_FREE_PERCENT: u32 = 3;
 /// Share of the cold tier's frames that the keeper keeps free: what is kept free makes compaction work harder.
 const COLD_FREE_PERCENT: u32 = 1;
 
-/// A writer's attempts to get room for one request.
-#[derive(Debug, Default)]
-pub(crate) struct Attempts {
-    fruitless: u32,
-    began: Option<Instant>,
-}
-
 impl Engine {
-    /// Makes room of a kind, for a writer that holds no lock and found none. `attempts` is the writer's own, of this request.
+    /// Makes room of a kind, for a writer that holds no lock and found none. `attempts` is the writer's own count, zero at first.
     ///
     /// # Errors
     /// Full when nothing can be freed; those of reading, writing and flushing.
-    pub(crate) fn make_room(&self, room: Room, attempts: &mut Attempts) -> Result<()> {
+    pub(crate) fn make_room(&self, room: Room, attempts: &mut u32) -> Result<()> {
         self.check_writable()?;
         // Without a cold tier, what is missing is a slot of the segment table, and evicting frees those too.
         let room = if self.cold.is_none() { Room::Hot } else { room };
-        let is_first = attempts.began.is_none();
-        if attempts.began.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-            return Err(self.full(room));
-        }
+        let is_first = *attempts == 0;
         let freed = {
             let guard = self.lock_room();
             let (hot, cold) = self.reclaim();
@@ -83,18 +70,16 @@ impl Engine {
             if !is_made && self.is_held_up_by_snapshot(room) {
                 drop(guard);
                 std::thread::sleep(SNAPSHOT_PAUSE);
-                // That passes by itself, and is not counted.
-                attempts.began = Some(Instant::now());
                 return Ok(());
             }
             is_made || self.free_some(room, 1, STEPS_MAX)?
         };
         if freed {
-            attempts.fruitless = 0;
+            *attempts = 1;
             return Ok(());
         }
-        attempts.fruitless += 1;
-        if attempts.fruitless >= FRUITLESS_MAX {
+        *attempts = (*attempts).max(1) + 1;
+        if *attempts > FRUITLESS_MAX {
             return Err(self.full(room));
         }
         let globals = self.globals();
@@ -104,7 +89,7 @@ impl Engine {
             return Ok(());
         }
         // What stands in the way may be another writer's record, which takes microseconds.
-        std::thread::sleep(Duration::from_millis(2 << attempts.fruitless.min(3)).min(PAUSE_MAX));
+        std::thread::sleep(Duration::from_millis(1 << (*attempts).min(4)).min(PAUSE_MAX));
         Ok(())
     }
 

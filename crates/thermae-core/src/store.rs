@@ -809,7 +809,7 @@ impl Store {
     pub fn make_room(&self) -> Result<()> {
         self.enter()?;
         self.engine.check_writable()?;
-        self.engine.make_room(Room::Hot, &mut Attempts::default())
+        self.engine.make_room(Room::Hot, &mut 0)
     }
 }
 

@@ -12,7 +12,6 @@ use crate::large::{LargeValue, write_large};
 use crate::log::Sequence;
 use crate::read::{Wanted, show_key};
 use crate::record::{self, BATCH_BYTES, Draft, Word0, flag, kind};
-use crate::room::Attempts;
 use crate::segment::Purpose;
 use crate::write::{ColdRecords, Present, Stop};
 use std::collections::HashMap;
@@ -168,7 +167,7 @@ impl Engine {
         numbers.sort_unstable();
         numbers.dedup();
         let mut cold = ColdRecords::new();
-        let mut attempts = Attempts::default();
+        let mut attempts = 0;
         loop {
             let guards: Vec<PartitionGuard<'_>> =
                 numbers.iter().map(|&number| self.lock_partition(number)).collect();

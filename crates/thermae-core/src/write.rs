@@ -13,7 +13,6 @@ use crate::layout::{ADDRESS_MIN, Place, state};
 use crate::log::{Reserved, Sequence};
 use crate::read::{RecordMeta, Wanted, show_key};
 use crate::record::{self, Draft, KEY_BYTES_MAX, Word0, flag, kind};
-use crate::room::Attempts;
 use crate::segment::{Purpose, Room};
 use std::sync::atomic::Ordering;
 
@@ -123,7 +122,7 @@ impl Engine {
         Self::check_key(wanted.key)?;
         let partition = self.partition_of(wanted.hash);
         let mut cold = ColdRecords::new();
-        let mut attempts = Attempts::default();
+        let mut attempts = 0;
         loop {
             let guard = self.lock_partition(partition);
             match self.update_locked(&guard, wanted, &cold, &mut decide) {
