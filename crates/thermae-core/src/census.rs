@@ -17,6 +17,8 @@ pub(crate) struct Candidate {
     /// Bytes that would have to be moved: of live records, and of tombstones that no checkpoint covers.
     pub live_bytes: u32,
     pub is_hot: bool,
+    /// Whether its durable frame is the warm tier's.
+    pub is_warm: bool,
     pub sequence_max: u64,
 }
 
@@ -67,7 +69,7 @@ impl Engine {
         let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
         for (slot, segment) in self.segments().iter().enumerate() {
             let current = segment.state.load(Ordering::Acquire);
-            if current == state::FREE {
+            if matches!(current, state::FREE | state::OPENING) {
                 continue;
             }
             let place = Place::unpack(segment.place.load(Ordering::Relaxed));
@@ -83,6 +85,7 @@ impl Engine {
                 tail,
                 live_bytes: segment.live_bytes.load(Ordering::Relaxed).saturating_add(tombstone_bytes),
                 is_hot: place.hot.is_some(),
+                is_warm: place.cold.is_some_and(|frame| frame < self.geometry.warm_frames),
                 sequence_max,
             };
             let is_hot = u32::from(candidate.is_hot);

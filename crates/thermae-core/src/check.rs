@@ -18,6 +18,7 @@ mod index;
 mod segments;
 
 use crate::checkpoint::{Found, checkpoint_files, read_checkpoint};
+use crate::cold::ColdPool;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::layout::{Place, SLOT_BITS, class, state};
@@ -233,7 +234,7 @@ impl Engine {
         checker.check_live_bytes();
         checker.note_missing();
         checker.release_quarantined();
-        if checker.changed && self.cold.is_some() && globals.writes_stopped.load(Ordering::Relaxed) == 0 {
+        if checker.changed && self.durable.is_some() && globals.writes_stopped.load(Ordering::Relaxed) == 0 {
             // What was removed must not come back with the next recovery.
             self.write_checkpoint()?;
         }
@@ -270,7 +271,7 @@ impl Checker<'_> {
         let found = losses::read(&*engine.env, &engine.paths.directory)?;
         for loss in &found {
             // Acknowledged by the repair, but what was lost stays lost.
-            self.problem("lost in a recovery", &engine.paths.cold.display().to_string(), loss, false);
+            self.problem("lost in a recovery", &engine.paths.directory.display().to_string(), loss, false);
         }
         if self.repair && !found.is_empty() {
             losses::forget(&*engine.env, &engine.paths.directory)?;
@@ -278,7 +279,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Superblock, cold tier's blocks and frame table, checkpoints.
+    /// Superblock, the blocks of the durable tiers' files, checkpoints.
     fn check_files(&mut self) -> Result<()> {
         let engine = self.engine;
         let path = engine.paths.superblock.display().to_string();
@@ -297,33 +298,20 @@ impl Checker<'_> {
                 repaired,
             );
         }
-        let Some(cold) = &engine.cold else { return Ok(()) };
-        let path = cold.path().display().to_string();
-        let damage = cold.examine()?;
-        if damage.header || damage.missing_bytes > 0 {
-            if self.repair {
-                cold.repair_shape()?;
-            }
-            if damage.header {
-                self.problem("cold header", &path, "its header block is damaged", self.repair);
-            }
-            if damage.missing_bytes > 0 {
-                self.problem(
-                    "cold length",
-                    &path,
-                    &format!("it is {} bytes too short", damage.missing_bytes),
-                    self.repair,
-                );
-            }
+        let Some(durable) = &engine.durable else { return Ok(()) };
+        for file in durable.files() {
+            self.check_shape(file)?;
         }
-        let intact = cold.intact_watermarks()?;
+        let file = durable.watermark_file();
+        let path = file.path().display().to_string();
+        let intact = file.intact_watermarks()?;
         if intact < 2 {
             if self.repair {
                 let watermark = engine.globals().watermark.load(Ordering::SeqCst);
                 for _ in intact..2 {
-                    cold.write_watermark(watermark)?;
+                    file.write_watermark(watermark)?;
                 }
-                cold.sync()?;
+                file.sync()?;
             }
             self.problem(
                 "watermark",
@@ -333,6 +321,22 @@ impl Checker<'_> {
             );
         }
         self.check_checkpoints()
+    }
+
+    fn check_shape(&mut self, file: &ColdPool) -> Result<()> {
+        let path = file.path().display().to_string();
+        let damage = file.examine()?;
+        if (damage.header || damage.missing_bytes > 0) && self.repair {
+            file.repair_shape()?;
+        }
+        if damage.header {
+            self.problem("header", &path, "its header block is damaged", self.repair);
+        }
+        if damage.missing_bytes > 0 {
+            let description = format!("it is {} bytes too short", damage.missing_bytes);
+            self.problem("length", &path, &description, self.repair);
+        }
+        Ok(())
     }
 
     fn check_checkpoints(&mut self) -> Result<()> {
@@ -442,7 +446,7 @@ impl Checker<'_> {
         }
         let frames = Place::unpack(segment.place.load(Ordering::SeqCst));
         let is_outside = frames.hot.is_some_and(|frame| frame >= engine.geometry.hot_frames)
-            || frames.cold.is_some_and(|frame| frame >= engine.geometry.cold_frames);
+            || frames.cold.is_some_and(|frame| frame >= engine.geometry.durable_frames());
         if is_outside {
             self.problem(
                 "segment table",
@@ -474,8 +478,11 @@ impl Checker<'_> {
             }
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let name = format!(
-                "slot {slot} (cold frame {})",
-                place.cold.map_or_else(|| "unknown".to_owned(), |frame| frame.to_string())
+                "slot {slot} ({})",
+                match (&engine.durable, place.cold) {
+                    (Some(durable), Some(frame)) => durable.describe(frame),
+                    _ => "in no frame".to_owned(),
+                }
             );
             let description =
                 "its frame was set aside by the last recovery, which could not tell what it holds";

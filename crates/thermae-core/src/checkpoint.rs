@@ -151,7 +151,7 @@ impl Engine {
             .load(Ordering::Relaxed)
             .wrapping_sub(globals.checkpoint_log_bytes.load(Ordering::Relaxed));
         // What no checkpoint covers can't be evicted: several must fit into the cold tier.
-        let tier_share = u64::from(self.geometry.cold_frames) * u64::from(self.geometry.frame_bytes) / 8;
+        let tier_share = u64::from(self.geometry.durable_frames()) * u64::from(self.geometry.frame_bytes) / 8;
         written > DUE_BYTES.max(2 * self.index_bytes().0).min(tier_share)
     }
 
@@ -223,7 +223,7 @@ impl Engine {
     /// # Errors
     /// Io; those of the flush that completes it. The checkpoint before it stays valid.
     pub fn write_checkpoint(&self) -> Result<()> {
-        if self.cold.is_none() {
+        if self.durable.is_none() {
             return Ok(());
         }
         self.check_writable()?;

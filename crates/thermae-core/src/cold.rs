@@ -73,6 +73,8 @@ pub struct ColdGeometry {
     pub frame_bytes: u32,
     /// Number of frames.
     pub frames: u32,
+    /// Frame 0 starts at a multiple of this, itself a multiple of 4 KiB: of a huge page where frames are mapped.
+    pub alignment_bytes: u32,
 }
 
 impl ColdGeometry {
@@ -80,7 +82,9 @@ impl ColdGeometry {
         let frame_valid = self.frame_bytes > 0
             && self.frame_bytes <= FRAME_BYTES_MAX
             && (self.frame_bytes as usize).is_multiple_of(BLOCK_BYTES);
-        if frame_valid && (1..=FRAMES_MAX).contains(&self.frames) {
+        let alignment_valid =
+            self.alignment_bytes > 0 && (self.alignment_bytes as usize).is_multiple_of(BLOCK_BYTES);
+        if frame_valid && alignment_valid && (1..=FRAMES_MAX).contains(&self.frames) {
             return Ok(());
         }
         Err(Error::InvalidOption(format!(
@@ -90,8 +94,9 @@ impl ColdGeometry {
     }
 
     /// Where frame 0 starts.
-    fn data_offset(&self) -> u64 {
-        TABLE_OFFSET + u64::from(self.frames).div_ceil(ENTRIES_PER_BLOCK as u64) * BLOCK_BYTES as u64
+    pub fn data_offset(&self) -> u64 {
+        let table_blocks = u64::from(self.frames).div_ceil(ENTRIES_PER_BLOCK as u64);
+        (TABLE_OFFSET + table_blocks * BLOCK_BYTES as u64).next_multiple_of(u64::from(self.alignment_bytes))
     }
 
     /// Bytes of the whole file.
@@ -262,6 +267,22 @@ impl ColdPool {
             )));
         }
         Ok(true)
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &Arc<dyn EnvFile> {
+        &self.file
+    }
+
+    /// Its shape.
+    pub fn geometry(&self) -> &ColdGeometry {
+        &self.geometry
+    }
+
+    /// The same, read and written in another way.
+    #[must_use]
+    pub fn through(self, file: Arc<dyn EnvFile>) -> ColdPool {
+        ColdPool { file, ..self }
     }
 
     /// What was found wrong when the file was opened.
@@ -463,7 +484,7 @@ impl ColdPool {
 
 fn no_cold_file(path: &Path) -> Error {
     Error::Corrupt(format!(
-        "{} is missing or no file, but the store has a cold tier: put the file back, or restore a snapshot",
+        "{} is missing or no file, but the store has a tier there: put the file back, or restore a snapshot",
         path.display()
     ))
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use super::*;
 use crate::env::SystemEnv;
 
-const GEOMETRY: ColdGeometry = ColdGeometry { uuid: [7; 16], frame_bytes: 64 << 10, frames: 130 };
+const GEOMETRY: ColdGeometry = ColdGeometry { uuid: [7; 16], frame_bytes: 64 << 10, frames: 130, alignment_bytes: 4096 };
 
 struct Scratch {
     _directory: tempfile::TempDir,
@@ -226,7 +226,7 @@ fn the_file_of_another_store_or_shape_is_refused() {
 fn impossible_shapes_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     for (frame_bytes, frames) in [(0, 1), (4097, 1), (u32::MAX, 1), (4096, 0), (4096, u32::MAX)] {
-        let geometry = ColdGeometry { uuid: [1; 16], frame_bytes, frames };
+        let geometry = ColdGeometry { uuid: [1; 16], frame_bytes, frames, alignment_bytes: 4096 };
         let error = ColdPool::create(&SystemEnv, &directory.path().join("cold"), geometry).unwrap_err();
         assert_eq!(error.name(), "InvalidOption");
     }

@@ -39,7 +39,7 @@ impl Engine {
         if self.globals().free_hot.load(Ordering::Relaxed) == 0 {
             return Err(Room::Hot);
         }
-        if self.is_flushed() && self.globals().free_cold.load(Ordering::Relaxed) == 0 {
+        if self.is_flushed() && self.free_durable() == 0 {
             return Err(Room::Cold);
         }
         Ok(())
@@ -111,7 +111,7 @@ impl Engine {
             .iter()
             .enumerate()
             .filter(|&(slot, segment)| {
-                let is_log = !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT);
+                let is_log = !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT | class::MOVED);
                 let counts = slot as u32 != walk.slot || is_half_flushed;
                 is_log && counts && segment.state.load(Ordering::Acquire) != state::FREE
             })

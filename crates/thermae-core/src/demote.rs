@@ -30,6 +30,8 @@ use std::sync::atomic::Ordering;
 const CACHED_AT: u8 = 1;
 /// Reads with which a cache copy is kept for another round.
 const CACHE_KEEPS_AT: u8 = 1;
+/// Bytes read from the warm tier by one participant before it tells the others.
+const WARM_BYTES_PER_NOTE: u64 = 1 << 18;
 /// Reads on account of a record just promoted.
 const PROMOTED_COUNT: u8 = 0;
 
@@ -195,7 +197,7 @@ impl Engine {
 
     /// Writes a segment or an extent that was never flushed to a cold frame. False where a living writer is at it.
     fn write_to_cold(&self, slot: u32) -> Result<Result<bool, Room>> {
-        let Some(cold) = &self.cold else { return Ok(Err(Room::Cold)) };
+        let Some(durable) = &self.durable else { return Ok(Err(Room::Cold)) };
         let segment = self.segment(slot);
         let tail = segment.tail.load(Ordering::Acquire);
         let segment_id = segment.segment_id.load(Ordering::Acquire);
@@ -226,14 +228,15 @@ impl Engine {
         };
         // SAFETY: a closed segment or a published extent does not change below its tail, and only holders of the room lock demote it.
         let bytes = unsafe { std::slice::from_raw_parts(base, tail as usize) };
-        cold.write_frame_record(frame, &record)?;
-        cold.write_at(frame, 0, bytes)?;
+        self.note_durable_write(frame);
+        durable.write_frame_record(frame, &record)?;
+        durable.write_at(frame, 0, bytes)?;
         crash_point!("demote.written");
         if segment.segment_id.load(Ordering::Acquire) != segment_id {
             return Ok(Ok(false));
         }
         segment.flushed.store(tail, Ordering::Release);
-        self.globals().cold_written_bytes.fetch_add(u64::from(tail), Ordering::Relaxed);
+        self.count_written(frame, u64::from(tail));
         Ok(Ok(true))
     }
 
@@ -258,7 +261,7 @@ impl Engine {
     /// # Errors
     /// Those of reading the record.
     pub(crate) fn promote(&self, wanted: WantedKey<'_>, found: u64) -> Result<()> {
-        if self.read_only || self.cold.is_none() {
+        if self.read_only || self.durable.is_none() {
             return Ok(());
         }
         let Some((slot, offset)) = self.split(found & ADDRESS_MASK) else { return Ok(()) };
@@ -307,7 +310,18 @@ impl Engine {
         Ok(())
     }
 
-    /// The room lock, if nobody has it.
+    /// Counts bytes read from the warm tier, as if from the cold one; a shared word at every such read would be what readers wait for.
+    #[inline(never)]
+    pub(crate) fn note_warm_read(&self, bytes: usize) {
+        let counters = self.counters();
+        Self::count(&counters.warm_reads, 1);
+        Self::count(&counters.warm_read_bytes, bytes as u64);
+        let read = counters.warm_read_bytes.load(Ordering::Relaxed);
+        if read / WARM_BYTES_PER_NOTE != read.saturating_sub(bytes as u64) / WARM_BYTES_PER_NOTE {
+            self.note_cold_read(WARM_BYTES_PER_NOTE as usize);
+        }
+    }
+
     /// Counts bytes read from the cold tier; they make the window in which two reads promote a record move on.
     pub(crate) fn note_cold_read(&self, bytes: usize) {
         if self.read_only {

@@ -3,7 +3,7 @@
 //! One `Engine` per open handle; handles and views share it by `Arc`, and its last owner gives up the participant slot. All methods take
 //! `&self` and may be called from any thread; everything that changes is in shared memory behind atomics or shared locks.
 
-use crate::cold::ColdPool;
+use crate::durable::DurableTiers;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::layout::{
@@ -31,6 +31,8 @@ pub struct Paths {
     pub superblock: PathBuf,
     /// `lock`.
     pub lock: PathBuf,
+    /// `warm`, or a file elsewhere on persistent memory.
+    pub warm: PathBuf,
     /// `cold`.
     pub cold: PathBuf,
     /// `control`.
@@ -48,8 +50,8 @@ pub struct Engine {
     pub paths: Paths,
     /// Files, clock, randomness.
     pub env: Arc<dyn Env>,
-    /// The cold tier, if there is one.
-    pub cold: Option<ColdPool>,
+    /// The warm and the cold tier, if there is either.
+    pub durable: Option<DurableTiers>,
     /// Identity and configuration.
     pub superblock: Superblock,
     /// This handle's participant.
@@ -141,6 +143,11 @@ impl Engine {
         self.control.slice(self.geometry.free_hot_offset(), self.geometry.hot_frames as usize)
     }
 
+    /// The stack of free warm frames.
+    pub fn free_warm(&self) -> &[AtomicU32] {
+        self.control.slice(self.geometry.free_warm_offset(), self.geometry.warm_frames as usize)
+    }
+
     /// The stack of free cold frames.
     pub fn free_cold(&self) -> &[AtomicU32] {
         self.control.slice(self.geometry.free_cold_offset(), self.geometry.cold_frames as usize)
@@ -176,6 +183,21 @@ impl Engine {
             Some(frame) if frame < self.geometry.hot_frames => Some(self.frame(frame)),
             _ => None,
         }
+    }
+
+    /// The mapped bytes that hold a segment: of its hot frame, or else of its warm one, which nobody may write to.
+    #[inline]
+    pub fn mapped_base(&self, place: Place) -> Option<*mut u8> {
+        self.hot_base(place).or_else(|| self.warm_base(place))
+    }
+
+    /// Kept out of the way of hot reads.
+    #[inline(never)]
+    fn warm_base(&self, place: Place) -> Option<*mut u8> {
+        if place.hot.is_some() {
+            return None;
+        }
+        self.durable.as_ref()?.warm_base(place.cold?)
     }
 
     /// Slot and byte offset of an address, if they can exist.
@@ -243,15 +265,15 @@ impl Engine {
         WhenFull::from_code(code).unwrap_or(WhenFull::Error)
     }
 
-    /// Whether segments must have a cold frame from the start, because they will be flushed.
+    /// Whether segments must have a durable frame from the start, because they will be flushed.
     pub fn is_flushed(&self) -> bool {
-        self.cold.is_some() && self.durability() != Durability::None
+        self.durable.is_some() && self.durability() != Durability::None
     }
 
     /// Whether deletes must be logged: when some log may be replayed later.
     #[inline]
     pub fn needs_tombstones(&self) -> bool {
-        self.cold.is_some() || self.globals().snapshot_lock.owner().is_some()
+        self.durable.is_some() || self.globals().snapshot_lock.owner().is_some()
     }
 
     /// Takes a shared lock; where it is inherited from a dead participant, `repair` runs before anything else.

@@ -24,8 +24,9 @@
 //!
 //! A failed write or sync ends writing for good: the page cache may have dropped what it could not write, so a later success would prove nothing.
 
-use crate::cold::{ColdPool, FrameKind, FrameRecord};
+use crate::cold::{FrameKind, FrameRecord};
 use crate::crash::crash_point;
+use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::{Place, class, state};
@@ -110,7 +111,7 @@ impl Engine {
 
     fn flush_with(&self, _lease: &FlushLease<'_>) -> Result<u64> {
         let globals = self.globals();
-        let Some(cold) = &self.cold else { return Ok(self.last_sequence()) };
+        let Some(durable) = &self.durable else { return Ok(self.last_sequence()) };
         if self.read_only {
             return Err(self.unwritable());
         }
@@ -119,19 +120,25 @@ impl Engine {
         }
         let (sequence, pieces) = self.note_tails();
         let watermark = globals.watermark.load(Ordering::SeqCst);
-        let result = self.write_pieces(cold, &pieces).and_then(|written| match written {
+        let result = self.write_pieces(durable, &pieces).and_then(|written| match written {
             None => Ok(watermark),
-            Some(count) => self.sync_pieces(cold, watermark, sequence, count),
+            Some(count) => self.sync_pieces(durable, watermark, sequence, count),
         });
         globals.flushed_at_ms.store(self.now_ms(), Ordering::Relaxed);
-        result.map_err(|error| match error {
+        result.map_err(|error| self.stop_writes(error))
+    }
+
+    /// Ends writing for good after a failed write or sync of what must be durable; returns what writers are told from now on. Other
+    /// errors are left as they are.
+    pub(crate) fn stop_writes(&self, error: Error) -> Error {
+        match error {
             Error::Io { .. } | Error::Permission(_) => {
                 let errno = error.os_error().filter(|&errno| errno != 0).unwrap_or(EIO);
-                globals.writes_stopped.store(errno.cast_unsigned(), Ordering::SeqCst);
+                self.globals().writes_stopped.store(errno.cast_unsigned(), Ordering::SeqCst);
                 self.unwritable()
             }
             other => other,
-        })
+        }
     }
 
     /// The last sequence number given out, and what lies unflushed below the tails of that moment.
@@ -206,7 +213,7 @@ impl Engine {
     }
 
     /// Writes all pieces; returns how many sequence numbers they hold. `None` where a living writer does not finish.
-    fn write_pieces(&self, cold: &ColdPool, pieces: &[Piece<'_>]) -> Result<Option<u64>> {
+    fn write_pieces(&self, durable: &DurableTiers, pieces: &[Piece<'_>]) -> Result<Option<u64>> {
         let mut count = 0;
         for piece in pieces {
             let segment = self.segment(piece.slot);
@@ -225,18 +232,19 @@ impl Engine {
             }
             let frame =
                 self.take_cold_frame(piece.slot, Purpose::Reserve).map_err(|_| self.no_cold_frame())?;
+            self.note_durable_write(frame);
             if piece.from == 0 {
-                cold.write_frame_record(frame, &self.frame_record(piece))?;
+                durable.write_frame_record(frame, &self.frame_record(piece))?;
                 crash_point!("flush.frame_recorded");
             }
             // SAFETY: the frame is pinned; up to the noted tail all records are settled and never change again.
             let bytes = unsafe {
                 std::slice::from_raw_parts(base.add(piece.from as usize), (piece.to - piece.from) as usize)
             };
-            cold.write_at(frame, piece.from, bytes)?;
+            durable.write_at(frame, piece.from, bytes)?;
             crash_point!("flush.written");
             segment.flushed.store(piece.to, Ordering::Release);
-            self.globals().cold_written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.count_written(frame, bytes.len() as u64);
         }
         Ok(Some(count))
     }
@@ -325,17 +333,17 @@ impl Engine {
     }
 
     /// Makes the pieces durable, with the watermark of the flush before, and publishes the new one.
-    fn sync_pieces(&self, cold: &ColdPool, watermark: u64, sequence: u64, count: u64) -> Result<u64> {
+    fn sync_pieces(&self, durable: &DurableTiers, watermark: u64, sequence: u64, count: u64) -> Result<u64> {
         let globals = self.globals();
         if watermark > globals.watermark_recorded.load(Ordering::Relaxed) {
-            cold.write_watermark(watermark)?;
+            durable.write_watermark(watermark)?;
         }
-        self.clear_retired(cold)?;
-        cold.sync()?;
+        self.clear_retired(durable)?;
+        self.sync_tiers(durable)?;
         let mut recorded = watermark;
         if count != sequence.saturating_sub(watermark) {
-            cold.write_watermark(sequence)?;
-            cold.sync()?;
+            durable.write_watermark(sequence)?;
+            durable.sync_watermark_file()?;
             recorded = sequence;
         }
         crash_point!("flush.synced");
@@ -345,8 +353,28 @@ impl Engine {
         Ok(sequence.max(watermark))
     }
 
+    /// Syncs the warm tier, and the cold one only where something was written there: on persistent memory a flush costs next to nothing, and
+    /// should not wait for a disk that it has no business with.
+    fn sync_tiers(&self, durable: &DurableTiers) -> Result<()> {
+        if self.geometry.warm_frames > 0 && self.globals().cold_unsynced.swap(0, Ordering::SeqCst) == 0 {
+            return durable.sync_watermark_file();
+        }
+        durable.sync()
+    }
+
+    /// Counts bytes written to a durable frame.
+    pub(crate) fn count_written(&self, frame: u32, bytes: u64) {
+        let globals = self.globals();
+        let written = if frame < self.geometry.warm_frames {
+            &globals.warm_written_bytes
+        } else {
+            &globals.cold_written_bytes
+        };
+        written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Clears the frame records of segments whose retirement this flush is the last to wait for.
-    fn clear_retired(&self, cold: &ColdPool) -> Result<()> {
+    fn clear_retired(&self, durable: &DurableTiers) -> Result<()> {
         if !self.is_flushed() {
             return Ok(());
         }
@@ -367,7 +395,8 @@ impl Engine {
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let result = match place.cold {
                 Some(frame) if is_due() => {
-                    cold.clear_frame_record(frame).map(|()| segment.flushed.store(0, Ordering::Relaxed))
+                    self.note_durable_write(frame);
+                    durable.clear_frame_record(frame).map(|()| segment.flushed.store(0, Ordering::Relaxed))
                 }
                 _ => Ok(()),
             };
@@ -383,7 +412,7 @@ impl Engine {
     /// As [`Engine::flush_once`].
     pub fn wait_durable(&self, sequence: u64) -> Result<()> {
         let globals = self.globals();
-        if self.cold.is_none() {
+        if self.durable.is_none() {
             return Ok(());
         }
         loop {

@@ -114,7 +114,7 @@ impl Drop for Lease<'_> {
 
 fn flush_loop(engine: &Engine, signal: &Signal) {
     while !signal.is_stopping() {
-        if engine.cold.is_none() {
+        if engine.durable.is_none() {
             signal.sleep(TICK);
             continue;
         }
@@ -150,7 +150,7 @@ impl Engine {
         note(self.reap_dead());
         note(self.expire_due(self.now_ms()).map(drop));
         note(self.keep_room());
-        if self.cold.is_some() && self.is_checkpoint_due() {
+        if self.durable.is_some() && self.is_checkpoint_due() {
             note(self.write_checkpoint());
         }
         self.widen_pages();

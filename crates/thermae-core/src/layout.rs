@@ -1,13 +1,14 @@
 //! Every struct that lives in shared memory, and where it lies in the control file.
 //!
 //! ```text
-//! control:  header page | globals page | named locks | participants | segments | directory | partitions | free hot | free cold | index frames
+//! control:  header page | globals page | named locks | participants | segments | directory | partitions | free hot | free warm | free cold | index frames
 //! ```
 //! Positions follow from the [`Geometry`] alone, which follows from the superblock; so attaching computes
 //! nothing that depends on how much is stored. Sizes and offsets are asserted at compile time. All fields are atomics: any of them
 //! may be read while another process writes. docs/format.md gives the bytes.
 
 use crate::lock::SharedLock;
+use crate::options::TierBytes;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 /// Changes whenever anything in shared memory or in a stored file changes its meaning.
@@ -79,17 +80,23 @@ pub mod class {
     pub const CACHE: u32 = 2;
     /// Part of a large value.
     pub const EXTENT: u32 = 3;
+    /// Nothing of the log: the slot holds the frame that a segment moves to, then the one it moved from (see `migrate`).
+    pub const MOVED: u32 = 4;
     /// Records that expire together; plus the TTL class.
     pub const TTL: u32 = 8;
 }
 
 /// Sizes that fix where everything lies.
+///
+/// The durable tiers share one row of numbers: frames of the warm tier come first, those of the cold tier follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// Bytes of a frame, a power of two.
     pub frame_bytes: u32,
     /// Frames of the hot pool.
     pub hot_frames: u32,
+    /// Frames of the warm pool.
+    pub warm_frames: u32,
     /// Frames of the cold pool.
     pub cold_frames: u32,
     /// Slots of the segment table.
@@ -105,23 +112,23 @@ pub struct Geometry {
 impl Geometry {
     /// The geometry of a store with these tiers. `hot_bytes` pays for the control file too: that is the one memory limit.
     /// `None` where the hot tier is too small to hold the control file and eight frames, or the tiers exceed the address space.
-    pub fn of(hot_bytes: u64, cold_bytes: u64, frame_bytes: u32, participants: u32) -> Option<Self> {
-        let partitions = ((hot_bytes.checked_add(cold_bytes)?) / (128 << 10)).clamp(64, 1 << 18);
-        Self::with_partitions(hot_bytes, cold_bytes, frame_bytes, participants, 1 << partitions.ilog2())
+    pub fn of(tiers: TierBytes, frame_bytes: u32, participants: u32) -> Option<Self> {
+        let all_bytes = tiers.hot.checked_add(tiers.warm)?.checked_add(tiers.cold)?;
+        let partitions = (all_bytes / (128 << 10)).clamp(64, 1 << 18);
+        Self::with_partitions(tiers, frame_bytes, participants, 1 << partitions.ilog2())
     }
 
     /// The same with a number of partitions that was chosen before: a restored store keeps its index's, whatever its tiers' sizes.
     pub fn with_partitions(
-        hot_bytes: u64,
-        cold_bytes: u64,
+        tiers: TierBytes,
         frame_bytes: u32,
         participants: u32,
         partitions: u32,
     ) -> Option<Self> {
         let frame = u64::from(frame_bytes);
-        let hot_most = hot_bytes / frame;
-        let cold_frames = cold_bytes / frame;
-        let slots = hot_most.checked_add(cold_frames)?.checked_add(64)?;
+        let hot_most = tiers.hot / frame;
+        let (warm_frames, cold_frames) = (tiers.warm / frame, tiers.cold / frame);
+        let slots = hot_most.checked_add(warm_frames)?.checked_add(cold_frames)?.checked_add(64)?;
         let slots_max = 1_u64 << (ADDRESS_BITS - (frame_bytes.trailing_zeros() - 3)).min(SLOT_BITS);
         if slots >= slots_max {
             return None;
@@ -130,6 +137,7 @@ impl Geometry {
         let mut geometry = Self {
             frame_bytes,
             hot_frames: u32::try_from(hot_most).ok()?,
+            warm_frames: u32::try_from(warm_frames).ok()?,
             cold_frames: u32::try_from(cold_frames).ok()?,
             slots: u32::try_from(slots).ok()?,
             partitions,
@@ -137,14 +145,19 @@ impl Geometry {
             participant_pages: u32::try_from((PINS_OFFSET as u64 + pin_bytes).div_ceil(PAGE_BYTES as u64))
                 .ok()?,
         };
-        let left = hot_bytes.checked_sub(geometry.control_bytes() as u64)?;
+        let left = tiers.hot.checked_sub(geometry.control_bytes() as u64)?;
         geometry.hot_frames = u32::try_from(left / frame).ok()?;
         (geometry.hot_frames >= 8).then_some(geometry)
     }
 
     /// Frames of the hot pool before the control file took its share: what the control file's arrays are sized for.
     const fn hot_frames_bound(&self) -> usize {
-        (self.slots - 64 - self.cold_frames) as usize
+        (self.slots - 64 - self.durable_frames()) as usize
+    }
+
+    /// Frames of the warm and the cold pool together.
+    pub const fn durable_frames(&self) -> u32 {
+        self.warm_frames + self.cold_frames
     }
 
     /// Offset of the table of named locks.
@@ -182,9 +195,14 @@ impl Geometry {
         self.partitions_offset() + self.partitions as usize * size_of::<Partition>()
     }
 
+    /// Offset of the stack of free warm frames.
+    pub const fn free_warm_offset(&self) -> usize {
+        self.free_hot_offset() + self.hot_frames_bound() * 4
+    }
+
     /// Offset of the stack of free cold frames.
     pub const fn free_cold_offset(&self) -> usize {
-        self.free_hot_offset() + self.hot_frames_bound() * 4
+        self.free_warm_offset() + self.warm_frames as usize * 4
     }
 
     /// Offset of the list of frames that hold index tables.
@@ -241,6 +259,8 @@ pub struct ControlHeader {
     pub frame_bytes: AtomicU32,
     /// See [`Geometry`].
     pub hot_frames: AtomicU32,
+    /// See [`Geometry`].
+    pub warm_frames: AtomicU32,
     /// See [`Geometry`].
     pub cold_frames: AtomicU32,
     /// See [`Geometry`].
@@ -344,6 +364,19 @@ pub struct Globals {
     /// A hot frame that is being taken from its slot, while it is not known yet whether someone pins it: slot plus one, then frame, 32
     /// bits each; 0 = none. Under the pool lock.
     pub unplaced: AtomicU64,
+    /// A segment that is being given another durable frame: its slot plus one, then the slot that holds the other frame, 32 bits
+    /// each; 0 = none. Under the pool lock.
+    pub moving: AtomicU64,
+    /// The frame that it moves from.
+    pub moving_from: AtomicU32,
+    /// Free warm frames on the stack.
+    pub free_warm: AtomicU32,
+    /// 1 = the cold tier was written to since it was last synced. Looked at only where there is a warm tier too: then most flushes need not
+    /// sync the cold one.
+    pub cold_unsynced: AtomicU32,
+    _pad2: u32,
+    /// Bytes written to the warm tier.
+    pub warm_written_bytes: AtomicU64,
     /// The open segments.
     pub heads: [Head; HEADS],
 }
@@ -483,6 +516,10 @@ pub struct Counters {
     pub compacted_bytes: AtomicU64,
     /// Reads that went to the cold tier.
     pub cold_reads: AtomicU64,
+    /// Reads that were served from the warm tier.
+    pub warm_reads: AtomicU64,
+    /// Bytes of records that they read.
+    pub warm_read_bytes: AtomicU64,
     /// Reads that had to start over because something moved under them.
     pub retries: AtomicU64,
     /// Locks taken over from the dead.
@@ -543,7 +580,7 @@ impl Table {
 pub struct Place {
     /// Hot frame.
     pub hot: Option<u32>,
-    /// Cold frame.
+    /// Durable frame: of the warm tier, or of the cold one.
     pub cold: Option<u32>,
     /// Changes whenever the word does.
     pub generation: u16,
@@ -622,14 +659,19 @@ mod tests {
 
     #[test]
     fn hot_bytes_bound_all_of_shared_memory() {
-        for (hot, cold, frame) in
-            [(16 << 20, 0, 1 << 20), (256 << 20, 1 << 30, 1 << 20), (4_u64 << 30, 64_u64 << 30, 8 << 20)]
-        {
-            let geometry = Geometry::of(hot, cold, frame, 64).unwrap();
+        let tiers = |hot, warm, cold| TierBytes { hot, warm, cold };
+        for (tiers, frame) in [
+            (tiers(16 << 20, 0, 0), 1 << 20),
+            (tiers(256 << 20, 64 << 20, 1 << 30), 1 << 20),
+            (tiers(4 << 30, 16 << 30, 64 << 30), 8 << 20),
+        ] {
+            let hot = tiers.hot;
+            let geometry = Geometry::of(tiers, frame, 64).unwrap();
             let used = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
             assert!(used <= hot && used + 2 * u64::from(frame) > hot, "{geometry:?} uses {used}");
         }
-        assert!(Geometry::of(1 << 20, 0, 1 << 20, 64).is_none());
-        assert!(Geometry::of(1 << 20, 1 << 60, 1 << 20, 64).is_none());
+        assert!(Geometry::of(tiers(1 << 20, 0, 0), 1 << 20, 64).is_none());
+        assert!(Geometry::of(tiers(1 << 20, 0, 1 << 60), 1 << 20, 64).is_none());
+        assert!(Geometry::of(tiers(1 << 20, u64::MAX, 1 << 60), 1 << 20, 64).is_none());
     }
 }

@@ -15,7 +15,8 @@
 //! - write: changing a key
 //! - room: making room when a tier is full
 //! - expire: removing what has expired
-//! - demote: what leaves the hot tier for the cold one, and what comes back
+//! - migrate: what leaves the warm tier for the cold one
+//! - demote: what leaves the hot tier for the durable ones, and what comes back
 //! - evict: what a store without a cold tier drops
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
@@ -35,10 +36,13 @@
 //! - participants: pins, liveness, reaping, forks
 //! - engine: an attached store
 //! - membership: one handle's slot
-//! - pool: mapped memory
 //! - env_test: environments that fail on purpose and remember what was written
-//! - cold: the cold tier's file
+//! - durable: the warm and the cold tier as one row of frames
+//! - persistent: a file on persistent memory
+//! - cold: a file of frames: the cold tier's, and the warm one's
 //! - superblock: identity and configuration
+//! - pool: mapped memory
+//! - lines: cache lines written back to memory
 //! - bucket: entries of the index, and where they are looked for
 //! - layout: everything in shared memory
 //! - block: checksummed blocks of a file
@@ -65,6 +69,7 @@ pub mod cold;
 mod compact;
 mod crash;
 mod demote;
+pub mod durable;
 pub mod engine;
 #[allow(clippy::disallowed_methods, reason = "the one place that touches the file system")]
 pub mod env;
@@ -78,15 +83,18 @@ mod index;
 mod keeper;
 mod large;
 pub mod layout;
+mod lines;
 pub mod lock;
 mod log;
 mod losses;
 mod membership;
+mod migrate;
 mod names;
 mod open;
 mod options;
 mod participants;
 mod partition;
+mod persistent;
 mod pool;
 mod read;
 mod rebuild;

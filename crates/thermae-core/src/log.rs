@@ -108,7 +108,7 @@ impl Engine {
     /// Classes by age that the hot tier has frames for: each keeps one open.
     fn age_classes(&self) -> u32 {
         match self.geometry.hot_frames {
-            _ if self.cold.is_none() => 1,
+            _ if self.durable.is_none() => 1,
             0..24 => 1,
             24..48 => 2,
             _ => 1 + OLD_SURVIVOR_HEADS,

@@ -2,9 +2,10 @@
 //!
 //! Everything here happens under the attach byte of the lock file, so that one process at a time decides whether the shared half is usable.
 //! It is, if its magic (stored last) is there, it is of this layout, this store and this boot; then attaching maps two files and
-//! claims a slot, whatever is stored. Otherwise, if nobody is attached, it is built anew and recovered from the cold tier.
+//! claims a slot, whatever is stored. Otherwise, if nobody is attached, it is built anew and recovered from the durable tiers.
 
 use crate::cold::{ColdGeometry, ColdPool};
+use crate::durable::{DurableTiers, WarmTier, cold_geometry, warm_geometry};
 use crate::engine::{Engine, Paths};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result};
@@ -116,7 +117,7 @@ fn check_vacant(env: &dyn Env, directory: &Path) -> Result<()> {
     }
 }
 
-fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved) -> Result<Superblock> {
+fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved, options: &Options) -> Result<Superblock> {
     let geometry = geometry_of(&resolved, None)?;
     let superblock = Superblock {
         generation: 0,
@@ -129,6 +130,7 @@ fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved) -> Result<S
         flags: 0,
         sequence_limit: 0,
         tombstone_floor: 0,
+        warm_directory: absolute_warm_directory(options)?,
     };
     superblock.create(env, path)?;
     Superblock::read(env, path)
@@ -136,25 +138,42 @@ fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved) -> Result<S
 
 /// What follows from a store's options; `partitions` are those it was created with, if it exists.
 pub(crate) fn geometry_of(resolved: &Resolved, partitions: Option<u32>) -> Result<Geometry> {
-    let (hot, cold, frame, participants) =
-        (resolved.hot_bytes, resolved.cold_bytes, resolved.frame_bytes, resolved.participants_max);
+    let (tiers, frame, participants) =
+        (resolved.tier_bytes(), resolved.frame_bytes, resolved.participants_max);
     let geometry = match partitions {
-        Some(partitions) => Geometry::with_partitions(hot, cold, frame, participants, partitions),
-        None => Geometry::of(hot, cold, frame, participants),
+        Some(partitions) => Geometry::with_partitions(tiers, frame, participants, partitions),
+        None => Geometry::of(tiers, frame, participants),
     };
     geometry.ok_or_else(|| {
         Error::InvalidOption(format!(
-            "a hot tier of {} has no room for the control file and eight frames beside a cold tier of {} and {} participants: \
-             raise hot, or lower cold or participants_max",
-            size_text(resolved.hot_bytes),
-            size_text(resolved.cold_bytes),
+            "a hot tier of {} has no room for the control file and eight frames beside durable tiers of {} and {} participants: \
+             raise hot, or lower warm, cold or participants_max",
+            size_text(tiers.hot),
+            size_text(tiers.warm + tiers.cold),
             resolved.participants_max
         ))
     })
 }
 
-pub(crate) fn cold_geometry(superblock: &Superblock, geometry: &Geometry) -> ColdGeometry {
-    ColdGeometry { uuid: superblock.uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames }
+/// The directory asked for the warm tier's file, as it is kept.
+pub(crate) fn absolute_warm_directory(options: &Options) -> Result<Option<PathBuf>> {
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path).map_err(|source| Error::io("find the directory of the warm tier", path, source))
+    };
+    options.warm_directory.as_ref().map(absolute).transpose()
+}
+
+/// Where a store's warm tier is. Beside the store it goes with it when its directory is copied or moved. Elsewhere its name says whose it is:
+/// the superblock's inode tells a copy of the directory from the original, which must not share what one of them writes.
+///
+/// # Errors
+/// Io where `store` can't be looked at.
+pub(crate) fn warm_path(env: &dyn Env, directory: &Path, superblock: &Superblock) -> Result<PathBuf> {
+    let Some(warm_directory) = &superblock.warm_directory else { return Ok(directory.join("warm")) };
+    let path = directory.join("store");
+    let inode = env.metadata(&path).map_err(|source| Error::io("look at", &path, source))?.inode;
+    let uuid = u128::from_be_bytes(superblock.uuid);
+    Ok(warm_directory.join(format!("thermae-{uuid:032x}-{inode:x}.warm")))
 }
 
 /// The name of a store's directory in shared memory: its identity and the place of its superblock, so that a copy gets another.
@@ -205,6 +224,7 @@ fn judge(header: &ControlHeader, stamp: &Stamp, geometry: &Geometry, path: &Path
     }
     let has_geometry = load(&header.frame_bytes) == geometry.frame_bytes
         && load(&header.hot_frames) == geometry.hot_frames
+        && load(&header.warm_frames) == geometry.warm_frames
         && load(&header.cold_frames) == geometry.cold_frames
         && load(&header.slots) == geometry.slots
         && load(&header.partitions) == geometry.partitions
@@ -257,7 +277,11 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
         Ok(true) => Superblock::read(&*env, &superblock_path)?,
         _ => {
             check_vacant(&*env, &directory)?;
-            create_superblock(&*env, &superblock_path, options.resolve(location)?)?
+            let resolved = options.resolve(location)?;
+            if let Some(warm_directory) = absolute_warm_directory(options)? {
+                prepare_directory(&*env, &warm_directory, true)?;
+            }
+            create_superblock(&*env, &superblock_path, resolved, options)?
         }
     };
     options.check_against(location, &superblock.options)?;
@@ -284,6 +308,7 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
     let volatile = volatile_directory(&*env, location, &directory, &superblock, &stamp, &geometry, options)?;
     let paths = Paths {
         location: location.clone(),
+        warm: warm_path(&*env, &directory, &superblock)?,
         superblock: superblock_path,
         lock: lock_path,
         cold: directory.join("cold"),
@@ -292,7 +317,7 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
         directory,
         volatile,
     };
-    let cold = open_cold(&*env, &paths, &superblock, &geometry, options)?;
+    let durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
     let is_usable = match env.exists(&paths.control) {
         Ok(true) => {
             let header = map_file(&*env, &paths.control, size_of::<ControlHeader>(), false)?;
@@ -309,47 +334,105 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
                 paths.volatile.display()
             )));
         }
-        build(&env, &paths, &superblock, &geometry, &stamp, cold.as_ref(), &lock_file, options)?;
+        build(&env, &paths, &superblock, &geometry, &stamp, &lock_file, options)?;
     }
-    let engine = join(env, paths, superblock, geometry, cold, lock_file, options)?;
+    let engine = join(env, paths, superblock, geometry, durable, lock_file, options)?;
     drop(attach_guard);
     let engine = Arc::new(engine);
     register_for_forks(&engine);
     Ok(engine)
 }
 
-fn open_cold(
+/// Opens the durable tiers, making those that a new store does not have yet.
+fn open_durable(
     env: &dyn Env,
     paths: &Paths,
     superblock: &Superblock,
     geometry: &Geometry,
     options: &Options,
-) -> Result<Option<ColdPool>> {
-    if geometry.cold_frames == 0 {
-        return Ok(None);
-    }
-    let cold_geometry = cold_geometry(superblock, geometry);
-    let exists = env.exists(&paths.cold).map_err(|source| Error::io("look at", &paths.cold, source))?;
+) -> Result<Option<DurableTiers>> {
+    let (uuid, frame_bytes) = (superblock.uuid, geometry.frame_bytes);
+    let warm = if geometry.warm_frames == 0 {
+        None
+    } else {
+        let shape = warm_geometry(uuid, frame_bytes, geometry.warm_frames);
+        let file = open_frames(env, &paths.warm, paths, superblock, shape, options)?;
+        if file.damage().missing_bytes > 0 && !options.read_only {
+            // What is missing is lost and is said to be; but a mapping of it must have something behind it.
+            file.repair_shape()?;
+        }
+        Some(WarmTier::new(file, options.read_only)?)
+    };
+    let cold = if geometry.cold_frames == 0 {
+        None
+    } else {
+        let shape = cold_geometry(uuid, frame_bytes, geometry.cold_frames);
+        Some(open_frames(env, &paths.cold, paths, superblock, shape, options)?)
+    };
+    Ok(DurableTiers::new(warm, cold))
+}
+
+/// Opens a durable tier's file, or makes it where the store is new.
+fn open_frames(
+    env: &dyn Env,
+    path: &Path,
+    paths: &Paths,
+    superblock: &Superblock,
+    shape: ColdGeometry,
+    options: &Options,
+) -> Result<ColdPool> {
+    let exists = env.exists(path).map_err(|source| Error::io("look at", path, source))?;
     if exists && superblock.sequence_limit != 0 {
         // A snapshot that was never opened, so nobody else is at it: its file ends after the frames in use.
-        let cold = ColdPool::open(env, &paths.cold, cold_geometry, false)?;
-        if cold.damage().missing_bytes > 0 {
-            cold.repair_shape()?;
+        let file = ColdPool::open(env, path, shape, false)?;
+        if file.damage().missing_bytes > 0 {
+            file.repair_shape()?;
         }
     }
     if exists || options.read_only {
-        return ColdPool::open(env, &paths.cold, cold_geometry, options.read_only).map(Some);
+        return ColdPool::open(env, path, shape, options.read_only);
     }
-    // Only a store that was never completely made has no cold file: one with data lost its file, which must not pass for an empty one.
+    // Only a store that was never completely made lacks a file: one with data lost it, which must not pass for an empty one.
     if env.exists(&paths.directory.join("checkpoint.0")).unwrap_or(true)
         || env.exists(&paths.directory.join("checkpoint.1")).unwrap_or(true)
     {
-        return Err(Error::Corrupt(format!(
-            "{} is missing though the store held data: put it back, or restore a snapshot",
-            paths.cold.display()
-        )));
+        let remedy = match &superblock.warm_directory {
+            Some(directory) if path == paths.warm => format!(
+                "if the store's directory was moved to another disk, give its file in {} (thermae-{:032x}-....warm) this name; if it was copied, restore a snapshot instead",
+                directory.display(),
+                u128::from_be_bytes(superblock.uuid)
+            ),
+            _ => "put it back, or restore a snapshot".to_owned(),
+        };
+        return Err(Error::Corrupt(format!("{} is missing though the store held data: {remedy}", path.display())));
     }
-    ColdPool::create(env, &paths.cold, cold_geometry).map(Some)
+    ColdPool::create(env, path, shape)
+}
+
+/// Makes the durable tiers of a store that is restored.
+pub(crate) fn create_durable(
+    env: &dyn Env,
+    warm_path: &Path,
+    cold_path: &Path,
+    superblock: &Superblock,
+    geometry: &Geometry,
+) -> Result<Option<DurableTiers>> {
+    let (uuid, frame_bytes) = (superblock.uuid, geometry.frame_bytes);
+    if let Some(directory) = &superblock.warm_directory {
+        prepare_directory(env, directory, true)?;
+    }
+    let warm = match geometry.warm_frames {
+        0 => None,
+        frames => {
+            let file = ColdPool::create(env, warm_path, warm_geometry(uuid, frame_bytes, frames))?;
+            Some(WarmTier::new(file, false)?)
+        }
+    };
+    let cold = match geometry.cold_frames {
+        0 => None,
+        frames => Some(ColdPool::create(env, cold_path, cold_geometry(uuid, frame_bytes, frames))?),
+    };
+    Ok(DurableTiers::new(warm, cold))
 }
 
 /// Where the shared half is, or is to be.
@@ -411,7 +494,6 @@ fn build(
     superblock: &Superblock,
     geometry: &Geometry,
     stamp: &Stamp,
-    cold: Option<&ColdPool>,
     lock_file: &Arc<dyn EnvFile>,
     options: &Options,
 ) -> Result<()> {
@@ -434,6 +516,7 @@ fn build(
     header.inode.store(stamp.inode, Ordering::Relaxed);
     header.frame_bytes.store(geometry.frame_bytes, Ordering::Relaxed);
     header.hot_frames.store(geometry.hot_frames, Ordering::Relaxed);
+    header.warm_frames.store(geometry.warm_frames, Ordering::Relaxed);
     header.cold_frames.store(geometry.cold_frames, Ordering::Relaxed);
     header.slots.store(geometry.slots, Ordering::Relaxed);
     header.partitions.store(geometry.partitions, Ordering::Relaxed);
@@ -444,17 +527,14 @@ fn build(
     header.clock_offset_ms.store(offset, Ordering::Relaxed);
 
     let writer = Options { read_only: false, ..options.clone() };
-    let cold = match cold {
-        Some(_) => Some(ColdPool::open(&**env, &paths.cold, cold_geometry(superblock, geometry), false)?),
-        None => None,
-    };
+    let durable = open_durable(&**env, paths, superblock, geometry, &writer)?;
     let is_snapshot = superblock.sequence_limit != 0;
     let engine = assemble(
         env.clone(),
         paths.clone(),
         superblock.clone(),
         *geometry,
-        cold,
+        durable,
         (control, hot),
         lock_file,
         &writer,
@@ -474,7 +554,7 @@ fn build(
     globals.fresh_heads.store(fresh, Ordering::Relaxed);
     globals.ttl_heads.store(ttl, Ordering::Relaxed);
     engine.repair_pool();
-    if engine.cold.is_some() {
+    if engine.durable.is_some() {
         let report = recover::recover(&engine)?;
         losses::add(&**env, &paths.directory, &report.damaged)?;
         // What was superseded before it was flushed is in no file: up to here, numbers may rightly be missing.
@@ -497,7 +577,7 @@ fn assemble(
     paths: Paths,
     superblock: Superblock,
     geometry: Geometry,
-    cold: Option<ColdPool>,
+    durable: Option<DurableTiers>,
     (control, hot): (Mapping, Mapping),
     lock_file: &Arc<dyn EnvFile>,
     options: &Options,
@@ -546,7 +626,7 @@ fn assemble(
         geometry,
         paths,
         env,
-        cold,
+        durable,
         superblock,
         member,
         read_only: options.read_only,
@@ -577,14 +657,14 @@ fn join(
     paths: Paths,
     superblock: Superblock,
     geometry: Geometry,
-    cold: Option<ColdPool>,
+    durable: Option<DurableTiers>,
     lock_file: Arc<dyn EnvFile>,
     options: &Options,
 ) -> Result<Engine> {
     let writable = !options.read_only;
     let control = map_file(&*env, &paths.control, geometry.control_bytes(), writable)?;
     let hot = map_file(&*env, &paths.hot, geometry.hot_file_bytes(), writable)?;
-    let engine = assemble(env, paths, superblock, geometry, cold, (control, hot), &lock_file, options)?;
+    let engine = assemble(env, paths, superblock, geometry, durable, (control, hot), &lock_file, options)?;
     if writable {
         engine.free_impossible_locks();
         engine.globals().closed_cleanly.store(0, Ordering::Relaxed);
@@ -602,7 +682,7 @@ fn join(
 fn with_unused_store(
     env: &dyn Env,
     location: &Location,
-    remove: impl FnOnce(&Path, Option<&Path>) -> Result<()>,
+    remove: impl FnOnce(&Path, Option<&Path>, Option<&Path>) -> Result<()>,
 ) -> Result<()> {
     let directory = directory_of(env, location)?;
     prepare_directory(env, &directory, false)?;
@@ -620,7 +700,9 @@ fn with_unused_store(
         env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
     let shared = Path::new(SHARED_MEMORY).join(volatile_name(&superblock, found.device, found.inode));
     let has_shared = matches!(location, Location::Directory(_)) && env.exists(&shared).unwrap_or(false);
-    remove(&directory, has_shared.then_some(&*shared))
+    let warm = warm_path(env, &directory, &superblock)?;
+    let is_elsewhere = superblock.warm_directory.is_some() && env.exists(&warm).unwrap_or(false);
+    remove(&directory, has_shared.then_some(&*shared), is_elsewhere.then_some(&*warm))
 }
 
 /// Removes a store: its files and its shared memory. Everything in it is gone.
@@ -628,7 +710,10 @@ fn with_unused_store(
 /// # Errors
 /// InUse while any process has it open; NotAStore where there is none.
 pub fn destroy(env: &dyn Env, location: &Location) -> Result<()> {
-    with_unused_store(env, location, |directory, shared| {
+    with_unused_store(env, location, |directory, shared, warm| {
+        if let Some(path) = warm {
+            env.remove_file(path).map_err(|source| Error::io("remove", path, source))?;
+        }
         for path in shared.into_iter().chain([directory]) {
             env.remove_dir_all(path).map_err(|source| Error::io("remove", path, source))?;
         }
@@ -642,7 +727,7 @@ pub fn destroy(env: &dyn Env, location: &Location) -> Result<()> {
 /// # Errors
 /// InUse while any process has it open; NotAStore where there is none.
 pub fn forget_shared_memory(env: &dyn Env, location: &Location) -> Result<()> {
-    with_unused_store(env, location, |directory, shared| {
+    with_unused_store(env, location, |directory, shared, _| {
         if let Some(path) = shared {
             env.remove_dir_all(path).map_err(|source| Error::io("remove", path, source))?;
         } else if matches!(location, Location::Directory(_)) {

@@ -25,6 +25,8 @@ pub const TIERS_BYTES_MAX: u64 = 6 << 40;
 pub const TIERS_FRAMES_MAX: u64 = 3 << 20;
 /// Fewer frames would leave none to evict while a few are open for writing.
 pub const HOT_FRAMES_MIN: u64 = 16;
+/// Fewer frames would be full before a second had passed.
+pub const WARM_FRAMES_MIN: u64 = 16;
 /// A frame of a small store.
 pub const FRAME_BYTES_SMALL: u32 = 1 << 20;
 /// A frame of a large store.
@@ -222,7 +224,11 @@ pub enum ShmPlacement {
 pub struct Options {
     /// Size of the hot tier.
     pub hot_bytes: Option<u64>,
-    /// 0 is no cold tier: nothing survives the machine's death.
+    /// Size of the warm tier, on persistent memory; 0 is none.
+    pub warm_bytes: Option<u64>,
+    /// A directory on persistent memory for the warm tier's file; looked at only when the store is created. `None` is the store's own.
+    pub warm_directory: Option<PathBuf>,
+    /// Size of the cold tier, on flash. 0 is none; without a warm tier, nothing survives the machine's death then.
     pub cold_bytes: Option<u64>,
     /// Size of a frame: 1 MiB or 8 MiB.
     pub frame_bytes: Option<u32>,
@@ -250,6 +256,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             hot_bytes: None,
+            warm_bytes: None,
+            warm_directory: None,
             cold_bytes: None,
             frame_bytes: None,
             durability: None,
@@ -265,11 +273,24 @@ impl Default for Options {
     }
 }
 
+/// What the tiers may take, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierBytes {
+    /// Hot tier; the control file is part of it.
+    pub hot: u64,
+    /// Warm tier, 0 = none.
+    pub warm: u64,
+    /// Cold tier, 0 = none.
+    pub cold: u64,
+}
+
 /// The options of a new store, complete and consistent. Tiers are whole numbers of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
     /// Size of the hot tier.
     pub hot_bytes: u64,
+    /// Size of the warm tier; 0 is none.
+    pub warm_bytes: u64,
     /// Size of the cold tier; 0 is none.
     pub cold_bytes: u64,
     /// Size of a frame.
@@ -293,9 +314,19 @@ impl Resolved {
         (self.cold_bytes / u64::from(self.frame_bytes)) as u32
     }
 
+    /// The tiers' sizes.
+    pub fn tier_bytes(&self) -> TierBytes {
+        TierBytes { hot: self.hot_bytes, warm: self.warm_bytes, cold: self.cold_bytes }
+    }
+
+    /// Whether anything outlives the machine's death.
+    pub fn has_durable_tier(&self) -> bool {
+        self.warm_bytes != 0 || self.cold_bytes != 0
+    }
+
     /// What must hold of any store, whether asked for by a caller or read from a superblock.
     pub fn validate(&self) -> Result<()> {
-        let Resolved { hot_bytes, cold_bytes, frame_bytes, .. } = *self;
+        let Resolved { hot_bytes, warm_bytes, cold_bytes, frame_bytes, .. } = *self;
         if frame_bytes != FRAME_BYTES_SMALL && frame_bytes != FRAME_BYTES_LARGE {
             return Err(Error::invalid_option(format!(
                 "a frame of {} is not supported: frames are 1 MiB or 8 MiB",
@@ -318,31 +349,48 @@ impl Resolved {
             )));
         }
         let together_max = TIERS_BYTES_MAX.min(TIERS_FRAMES_MAX * u64::from(frame_bytes));
-        if hot_bytes.saturating_add(cold_bytes) > together_max {
+        let durable_bytes = warm_bytes.saturating_add(cold_bytes);
+        if hot_bytes.saturating_add(durable_bytes) > together_max {
             return Err(Error::invalid_option(format!(
-                "a hot tier of {} and a cold tier of {} are too large: with frames of {} they may have {} together",
+                "tiers of {} (hot), {} (warm) and {} (cold) are too large: with frames of {} they may have {} together",
                 size_text(hot_bytes),
+                size_text(warm_bytes),
                 size_text(cold_bytes),
                 size_text(u64::from(frame_bytes)),
                 size_text(together_max)
             )));
         }
-        for (tier, bytes) in [("hot", hot_bytes), ("cold", cold_bytes)] {
+        for (tier, bytes) in [("hot", hot_bytes), ("warm", warm_bytes), ("cold", cold_bytes)] {
             if !bytes.is_multiple_of(u64::from(frame_bytes)) {
                 return Err(Error::invalid_option(format!(
                     "a {tier} tier of {bytes} bytes is not a whole number of frames of {frame_bytes} bytes: round it"
                 )));
             }
         }
-        if cold_bytes != 0 && cold_bytes < hot_bytes {
+        if warm_bytes != 0 && warm_bytes < WARM_FRAMES_MIN * u64::from(frame_bytes) {
             return Err(Error::invalid_option(format!(
-                "a cold tier of {} is smaller than the hot tier of {}, but everything in the hot tier needs its place there: enlarge the cold tier, or set it to 0 for none",
-                size_text(cold_bytes),
+                "a warm tier of {} is too small: give it at least {WARM_FRAMES_MIN} frames, {}, or set it to 0 for none",
+                size_text(warm_bytes),
+                size_text(WARM_FRAMES_MIN * u64::from(frame_bytes))
+            )));
+        }
+        if durable_bytes != 0 && durable_bytes < hot_bytes {
+            let tiers = match (warm_bytes, cold_bytes) {
+                (0, _) => format!("a cold tier of {} is", size_text(cold_bytes)),
+                (_, 0) => format!("a warm tier of {} is", size_text(warm_bytes)),
+                _ => format!(
+                    "a warm tier of {} and a cold tier of {} together are",
+                    size_text(warm_bytes),
+                    size_text(cold_bytes)
+                ),
+            };
+            return Err(Error::invalid_option(format!(
+                "{tiers} smaller than the hot tier of {}, but everything in the hot tier needs its place there: enlarge it, or set it to 0 for none",
                 size_text(hot_bytes)
             )));
         }
-        if cold_bytes == 0 && self.durability != Durability::None {
-            return Err(no_cold_tier(self.durability));
+        if durable_bytes == 0 && self.durability != Durability::None {
+            return Err(no_durable_tier(self.durability));
         }
         if !(1..=PARTICIPANTS_MAX_LIMIT).contains(&self.participants_max) {
             return Err(Error::invalid_option(format!(
@@ -354,9 +402,9 @@ impl Resolved {
     }
 }
 
-fn no_cold_tier(durability: Durability) -> Error {
+pub(crate) fn no_durable_tier(durability: Durability) -> Error {
     Error::invalid_option(format!(
-        "durability {:?} needs a cold tier, and this store has none: use durability \"none\", or create it in a directory with cold above 0",
+        "durability {:?} needs a cold tier or a warm one, and this store has neither: use durability \"none\", or create it in a directory with cold above 0",
         durability.as_str()
     ))
 }
@@ -365,9 +413,18 @@ impl Options {
     /// Completes the options for a store that is to be created.
     pub fn resolve(&self, location: &Location) -> Result<Resolved> {
         let shared_memory = matches!(location, Location::SharedMemory(_));
-        if shared_memory && self.cold_bytes.unwrap_or(0) != 0 {
+        for (tier, bytes) in [("warm", self.warm_bytes), ("cold", self.cold_bytes)] {
+            if shared_memory && bytes.unwrap_or(0) != 0 {
+                return Err(Error::invalid_option(format!(
+                    "{location} is in shared memory alone and cannot have a {tier} tier: leave {tier} away, or name a directory"
+                )));
+            }
+        }
+        let warm_bytes = self.warm_bytes.unwrap_or(0);
+        if let (Some(directory), 0) = (&self.warm_directory, warm_bytes) {
             return Err(Error::invalid_option(format!(
-                "{location} is in shared memory alone and cannot have a cold tier: leave cold away, or name a directory"
+                "warm_directory names {}, but there is no warm tier to put there: give its size with warm, or leave warm_directory away",
+                directory.display()
             )));
         }
         let hot_bytes = self.hot_bytes.unwrap_or(HOT_BYTES_DEFAULT);
@@ -381,22 +438,28 @@ impl Options {
         } else {
             hot_bytes.saturating_mul(4).clamp(GIB, TIERS_BYTES_MAX.saturating_sub(hot_bytes).max(GIB))
         });
+        let has_durable_tier = warm_bytes != 0 || cold_bytes != 0;
         let durability =
-            self.durability.unwrap_or(if cold_bytes == 0 { Durability::None } else { Durability::EverySec });
+            self.durability.unwrap_or(if has_durable_tier { Durability::EverySec } else { Durability::None });
         let resolved = Resolved {
             hot_bytes: whole_frames(hot_bytes, frame_bytes),
+            warm_bytes: whole_frames(warm_bytes, frame_bytes),
             cold_bytes: whole_frames(cold_bytes, frame_bytes),
             frame_bytes,
             durability,
             when_full: self.when_full.unwrap_or(WhenFull::Evict),
             participants_max: self.participants_max,
         };
-        // Rounding must not turn a small cold tier into none.
-        if cold_bytes != 0 && resolved.cold_bytes == 0 {
-            return Err(Error::invalid_option(format!(
-                "a cold tier of {} is smaller than one frame: enlarge it, or set it to 0 for none",
-                size_text(cold_bytes)
-            )));
+        // Rounding must not turn a small tier into none.
+        for (tier, asked, rounded) in
+            [("warm", warm_bytes, resolved.warm_bytes), ("cold", cold_bytes, resolved.cold_bytes)]
+        {
+            if asked != 0 && rounded == 0 {
+                return Err(Error::invalid_option(format!(
+                    "a {tier} tier of {} is smaller than one frame: enlarge it, or set it to 0 for none",
+                    size_text(asked)
+                )));
+            }
         }
         resolved.validate()?;
         Ok(resolved)
@@ -406,6 +469,7 @@ impl Options {
     pub fn check_against(&self, location: &Location, store: &Resolved) -> Result<()> {
         let asked = [
             ("hot", self.hot_bytes, store.hot_bytes),
+            ("warm", self.warm_bytes, store.warm_bytes),
             ("cold", self.cold_bytes, store.cold_bytes),
             ("frame", self.frame_bytes.map(u64::from), u64::from(store.frame_bytes)),
         ];
@@ -422,8 +486,8 @@ impl Options {
             }
         }
         match self.durability {
-            Some(durability) if durability != Durability::None && store.cold_bytes == 0 => {
-                Err(no_cold_tier(durability))
+            Some(durability) if durability != Durability::None && !store.has_durable_tier() => {
+                Err(no_durable_tier(durability))
             }
             _ => Ok(()),
         }
@@ -578,6 +642,7 @@ mod tests {
             resolved,
             Resolved {
                 hot_bytes: 256 << 20,
+                warm_bytes: 0,
                 cold_bytes: 1 << 30,
                 frame_bytes: 1 << 20,
                 durability: Durability::EverySec,
@@ -625,6 +690,16 @@ mod tests {
             (with(|o| o.cold_bytes = Some(u64::MAX)), "too large"),
             (with(|o| o.cold_bytes = Some(5)), "smaller than one frame"),
             (with(|o| o.cold_bytes = Some(128 << 20)), "smaller than the hot tier"),
+            (with(|o| o.warm_bytes = Some(1 << 20)), "at least 16 frames"),
+            (with(|o| o.warm_bytes = Some(5)), "smaller than one frame"),
+            (with(|o| o.warm_directory = Some("/mnt".into())), "no warm tier"),
+            (
+                with(|o| {
+                    o.cold_bytes = Some(0);
+                    o.warm_bytes = Some(64 << 20);
+                }),
+                "a warm tier of 64MiB is smaller than the hot tier",
+            ),
             (with(|o| o.frame_bytes = Some(2 << 20)), "1 MiB or 8 MiB"),
             (with(|o| o.frame_bytes = Some(0)), "1 MiB or 8 MiB"),
             (
@@ -648,6 +723,13 @@ mod tests {
         }
         let shared_memory = Location::SharedMemory("x".into());
         assert!(refused(&with(|o| o.cold_bytes = Some(1 << 30)), &shared_memory).contains("shared memory"));
+        assert!(refused(&with(|o| o.warm_bytes = Some(1 << 30)), &shared_memory).contains("a warm tier"));
+        let warm_only = with(|o| {
+            o.cold_bytes = Some(0);
+            o.warm_bytes = Some(256 << 20);
+        });
+        let resolved = warm_only.resolve(&directory()).unwrap();
+        assert_eq!((resolved.warm_bytes, resolved.durability), (256 << 20, Durability::EverySec));
         assert!(
             refused(&with(|o| o.durability = Some(Durability::EverySec)), &shared_memory)
                 .contains("cold tier")

@@ -214,7 +214,7 @@ impl Engine {
         for _ in 0..8 {
             let place_word = segment.place.load(Ordering::Acquire);
             let place = Place::unpack(place_word);
-            let bytes = match self.hot_base(place) {
+            let bytes = match self.mapped_base(place) {
                 Some(base) => {
                     let room =
                         frame_bytes.checked_sub(offset).filter(|&room| room >= record::HEADER_BYTES + 4)?;

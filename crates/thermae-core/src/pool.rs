@@ -7,6 +7,7 @@
 
 use crate::env::EnvFile;
 use crate::error::{Error, Result};
+use crate::lines::write_back_lines;
 use std::io;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -56,9 +57,38 @@ impl Mapping {
             )));
         }
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-        let base = map_aligned(file.fd(), offset, len, protection)
+        let base = map_aligned(file.fd(), offset, len, protection, libc::MAP_SHARED)
             .map_err(|source| Error::io("map", path, source))?;
         Ok(Self { base, len, writable, file })
+    }
+
+    /// Maps all of a file's first `len` bytes so that what is written back from the caches is durable: on a DAX file system. `None` where the
+    /// kernel does not grant that.
+    ///
+    /// # Errors
+    /// Io, other than the refusal.
+    pub fn synchronous(file: Arc<dyn EnvFile>, path: &Path, len: usize) -> Result<Option<Self>> {
+        let flags = libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC;
+        match map_aligned(file.fd(), 0, len, libc::PROT_READ | libc::PROT_WRITE, flags) {
+            Ok(base) => Ok(Some(Self { base, len, writable: true, file })),
+            // EOPNOTSUPP: no persistent memory; EINVAL: a kernel before 4.15.
+            Err(source) if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(None),
+            Err(source) => Err(Error::io("map", path, source)),
+        }
+    }
+
+    /// Stores bytes and writes their cache lines back.
+    ///
+    /// # Panics
+    /// When they would not lie within a writable mapping.
+    pub fn write_back(&self, offset: usize, bytes: &[u8]) {
+        assert!(self.writable && offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len));
+        // SAFETY: within the mapping; nobody refers to these bytes yet, because frames and blocks are published after they are written.
+        unsafe {
+            let to = self.base.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            write_back_lines(to, bytes.len());
+        }
     }
 
     /// First byte.
@@ -118,6 +148,7 @@ fn map_aligned(
     offset: usize,
     len: usize,
     protection: libc::c_int,
+    flags: libc::c_int,
 ) -> io::Result<NonNull<u8>> {
     let reserved = len + HUGE_PAGE_BYTES;
     // SAFETY: reserves an address range of the kernel's choice.
@@ -143,7 +174,7 @@ fn map_aligned(
             aligned as *mut libc::c_void,
             len,
             protection,
-            libc::MAP_SHARED | libc::MAP_FIXED,
+            flags | libc::MAP_FIXED,
             fd,
             offset as libc::off_t,
         );
@@ -195,11 +226,11 @@ unsafe impl Send for Joined {}
 unsafe impl Sync for Joined {}
 
 impl Joined {
-    /// Maps `pieces`, each `piece_len` bytes at its offset of `file`, in order.
+    /// Maps `pieces`, each `piece_len` bytes of a file at an offset, in order.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(file: &dyn EnvFile, pieces: &[u64], piece_len: usize) -> io::Result<Self> {
+    pub fn new(pieces: &[(&dyn EnvFile, u64)], piece_len: usize) -> io::Result<Self> {
         let len = pieces.len() * piece_len;
         // SAFETY: an address range reserved for the pieces, released on drop.
         let base = unsafe {
@@ -218,7 +249,7 @@ impl Joined {
         let base =
             NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
         let joined = Self { base, len };
-        for (index, &offset) in pieces.iter().enumerate() {
+        for (index, &(file, offset)) in pieces.iter().enumerate() {
             let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
             // SAFETY: replaces part of the range just reserved; the file is allocated in full.
             let at = unsafe {

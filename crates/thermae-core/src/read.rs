@@ -34,7 +34,7 @@ pub struct Found {
     pub meta: RecordMeta,
     /// Its entry.
     pub entry: u64,
-    /// Whether it was read from the cold tier for the second time within the window, so that it should be promoted.
+    /// Whether it was read from a lower tier for the second time within the window, so that it should be promoted.
     pub promote: bool,
 }
 
@@ -138,7 +138,7 @@ impl Engine {
             }
             return found;
         }
-        // A cold hit: the byte's upper bits say in which epoch the last one was.
+        // A hit in a lower tier: the byte's upper bits say in which epoch the last one was.
         #[allow(clippy::cast_possible_truncation, reason = "six bits of the epoch are used")]
         let epoch = (self.globals().cold_epoch.load(Ordering::Relaxed) & 63) as u8;
         let is_recent = access & ACCESS_MAX > 0 && epoch.wrapping_sub(access >> 2) & 63 <= 1;
@@ -167,9 +167,11 @@ impl Engine {
                 return Ok(Step::Retry);
             }
             let place = Place::unpack(place_word);
-            let Some(base) = self.hot_base(place) else {
+            let Some(base) = self.mapped_base(place) else {
                 return self.examine_cold(place_ref, entry, address, place_word, wanted, buffer);
             };
+            // What lies in persistent memory may have been damaged while nobody ran.
+            let verifies = self.verify_reads || place.hot.is_none();
             let frame_bytes = self.geometry.frame_bytes as usize;
             if offset + record::HEADER_BYTES > frame_bytes {
                 return Ok(Step::Nonsense);
@@ -217,7 +219,7 @@ impl Engine {
             if !key_matches {
                 // Two keys with one tag are rare enough to make sure that this is not the wanted key's own record, damaged.
                 let is_intact =
-                    !is_sane || !self.verify_reads || self.is_intact_at(at, offset, shape.total, segment);
+                    !is_sane || !verifies || self.is_intact_at(at, offset, shape.total, segment);
                 fence(Ordering::Acquire);
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);
@@ -261,11 +263,11 @@ impl Engine {
                     segment.segment_id.load(Ordering::Relaxed),
                     wanted,
                     buffer,
-                    false,
+                    place.hot.is_none(),
                 );
             }
             if expires_at_ms != 0 && expires_at_ms <= self.now_ms() {
-                let is_intact = !self.verify_reads || self.is_intact_at(at, offset, shape.total, segment);
+                let is_intact = !verifies || self.is_intact_at(at, offset, shape.total, segment);
                 fence(Ordering::Acquire);
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);
@@ -288,7 +290,7 @@ impl Engine {
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);
                 }
-                if self.verify_reads {
+                if verifies {
                     // SAFETY: just filled.
                     let value = unsafe { std::slice::from_raw_parts(to, word.value_len as usize) };
                     let crc = record::checksum(word, sequence, expires_at_ms, wanted.key, value);
@@ -297,7 +299,10 @@ impl Engine {
                     }
                 }
             }
-            return Ok(Step::Hit(Found { meta, entry, promote: false }));
+            if place.hot.is_none() {
+                self.note_warm_read(shape.total);
+            }
+            return Ok(Step::Hit(Found { meta, entry, promote: place.hot.is_none() }));
         }
         // The replaced record of an undecided transaction is itself undecided: the partition changed meanwhile.
         Ok(Step::Retry)
@@ -353,22 +358,22 @@ impl Engine {
         ))
     }
 
-    /// Reads the record at `address` from the cold tier: its bytes, whole. `None` where the place changed or the bytes hold no record.
+    /// Reads the record at `address` from its durable frame: its bytes, whole. `None` where the place changed or the bytes hold no record.
     pub(crate) fn read_cold(&self, place: Place, offset: usize) -> Result<Option<Vec<u8>>> {
-        let (Some(cold), Some(frame)) = (&self.cold, place.cold) else { return Ok(None) };
+        let (Some(durable), Some(frame)) = (&self.durable, place.cold) else { return Ok(None) };
         let frame_bytes = self.geometry.frame_bytes as usize;
-        if offset + record::HEADER_BYTES > frame_bytes || frame >= self.geometry.cold_frames {
+        if offset + record::HEADER_BYTES > frame_bytes || frame >= self.geometry.durable_frames() {
             return Ok(None);
         }
         let mut bytes = vec![0_u8; COLD_READ_BYTES.min(frame_bytes - offset)];
-        cold.read_at(frame, offset as u32, &mut bytes)?;
+        durable.read_at(frame, offset as u32, &mut bytes)?;
         let Some((_, total)) = record::total_len(&bytes, offset, frame_bytes, frame_bytes - offset) else {
             return Ok(None);
         };
         if total > bytes.len() {
             let have = bytes.len();
             bytes.resize(total, 0);
-            cold.read_at(frame, (offset + have) as u32, &mut bytes[have..])?;
+            durable.read_at(frame, (offset + have) as u32, &mut bytes[have..])?;
         }
         bytes.truncate(total);
         Ok(Some(bytes))
@@ -472,12 +477,12 @@ impl Engine {
             let place = Place::unpack(place_word);
             // SAFETY: the caller's buffer has room for value_len bytes, of which this is a piece.
             let target = unsafe { std::slice::from_raw_parts_mut(to.add(from), piece) };
-            match (self.hot_base(place), &self.cold, place.cold) {
+            match (self.mapped_base(place), &self.durable, place.cold) {
                 // SAFETY: a piece is at most a frame.
                 (Some(base), ..) => unsafe {
                     std::ptr::copy_nonoverlapping(base, target.as_mut_ptr(), piece);
                 },
-                (None, Some(cold), Some(frame)) => cold.read_at(frame, 0, target)?,
+                (None, Some(durable), Some(frame)) => durable.read_at(frame, 0, target)?,
                 _ => return Ok(Copied::Gone),
             }
             fence(Ordering::Acquire);
@@ -512,7 +517,7 @@ impl Engine {
         let Some((_, entry)) = probe.next() else { return };
         let Some((slot, offset)) = self.split(entry & ADDRESS_MASK) else { return };
         let place = Place::unpack(self.segment(slot).place.load(Ordering::Relaxed));
-        if let Some(base) = self.hot_base(place) {
+        if let Some(base) = self.mapped_base(place) {
             let at = base.wrapping_add(offset);
             prefetch(at);
             prefetch(at.wrapping_add(64));

@@ -155,11 +155,11 @@ impl Rebuild<'_> {
         };
         let segment_id = engine.segment(slot).segment_id.load(Ordering::Relaxed);
         let place = Place::unpack(engine.segment(slot).place.load(Ordering::Relaxed));
-        let (Some(cold), Some(frame)) = (&engine.cold, place.cold) else { return Ok(()) };
+        let (Some(durable), Some(frame)) = (&engine.durable, place.cold) else { return Ok(()) };
         let is_whole = run.len() >= READ_WHOLE_FROM;
         if is_whole {
             buffer.resize(self.covered[slot as usize] as usize, 0);
-            match cold.read_at(frame, 0, buffer) {
+            match durable.read_at(frame, 0, buffer) {
                 Ok(()) => {}
                 Err(Error::Corrupt(_)) => buffer.clear(),
                 Err(error) => return Err(error),

@@ -24,8 +24,9 @@
 
 use crate::block::{get_u32, get_u64};
 use crate::checkpoint::{self, Checkpoint, NotedSegment, checkpoint_files, read_checkpoint};
-use crate::cold::{ColdPool, FrameKind, FrameRecord, FrameState};
+use crate::cold::{FrameKind, FrameRecord, FrameState};
 use crate::crash::crash_point;
+use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::index::ADDRESS_MASK;
@@ -64,8 +65,8 @@ pub struct RecoveryReport {
 /// Io; Corrupt where only a checkpoint could tell deleted keys from others and none is intact; Full where the index does not fit.
 pub(crate) fn recover(engine: &Engine) -> Result<RecoveryReport> {
     let started = Instant::now();
-    let Some(cold) = &engine.cold else { return Ok(RecoveryReport::default()) };
-    let mut recovery = Recovery::new(engine, cold)?;
+    let Some(durable) = &engine.durable else { return Ok(RecoveryReport::default()) };
+    let mut recovery = Recovery::new(engine, durable)?;
     recovery.place_segments()?;
     let mut harvests = recovery.scan_segments()?;
     let prefix = recovery.prefix(&mut harvests)?;
@@ -80,7 +81,7 @@ pub(crate) fn recover(engine: &Engine) -> Result<RecoveryReport> {
 
 struct Recovery<'a> {
     engine: &'a Engine,
-    cold: &'a ColdPool,
+    durable: &'a DurableTiers,
     report: RecoveryReport,
     checkpoint: Option<Checkpoint>,
     noted: HashMap<u64, NotedSegment>,
@@ -102,7 +103,7 @@ struct Recovery<'a> {
 }
 
 impl<'a> Recovery<'a> {
-    fn new(engine: &'a Engine, cold: &'a ColdPool) -> Result<Self> {
+    fn new(engine: &'a Engine, durable: &'a DurableTiers) -> Result<Self> {
         let slots = engine.geometry.slots as usize;
         let limit = match engine.superblock.sequence_limit {
             0 => u64::MAX,
@@ -110,7 +111,7 @@ impl<'a> Recovery<'a> {
         };
         let mut recovery = Self {
             engine,
-            cold,
+            durable,
             report: RecoveryReport::default(),
             checkpoint: None,
             noted: HashMap::new(),
@@ -125,26 +126,24 @@ impl<'a> Recovery<'a> {
             named: (0..slots).map(|_| AtomicBool::new(false)).collect(),
         };
         recovery.choose_checkpoint()?;
-        let recorded = cold.read_watermark()?.map(|watermark| watermark.sequence);
+        let recorded = durable.read_watermark()?.map(|watermark| watermark.sequence);
         if recorded.is_none() {
-            recovery.damaged(format!("both watermark blocks of {} are damaged", cold.path().display()));
+            let path = durable.watermark_file().path().display();
+            recovery.damaged(format!("both watermark blocks of {path} are damaged"));
         }
         recovery.recorded = recorded.unwrap_or(0);
         let covered = recovery.checkpoint.as_ref().map(|checkpoint| checkpoint.durable_sequence);
         recovery.watermark = recorded.max(covered);
-        let damage = cold.damage();
-        if damage.header {
-            recovery.damaged(format!(
-                "the header of {} is damaged; it holds nothing that the file `store` does not say",
-                cold.path().display()
-            ));
-        }
-        if damage.missing_bytes > 0 {
-            recovery.damaged(format!(
-                "{} is {} bytes too short",
-                cold.path().display(),
-                damage.missing_bytes
-            ));
+        for file in durable.files() {
+            let (damage, path) = (file.damage(), file.path().display());
+            if damage.header {
+                recovery.damaged(format!(
+                    "the header of {path} is damaged; it holds nothing that the file `store` does not say"
+                ));
+            }
+            if damage.missing_bytes > 0 {
+                recovery.damaged(format!("{path} is {} bytes too short", damage.missing_bytes));
+            }
         }
         Ok(recovery)
     }
@@ -192,7 +191,7 @@ impl<'a> Recovery<'a> {
     /// What a frame with a damaged entry holds, as far as its own first bytes tell. `Err(true)`: nothing was ever written there.
     fn identify(&mut self, frame: u32) -> Result<std::result::Result<FrameRecord, bool>> {
         let mut bytes = [0_u8; 4096];
-        match self.cold.read_at(frame, 0, &mut bytes) {
+        match self.durable.read_at(frame, 0, &mut bytes) {
             Ok(()) => {}
             Err(Error::Corrupt(_)) => return Ok(Err(false)),
             Err(error) => return Err(error),
@@ -218,7 +217,7 @@ impl<'a> Recovery<'a> {
     fn place_segments(&mut self) -> Result<()> {
         let mut by_slot: HashMap<u32, (u32, FrameRecord)> = HashMap::new();
         let mut quarantined = Vec::new();
-        for (frame, found) in self.cold.read_frame_table()?.into_iter().enumerate() {
+        for (frame, found) in self.durable.read_frame_table()?.into_iter().enumerate() {
             let frame = frame as u32;
             let record = match found {
                 FrameState::Free => continue,
@@ -281,6 +280,16 @@ impl<'a> Recovery<'a> {
             return;
         }
         match by_slot.get(&slot) {
+            // It was moving from the warm tier to the cold one: the copy there got its entry when it was whole, and what is left here may
+            // be another segment's by now.
+            Some((other_frame, other))
+                if other.segment_id == record.segment_id
+                    && self.durable.is_warm(*other_frame)
+                    && !self.durable.is_warm(frame) =>
+            {
+                self.to_clear.push(*other_frame);
+                by_slot.insert(slot, (frame, record));
+            }
             Some((other_frame, other)) if other.segment_id == record.segment_id => {
                 let (kept, dropped) = if other.used_bytes >= record.used_bytes {
                     (*other_frame, frame)
@@ -444,11 +453,11 @@ impl<'a> Recovery<'a> {
                 self.covered[slot as usize] = 0;
             }
         }
-        self.cold.sync()?;
+        self.durable.sync()?;
         crash_point!("recover.cut_off");
         if prefix != self.recorded {
-            self.cold.write_watermark(prefix)?;
-            self.cold.sync()?;
+            self.durable.write_watermark(prefix)?;
+            self.durable.sync()?;
         }
         crash_point!("recover.recorded");
         Ok(())
@@ -481,7 +490,7 @@ impl<'a> Recovery<'a> {
 
     /// Turns bytes of a segment into space that says nothing and took no sequence number.
     fn abandon(&self, task: &Task, offset: u32, total: u32) -> Result<()> {
-        self.cold.write_at(task.frame, offset, &record::hole(task.segment_id, 0, total as usize))
+        self.durable.write_at(task.frame, offset, &record::hole(task.segment_id, 0, total as usize))
     }
 
     /// Decides every key and fills the index.
@@ -580,9 +589,9 @@ impl<'a> Recovery<'a> {
             }
         }
         for frame in std::mem::take(&mut self.to_clear) {
-            self.cold.clear_frame_record(frame)?;
+            self.durable.clear_frame_record(frame)?;
         }
-        self.cold.sync()?;
+        self.durable.sync()?;
         crash_point!("recover.cleared");
         if self.limit != u64::MAX && !self.report.from_checkpoint {
             // The limit ends with this recovery, and without it a checkpoint from beyond it would be taken for a good one.

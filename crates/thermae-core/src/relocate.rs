@@ -174,13 +174,19 @@ impl Engine {
             // still at is not looked at.
             walk.bytes = Cow::Borrowed(unsafe { std::slice::from_raw_parts(base, tail) });
             self.walk_hot(&mut walk, base, tail, is_open)
-        } else if let (Some(cold), Some(frame)) = (&self.cold, place.cold) {
+        } else if let (Some(durable), Some(frame)) = (&self.durable, place.cold) {
             if segment.flushed.load(Ordering::Acquire) as usize != tail {
                 return Ok(None);
             }
-            let mut bytes = vec![0_u8; tail];
-            cold.read_at(frame, 0, &mut bytes)?;
-            walk.bytes = Cow::Owned(bytes);
+            walk.bytes = match durable.warm_base(frame) {
+                // SAFETY: the tail was checked against the frame, and no byte that was flushed changes; the room lock keeps the frame.
+                Some(base) => Cow::Borrowed(unsafe { std::slice::from_raw_parts(base, tail) }),
+                None => {
+                    let mut bytes = vec![0_u8; tail];
+                    durable.read_at(frame, 0, &mut bytes)?;
+                    Cow::Owned(bytes)
+                }
+            };
             self.walk_cold(&mut walk, tail)
         } else {
             false
@@ -367,7 +373,7 @@ impl Engine {
         let Some(record) = self.item_record(walk, item) else { return };
         let tag = self.tag(item.hash);
         let address = self.address(walk.slot, item.offset as usize);
-        let may_be_cached = walk.class != class::CACHE && self.cold.is_some();
+        let may_be_cached = walk.class != class::CACHE && self.durable.is_some();
         let guard = self.lock_partition(self.partition_of(item.hash));
         let Some((place, copy)) = self.live_entry(&guard, tag, address, may_be_cached) else { return };
         let is_expired = record.expiry_ms != 0 && record.expiry_ms <= now_ms;
@@ -605,7 +611,7 @@ impl Engine {
     /// Appends again what a replay of the log will need though no entry leads to it: tombstones, and records whose
     /// expiry removed them, that are newer than `covered`.
     pub(crate) fn carry(&self, walk: &Walk<'_>, covered: u64) -> Result<u64, Room> {
-        if self.cold.is_none() || walk.class == class::CACHE {
+        if self.durable.is_none() || walk.class == class::CACHE {
             return Ok(0);
         }
         let frame_bytes = self.geometry.frame_bytes as usize;

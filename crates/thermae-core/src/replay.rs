@@ -206,10 +206,10 @@ pub(crate) fn scan(engine: &Engine, harvest: &mut Harvest, task: Task, floor: u6
 }
 
 fn read_frame(engine: &Engine, frame: u32, from: usize, bytes: &mut [u8]) -> Result<()> {
-    let Some(cold) = &engine.cold else { return Ok(()) };
+    let Some(durable) = &engine.durable else { return Ok(()) };
     for start in (from..bytes.len()).step_by(READ_BYTES) {
         let end = (start + READ_BYTES).min(bytes.len());
-        cold.read_at(frame, start as u32, &mut bytes[start..end])?;
+        durable.read_at(frame, start as u32, &mut bytes[start..end])?;
     }
     Ok(())
 }
@@ -463,7 +463,7 @@ pub(crate) fn has_extents(engine: &Engine, large: &LargeRecord, with_bytes: bool
     if !with_bytes {
         return Ok(true);
     }
-    let Some(cold) = &engine.cold else { return Ok(false) };
+    let Some(durable) = &engine.durable else { return Ok(false) };
     let mut buffer = vec![0; READ_BYTES];
     let mut crc = 0;
     let mut left = large.value_len as usize;
@@ -471,7 +471,7 @@ pub(crate) fn has_extents(engine: &Engine, large: &LargeRecord, with_bytes: bool
         let piece = left.min(frame_bytes);
         for start in (0..piece).step_by(READ_BYTES) {
             let chunk = &mut buffer[..READ_BYTES.min(piece - start)];
-            match cold.read_at(frame, start as u32, chunk) {
+            match durable.read_at(frame, start as u32, chunk) {
                 Ok(()) => crc = crc32c::crc32c_append(crc, chunk),
                 Err(Error::Corrupt(_)) => return Ok(false),
                 Err(error) => return Err(error),

@@ -9,7 +9,8 @@
 //! | no cold tier, `when_full=error` | compact | |
 //! | with a cold tier | demote, let go of cache copies | compact; with `evict`, then evict what a checkpoint covers |
 //!
-//! The keeper does the same ahead of demand, so that writers seldom have to.
+//! The keeper does the same ahead of demand, so that writers seldom have to. It also moves what is old from the warm tier to the cold one;
+//! to a writer both are one, and "cold tier" above means either.
 //!
 //! A frame of the cold tier that a flush must cover first is waited for by flushing here; so a full store with nobody attached but one
 //! writer, and no threads, still goes on.
@@ -59,7 +60,7 @@ impl Engine {
     pub(crate) fn make_room(&self, room: Room, attempts: &mut u32) -> Result<()> {
         self.check_writable()?;
         // Without a cold tier, what is missing is a slot of the segment table, and evicting frees those too.
-        let room = if self.cold.is_none() { Room::Hot } else { room };
+        let room = if self.durable.is_none() { Room::Hot } else { room };
         let is_first = *attempts == 0;
         let freed = {
             let guard = self.lock_room();
@@ -102,14 +103,15 @@ impl Engine {
             return Ok(());
         }
         self.reclaim();
-        if self.cold.is_none() && self.when_full() == WhenFull::Error {
+        if self.durable.is_none() && self.when_full() == WhenFull::Error {
             // Copying around what is alive ahead of demand would be work for nothing.
             return Ok(());
         }
+        self.migrate_ahead()?;
         for room in [Room::Cold, Room::Hot] {
             let (frames, percent) = match room {
                 Room::Hot => (self.geometry.hot_frames, HOT_FREE_PERCENT),
-                Room::Cold => (self.geometry.cold_frames, COLD_FREE_PERCENT),
+                Room::Cold => (self.geometry.durable_frames(), COLD_FREE_PERCENT),
             };
             if frames == 0 {
                 continue;
@@ -148,7 +150,7 @@ impl Engine {
     fn free_frames(&self, room: Room) -> u32 {
         match room {
             Room::Hot => self.globals().free_hot.load(Ordering::Acquire),
-            Room::Cold => self.globals().free_cold.load(Ordering::Acquire),
+            Room::Cold => self.free_durable(),
         }
     }
 
@@ -194,7 +196,7 @@ impl Engine {
 
     /// Empties one segment. False where there is none to empty.
     fn step(&self, room: Room, tried: &mut Tried, may_flush: bool) -> Result<bool> {
-        match (room, self.cold.is_some(), self.when_full()) {
+        match (room, self.durable.is_some(), self.when_full()) {
             (Room::Hot, false, WhenFull::Evict) => self.evict_step(tried),
             (Room::Hot, false, WhenFull::Error) => self.compact_step(COMPACT_ALIVE_PERCENT_MAX, tried),
             (Room::Hot, true, _) => match self.demote_step(tried, may_flush)? {
@@ -226,7 +228,7 @@ impl Engine {
     fn compact_step(&self, alive_percent_max: u64, tried: &mut Tried) -> Result<bool> {
         let census = self.census();
         let Some(slot) = self.best_to_compact(&census, alive_percent_max, tried) else {
-            if self.cold.is_some()
+            if self.durable.is_some()
                 && census.tombstone_bytes > u64::from(self.geometry.frame_bytes)
                 && tried.insert(CHECKPOINTED)
             {
@@ -280,6 +282,7 @@ impl Engine {
         let options = &self.superblock.options;
         let (tier, bytes) = match room {
             Room::Hot => ("hot", options.hot_bytes),
+            Room::Cold if options.cold_bytes == 0 => ("warm", options.warm_bytes),
             Room::Cold => ("cold", options.cold_bytes),
         };
         let pinned = (0..self.geometry.slots)

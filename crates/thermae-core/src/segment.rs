@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub enum Room {
     /// Free hot frames.
     Hot,
-    /// Free cold frames.
+    /// Free durable frames, of the cold tier or the warm one.
     Cold,
 }
 
@@ -91,9 +91,43 @@ impl Engine {
             .filter(|&frame| frame < self.geometry.hot_frames)
     }
 
-    fn pop_cold(&self, purpose: Purpose) -> Option<u32> {
-        Self::pop(self.free_cold(), &self.globals().free_cold, purpose.leaves())
-            .filter(|&frame| frame < self.geometry.cold_frames)
+    /// A durable frame: a warm one if there is any, for what is new is what is read, and a flush of it is soon done.
+    fn pop_durable(&self, purpose: Purpose) -> Option<u32> {
+        if self.free_durable() <= purpose.leaves() {
+            return None;
+        }
+        let globals = self.globals();
+        Self::pop(self.free_warm(), &globals.free_warm, 0)
+            .filter(|&frame| frame < self.geometry.warm_frames)
+            .or_else(|| self.pop_cold(0))
+    }
+
+    fn pop_cold(&self, leave: u32) -> Option<u32> {
+        let frames = self.geometry.warm_frames..self.geometry.durable_frames();
+        Self::pop(self.free_cold(), &self.globals().free_cold, leave).filter(|frame| frames.contains(frame))
+    }
+
+    fn push_durable(&self, frame: u32) {
+        let globals = self.globals();
+        if frame < self.geometry.warm_frames {
+            Self::push(self.free_warm(), &globals.free_warm, frame);
+        } else {
+            Self::push(self.free_cold(), &globals.free_cold, frame);
+        }
+    }
+
+    /// Free durable frames, warm and cold.
+    pub(crate) fn free_durable(&self) -> u32 {
+        let globals = self.globals();
+        globals.free_warm.load(Ordering::Acquire) + globals.free_cold.load(Ordering::Acquire)
+    }
+
+    /// Notes that a frame is written to, before it is: the next flush has to sync the cold tier if it is a cold one.
+    pub(crate) fn note_durable_write(&self, frame: u32) {
+        let unsynced = &self.globals().cold_unsynced;
+        if frame >= self.geometry.warm_frames && unsynced.load(Ordering::Relaxed) == 0 {
+            unsynced.store(1, Ordering::SeqCst);
+        }
     }
 
     fn find_free_slot(&self) -> Option<u32> {
@@ -159,7 +193,7 @@ impl Engine {
         let hot = self.pop_hot(purpose).ok_or(Room::Hot)?;
         crash_point!("segment.frame_taken");
         let cold = if with_cold {
-            match self.pop_cold(purpose) {
+            match self.pop_durable(purpose) {
                 Some(frame) => Some(frame),
                 None => {
                     Self::push(self.free_hot(), &globals.free_hot, hot);
@@ -169,6 +203,21 @@ impl Engine {
         } else {
             None
         };
+        self.describe_slot(slot, class, new_state, Some(hot), cold);
+        Ok(slot)
+    }
+
+    /// Under the pool lock: a free slot that holds a cold frame for a segment that will move there.
+    pub(crate) fn open_holder(&self) -> Option<u32> {
+        let _pool = self.lock_pool();
+        let slot = self.find_free_slot()?;
+        let frame = self.pop_cold(RESERVE_FRAMES)?;
+        self.describe_slot(slot, class::MOVED, state::OPENING, None, Some(frame));
+        Some(slot)
+    }
+
+    fn describe_slot(&self, slot: u32, class: u32, new_state: u32, hot: Option<u32>, cold: Option<u32>) {
+        let globals = self.globals();
         let segment = self.segment(slot);
         let number = globals.next_segment.fetch_add(1, Ordering::Relaxed);
         segment.owner.store(self.me(), Ordering::Relaxed);
@@ -187,8 +236,7 @@ impl Engine {
         segment.segment_id.store(number << SLOT_BITS | u64::from(slot), Ordering::Release);
         segment.state.store(new_state, Ordering::Release);
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
-        segment.place.store(place.moved(Some(hot), cold).pack(), Ordering::SeqCst);
-        Ok(slot)
+        segment.place.store(place.moved(hot, cold).pack(), Ordering::SeqCst);
     }
 
     /// The first bytes of a segment, so that its frame says what it is.
@@ -216,16 +264,17 @@ impl Engine {
     fn free_slot(&self, slot: u32) {
         let globals = self.globals();
         let segment = self.segment(slot);
-        if !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT) {
+        if !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT | class::MOVED) {
             globals.freed_sequence.fetch_max(segment.sequence_max.load(Ordering::Relaxed), Ordering::SeqCst);
         }
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
-        if let (Some(cold), Some(frame), true) =
-            (&self.cold, place.cold, segment.flushed.swap(0, Ordering::Relaxed) != 0)
+        if let (Some(durable), Some(frame), true) =
+            (&self.durable, place.cold, segment.flushed.swap(0, Ordering::Relaxed) != 0)
         {
             // Flushes clear a retired segment's frame record; where nothing is flushed it happens here, so that no recovery finds it
             // after durability is turned on. If the disk fails, the flush that durability begins with says so.
-            let _ = cold.clear_frame_record(frame);
+            self.note_durable_write(frame);
+            let _ = durable.clear_frame_record(frame);
         }
         segment.place.store(place.moved(None, None).pack(), Ordering::SeqCst);
         crash_point!("segment.freeing");
@@ -235,7 +284,7 @@ impl Engine {
             Self::push(self.free_hot(), &globals.free_hot, frame);
         }
         if let Some(frame) = place.cold {
-            Self::push(self.free_cold(), &globals.free_cold, frame);
+            self.push_durable(frame);
         }
     }
 
@@ -253,6 +302,12 @@ impl Engine {
                 continue;
             }
             let before = Place::unpack(segment.place.load(Ordering::Relaxed));
+            if segment.class.load(Ordering::Relaxed) == class::MOVED
+                && self.is_pinned(segment.part.load(Ordering::Relaxed))
+            {
+                // Who pinned the segment before it moved is still using its bytes where they were.
+                continue;
+            }
             let flushes = globals
                 .flush_count
                 .load(Ordering::SeqCst)
@@ -278,10 +333,12 @@ impl Engine {
     /// Clears the frame record of a cold frame that is given back without a flush, which would have cleared it: or a deleted key
     /// could come back with it after a reboot.
     fn forget_cold_frame(&self, place: Place, flushed: u32) {
-        if let (Some(cold), Some(frame), false) = (&self.cold, place.cold, self.is_flushed() || flushed == 0)
+        if let (Some(durable), Some(frame), false) =
+            (&self.durable, place.cold, self.is_flushed() || flushed == 0)
         {
+            self.note_durable_write(frame);
             // Without durability nothing is promised that a failure here could break.
-            let _ = cold.clear_frame_record(frame);
+            let _ = durable.clear_frame_record(frame);
         }
     }
 
@@ -298,7 +355,7 @@ impl Engine {
             && self.member.is_alive(owner)
     }
 
-    /// Gives a segment a cold frame, where it has none.
+    /// Gives a segment a durable frame, where it has none.
     pub(crate) fn take_cold_frame(&self, slot: u32, purpose: Purpose) -> Result<u32, Room> {
         let _pool = self.lock_pool();
         let segment = self.segment(slot);
@@ -306,7 +363,7 @@ impl Engine {
         if let Some(frame) = place.cold {
             return Ok(frame);
         }
-        let frame = self.pop_cold(purpose).ok_or(Room::Cold)?;
+        let frame = self.pop_durable(purpose).ok_or(Room::Cold)?;
         segment.place.store(place.moved(place.hot, Some(frame)).pack(), Ordering::SeqCst);
         Ok(frame)
     }
@@ -362,8 +419,9 @@ impl Engine {
     pub(crate) fn repair_pool(&self) {
         let globals = self.globals();
         self.restore_unplaced();
+        self.finish_moving();
         let mut hot_used = vec![false; self.geometry.hot_frames as usize];
-        let mut cold_used = vec![false; self.geometry.cold_frames as usize];
+        let mut durable_used = vec![false; self.geometry.durable_frames() as usize];
         let index_count = globals.index_frames.load(Ordering::Acquire) as usize;
         for frame in self.index_frames().iter().take(index_count) {
             if let Some(used) = hot_used.get_mut(frame.load(Ordering::Relaxed) as usize) {
@@ -383,19 +441,64 @@ impl Engine {
             if let Some(used) = place.hot.and_then(|frame| hot_used.get_mut(frame as usize)) {
                 *used = true;
             }
-            if let Some(used) = place.cold.and_then(|frame| cold_used.get_mut(frame as usize)) {
+            if let Some(used) = place.cold.and_then(|frame| durable_used.get_mut(frame as usize)) {
                 *used = true;
             }
         }
-        Self::refill(self.free_hot(), &globals.free_hot, &hot_used);
-        Self::refill(self.free_cold(), &globals.free_cold, &cold_used);
+        let (warm_used, cold_used) = durable_used.split_at(self.geometry.warm_frames as usize);
+        Self::refill(self.free_hot(), &globals.free_hot, &hot_used, 0);
+        Self::refill(self.free_warm(), &globals.free_warm, warm_used, 0);
+        Self::refill(self.free_cold(), &globals.free_cold, cold_used, self.geometry.warm_frames);
     }
 
-    /// Writes a stack anew, lowest frame on top.
-    pub(crate) fn refill(stack: &[AtomicU32], height: &AtomicU32, used: &[bool]) {
+    /// Gives a segment the durable frame that a holder has, and the holder the segment's own, which comes free when nobody who pinned the
+    /// segment before uses it any more. False where the segment is not what it was, or no longer in `from`.
+    pub(crate) fn exchange_frames(&self, slot: u32, segment_id: u64, from: u32, holder: u32) -> bool {
+        let _pool = self.lock_pool();
+        let globals = self.globals();
+        let segment = self.segment(slot);
+        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+        let is_same = segment.segment_id.load(Ordering::SeqCst) == segment_id
+            && matches!(segment.state.load(Ordering::SeqCst), state::CLOSED | state::EXTENT)
+            && place.cold == Some(from);
+        let Some(to) = Place::unpack(self.segment(holder).place.load(Ordering::Relaxed)).cold.filter(|_| is_same)
+        else {
+            return false;
+        };
+        self.segment(holder).part.store(slot, Ordering::Relaxed);
+        // Two words change, and whoever inherits the lock in between has to know which frame is whose.
+        globals.moving_from.store(from, Ordering::SeqCst);
+        globals.moving.store(u64::from(slot + 1) << 32 | u64::from(holder), Ordering::SeqCst);
+        segment.place.store(place.moved(place.hot, Some(to)).pack(), Ordering::SeqCst);
+        crash_point!("migrate.moving");
+        self.finish_moving();
+        true
+    }
+
+    /// Gives the holder the frame that a segment has left, if it has. Under the pool lock.
+    fn finish_moving(&self) {
+        let globals = self.globals();
+        let moving = globals.moving.load(Ordering::SeqCst);
+        let (slot, holder) = (((moving >> 32) as u32).checked_sub(1), moving as u32);
+        let slots = 0..self.geometry.slots;
+        if let Some(slot) = slot.filter(|slot| slots.contains(slot) && slots.contains(&holder)) {
+            let from = globals.moving_from.load(Ordering::SeqCst);
+            let has_left =
+                Place::unpack(self.segment(slot).place.load(Ordering::SeqCst)).cold != Some(from);
+            let other = self.segment(holder);
+            if has_left && other.class.load(Ordering::Relaxed) == class::MOVED {
+                let place = Place::unpack(other.place.load(Ordering::SeqCst));
+                other.place.store(place.moved(None, Some(from)).pack(), Ordering::SeqCst);
+            }
+        }
+        globals.moving.store(0, Ordering::SeqCst);
+    }
+
+    /// Writes a stack anew, lowest frame on top; `first` is the number of the first frame.
+    pub(crate) fn refill(stack: &[AtomicU32], height: &AtomicU32, used: &[bool], first: u32) {
         let mut top = 0;
         for frame in (0..used.len()).rev().filter(|&frame| !used[frame]) {
-            stack[top].store(u32::try_from(frame).unwrap_or(u32::MAX), Ordering::Relaxed);
+            stack[top].store(first + u32::try_from(frame).unwrap_or(u32::MAX), Ordering::Relaxed);
             top += 1;
         }
         height.store(u32::try_from(top).unwrap_or(u32::MAX), Ordering::Release);

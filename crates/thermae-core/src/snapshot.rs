@@ -18,8 +18,9 @@
 //! was copied. Rejected: copying the frames as they are and cutting at S on recovery. Every later recovery would have to know S.
 
 use crate::checkpoint::{Barrier, copy_checkpoint};
-use crate::cold::{ColdGeometry, ColdPool, FrameKind, FrameRecord, FrameState};
+use crate::cold::{ColdPool, FrameKind, FrameRecord, FrameState};
 use crate::crash::crash_point;
+use crate::durable::cold_geometry;
 use crate::engine::Engine;
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -196,7 +197,7 @@ fn remove_leftover(env: &dyn Env, temporary: &Path) -> Result<()> {
     let names = env.list(temporary).map_err(|source| Error::io("list", temporary, source))?;
     let is_ours = |name: &str| {
         let name = name.strip_suffix(".new").unwrap_or(name);
-        matches!(name, "store" | "cold" | "checkpoint.0" | "checkpoint.1")
+        matches!(name, "store" | "warm" | "cold" | "checkpoint.0" | "checkpoint.1")
     };
     if let Some(foreign) = names.iter().find(|name| !name.to_str().is_some_and(is_ours)) {
         return Err(Error::invalid_option(format!(
@@ -213,15 +214,17 @@ fn frames_for(segments: u64) -> u64 {
     segments + 2 * u64::from(RESERVE_FRAMES) + 4
 }
 
-/// A snapshot's cold tier is the store's own, unless what is hot has to fit too and does not: then it is one with room to spare.
+/// A snapshot's cold tier is the store's own, unless what is hot or warm has to fit too and does not: then it is one with room to spare.
+/// It has no warm tier: it is a copy to be put away.
 fn snapshot_options(options: &Resolved, segments: u64) -> Resolved {
     let frame_bytes = u64::from(options.frame_bytes);
     let needed = frames_for(segments) * frame_bytes;
-    if options.cold_bytes >= needed {
-        return *options;
-    }
-    let spare = (options.hot_bytes / 8).next_multiple_of(frame_bytes);
-    Resolved { cold_bytes: needed.max(options.hot_bytes) + spare, ..*options }
+    let cold_bytes = if options.cold_bytes >= needed {
+        options.cold_bytes
+    } else {
+        needed.max(options.hot_bytes) + (options.hot_bytes / 8).next_multiple_of(frame_bytes)
+    };
+    Resolved { warm_bytes: 0, cold_bytes, ..*options }
 }
 
 impl Engine {
@@ -255,8 +258,7 @@ impl Engine {
         let current = Superblock::read(&*self.env, &self.paths.superblock)?;
         let options = snapshot_options(&current.options, planned.len() as u64);
         let geometry = open::geometry_of(&options, Some(current.partitions))?;
-        let cold_geometry =
-            ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
+        let cold_geometry = cold_geometry(uuid, geometry.frame_bytes, geometry.cold_frames);
         let pool = ColdPool::create_partial(
             &*self.env,
             &temporary.join("cold"),
@@ -286,6 +288,7 @@ impl Engine {
             // Tombstones up to the checkpoint are not needed, and another checkpoint of the original may have been written since.
             tombstone_floor: barrier.sequence,
             options,
+            warm_directory: None,
             ..current
         };
         superblock.create(&*self.env, &temporary.join("store"))?;
@@ -314,7 +317,8 @@ impl Engine {
                 }
                 _ => false,
             };
-            if is_older && holds_something && segment.class.load(Ordering::Relaxed) != class::CACHE {
+            let is_copied = !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::MOVED);
+            if is_older && holds_something && is_copied {
                 planned.push(Planned { slot: slot as u32, segment_id });
             } else if is_older {
                 segment.snapshot_copied.store(number, Ordering::SeqCst);
@@ -417,8 +421,8 @@ impl Copier<'_> {
 
     fn read_cold(&mut self, planned: Planned, place: Place) -> Result<bool> {
         let segment = self.engine.segment(planned.slot);
-        let (Some(cold), Some(frame)) = (&self.engine.cold, place.cold) else { return Ok(false) };
-        cold.read_at(frame, 0, &mut self.buffer)?;
+        let (Some(durable), Some(frame)) = (&self.engine.durable, place.cold) else { return Ok(false) };
+        durable.read_at(frame, 0, &mut self.buffer)?;
         // Compared without the generation: a pin that came too late for a demotion changes that alone.
         let now = Place::unpack(segment.place.load(Ordering::SeqCst));
         if now.cold != place.cold {
@@ -551,6 +555,8 @@ pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Resul
                 read_only: false,
                 background: false,
                 hot_bytes: None,
+                warm_bytes: None,
+                warm_directory: None,
                 cold_bytes: None,
                 ..options.clone()
             };
@@ -579,9 +585,9 @@ fn restored_options(snapshot: &Path, stored: &Resolved, options: &Options) -> Re
             size_text(u64::from(asked))
         )));
     }
-    if options.cold_bytes == Some(0) {
+    if options.cold_bytes == Some(0) && options.warm_bytes.unwrap_or(0) == 0 {
         return Err(Error::invalid_option(format!(
-            "{} can't be restored without a cold tier, which is what it is restored into: leave cold away, or give its size",
+            "{} can't be restored without a cold or a warm tier, which is what it is restored into: leave cold away, or give its size",
             snapshot.display()
         )));
     }
@@ -589,6 +595,7 @@ fn restored_options(snapshot: &Path, stored: &Resolved, options: &Options) -> Re
     let whole = |bytes: u64| bytes - bytes % frame_bytes;
     let resolved = Resolved {
         hot_bytes: whole(options.hot_bytes.unwrap_or(stored.hot_bytes)),
+        warm_bytes: whole(options.warm_bytes.unwrap_or(0)),
         cold_bytes: whole(options.cold_bytes.unwrap_or(stored.cold_bytes)),
         durability: options.durability.unwrap_or(stored.durability),
         when_full: options.when_full.unwrap_or(stored.when_full),
@@ -614,18 +621,41 @@ fn restore_into(
     let resolved = restored_options(snapshot, &superblock.options, options)?;
     let geometry = open::geometry_of(&resolved, Some(superblock.partitions))?;
     let old_geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
-    let source = ColdPool::open(
-        &**env,
-        &snapshot.join("cold"),
-        open::cold_geometry(&superblock, &old_geometry),
-        true,
-    )?;
+    let source_geometry =
+        cold_geometry(superblock.uuid, old_geometry.frame_bytes, old_geometry.cold_frames);
+    let source = ColdPool::open(&**env, &snapshot.join("cold"), source_geometry, true)?;
     let used = used_frames(&source, snapshot)?;
     check_room(snapshot, &used, &geometry)?;
     let uuid = env.random_bytes_16();
-    let target_geometry =
-        ColdGeometry { uuid, frame_bytes: geometry.frame_bytes, frames: geometry.cold_frames };
-    let target = ColdPool::create(&**env, &temporary.join("cold"), target_geometry)?;
+    let restored = Superblock {
+        uuid,
+        options: resolved,
+        slot_count: geometry.slots,
+        created_wall_ms: env.wall_time_ms(),
+        warm_directory: open::absolute_warm_directory(options)?,
+        ..superblock
+    };
+    restored.create(&**env, &temporary.join("store"))?;
+    let warm_path = open::warm_path(&**env, temporary, &restored)?;
+    let result = restore_frames(env, snapshot, temporary, (&source, &used), (&restored, &warm_path));
+    if result.is_err() && restored.warm_directory.is_some() {
+        // Beside the error that is reported nothing more can be done; what is in the temporary directory goes with that.
+        let _ = env.remove_file(&warm_path);
+    }
+    result
+}
+
+/// Writes a snapshot's frames into the tiers of a store that is being made from it.
+fn restore_frames(
+    env: &Arc<dyn Env>,
+    snapshot: &Path,
+    temporary: &Path,
+    (source, used): (&ColdPool, &[(u32, FrameRecord)]),
+    (superblock, warm_path): (&Superblock, &Path),
+) -> Result<RestoreReport> {
+    let geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
+    let target = open::create_durable(&**env, warm_path, &temporary.join("cold"), superblock, &geometry)?
+        .ok_or_else(|| Error::invalid_option("a snapshot can't be restored without a durable tier"))?;
     let mut report = RestoreReport {
         location: String::new(),
         sequence: superblock.sequence_limit,
@@ -656,17 +686,9 @@ fn restore_into(
         &**env,
         &snapshot.join("checkpoint.0"),
         &temporary.join("checkpoint.0"),
+        &source.geometry().uuid,
         &superblock.uuid,
-        &uuid,
     )?;
-    let restored = Superblock {
-        uuid,
-        options: resolved,
-        slot_count: geometry.slots,
-        created_wall_ms: env.wall_time_ms(),
-        ..superblock
-    };
-    restored.create(&**env, &temporary.join("store"))?;
     Ok(report)
 }
 
@@ -694,12 +716,12 @@ fn check_room(snapshot: &Path, used: &[(u32, FrameRecord)], geometry: &Geometry)
     let frames_needed = frames_for(used.len() as u64);
     let last_slot =
         used.iter().map(|(_, record)| record.segment_id & ((1 << SLOT_BITS) - 1)).max().unwrap_or(0);
-    if frames_needed > u64::from(geometry.cold_frames) {
+    if frames_needed > u64::from(geometry.durable_frames()) {
         return Err(Error::invalid_option(format!(
-            "{} holds {} segments, for which a cold tier of {} has no room: restore it with cold={} or more",
+            "{} holds {} segments, for which durable tiers of {} have no room: restore it with cold={} or more",
             snapshot.display(),
             used.len(),
-            size_text(u64::from(geometry.cold_frames) * frame_bytes),
+            size_text(u64::from(geometry.durable_frames()) * frame_bytes),
             size_text(frames_needed * frame_bytes)
         )));
     }

@@ -347,7 +347,7 @@ impl Store {
     /// Waits until `sequence` is as durable as the store promises.
     #[inline]
     fn acknowledge(&self, sequence: u64) -> Result<()> {
-        if self.engine.cold.is_some() && self.engine.durability() == Durability::Always {
+        if self.engine.durable.is_some() && self.engine.durability() == Durability::Always {
             self.engine.wait_durable(sequence)?;
         }
         Ok(())
@@ -685,7 +685,7 @@ impl Store {
     pub fn flush(&self) -> Result<()> {
         self.enter()?;
         self.engine.check_writable()?;
-        if self.engine.cold.is_some() { self.engine.flush_all() } else { Ok(()) }
+        if self.engine.durable.is_some() { self.engine.flush_all() } else { Ok(()) }
     }
 
     /// Changes the durability of the running store, for all participants.
@@ -695,9 +695,9 @@ impl Store {
     pub fn set_durability(&self, durability: Durability) -> Result<()> {
         self.enter()?;
         self.engine.check_writable()?;
-        if durability != Durability::None && self.engine.cold.is_none() {
+        if durability != Durability::None && self.engine.durable.is_none() {
             return Err(Error::invalid_option(format!(
-                "{} has no cold tier, so nothing can be made durable: create the store with cold=",
+                "{} has no cold tier and no warm one, so nothing can be made durable: create the store with cold=",
                 self.engine.paths.location
             )));
         }

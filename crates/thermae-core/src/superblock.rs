@@ -10,7 +10,9 @@
 //! a whole copy or none. Rejected: a single copy rewritten through a temporary file, which would change the inode
 //! that the name of the store's shared memory is derived from.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, LAYOUT_VERSION};
@@ -43,6 +45,12 @@ const WHEN_FULL_OFFSET: usize = 89;
 const FLAGS_OFFSET: usize = 92;
 const SEQUENCE_LIMIT_OFFSET: usize = 96;
 const TOMBSTONE_FLOOR_OFFSET: usize = 104;
+const WARM_BYTES_OFFSET: usize = 112;
+const WARM_DIRECTORY_LEN_OFFSET: usize = 120;
+const WARM_DIRECTORY_OFFSET: usize = 128;
+
+/// Longest path of a directory for the warm tier.
+pub const WARM_DIRECTORY_BYTES_MAX: usize = 1024;
 
 /// What the file `store` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +75,8 @@ pub struct Superblock {
     pub sequence_limit: u64,
     /// Tombstones at or below this sequence number may be gone from the log.
     pub tombstone_floor: u64,
+    /// Where the warm tier's file is, absolute; `None` = beside this file.
+    pub warm_directory: Option<PathBuf>,
 }
 
 impl Superblock {
@@ -165,6 +175,10 @@ impl Superblock {
         block.put_u32(FLAGS_OFFSET, self.flags);
         block.put_u64(SEQUENCE_LIMIT_OFFSET, self.sequence_limit);
         block.put_u64(TOMBSTONE_FLOOR_OFFSET, self.tombstone_floor);
+        block.put_u64(WARM_BYTES_OFFSET, self.options.warm_bytes);
+        let directory = self.warm_directory.as_deref().map_or(&[][..], |path| path.as_os_str().as_bytes());
+        block.put_u32(WARM_DIRECTORY_LEN_OFFSET, directory.len() as u32);
+        block.0[WARM_DIRECTORY_OFFSET..WARM_DIRECTORY_OFFSET + directory.len()].copy_from_slice(directory);
         block.seal();
         block
     }
@@ -173,6 +187,11 @@ impl Superblock {
     fn decode(block: &Block) -> std::result::Result<Superblock, String> {
         let durability = block.u8(DURABILITY_OFFSET);
         let when_full = block.u8(WHEN_FULL_OFFSET);
+        let directory_len = block.u32(WARM_DIRECTORY_LEN_OFFSET) as usize;
+        if directory_len > WARM_DIRECTORY_BYTES_MAX {
+            return Err(format!("a path of {directory_len} bytes for the warm tier is too long"));
+        }
+        let directory = &block.0[WARM_DIRECTORY_OFFSET..WARM_DIRECTORY_OFFSET + directory_len];
         let superblock = Superblock {
             generation: block.generation(),
             uuid: block.identity(),
@@ -180,6 +199,7 @@ impl Superblock {
             created_wall_ms: block.u64(CREATED_OFFSET),
             options: Resolved {
                 hot_bytes: block.u64(HOT_BYTES_OFFSET),
+                warm_bytes: block.u64(WARM_BYTES_OFFSET),
                 cold_bytes: block.u64(COLD_BYTES_OFFSET),
                 frame_bytes: block.u32(FRAME_BYTES_OFFSET),
                 durability: Durability::from_code(durability)
@@ -193,6 +213,7 @@ impl Superblock {
             flags: block.u32(FLAGS_OFFSET),
             sequence_limit: block.u64(SEQUENCE_LIMIT_OFFSET),
             tombstone_floor: block.u64(TOMBSTONE_FLOOR_OFFSET),
+            warm_directory: (directory_len > 0).then(|| PathBuf::from(OsStr::from_bytes(directory))),
         };
         superblock.validate()?;
         Ok(superblock)
@@ -211,6 +232,16 @@ impl Superblock {
         let addressed_bytes = u64::from(self.slot_count) * u64::from(self.options.frame_bytes);
         if self.slot_count == 0 || addressed_bytes > ADDRESSABLE_BYTES {
             return Err(format!("{} slots are none, or more than an address can name", self.slot_count));
+        }
+        if let Some(directory) = &self.warm_directory {
+            let len = directory.as_os_str().len();
+            if !directory.is_absolute() || len > WARM_DIRECTORY_BYTES_MAX || self.options.warm_bytes == 0 {
+                return Err(format!(
+                    "{} can't be the directory of a warm tier of {} bytes: it must be an absolute path of at most {WARM_DIRECTORY_BYTES_MAX} bytes",
+                    directory.display(),
+                    self.options.warm_bytes
+                ));
+            }
         }
         if self.flags & !FLAGS_KNOWN != 0 {
             return Err(format!("the flags {:#x} are unknown", self.flags & !FLAGS_KNOWN));
@@ -320,6 +351,7 @@ mod tests {
             flags: 0,
             sequence_limit: 0,
             tombstone_floor: 5,
+            warm_directory: None,
         }
     }
 

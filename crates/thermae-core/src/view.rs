@@ -1,7 +1,7 @@
-//! Values used where they lie: pinned, mapped, never copied while hot.
+//! Values used where they lie: pinned, mapped, never copied while hot or warm.
 //!
 //! A view pins the segments its bytes are in, then makes sure that the entry still leads there: from then on the frames are not reused, whatever
-//! happens to the key. Pins count by participant, so they vanish with a dead process. Records of a transaction that is not
+//! happens to the key. What lies in the warm tier is verified first, as all that may have been damaged while nobody ran. Pins count by participant, so they vanish with a dead process. Records of a transaction that is not
 //! decided yet, and cold values, are copied into memory of the view's own instead: same bytes, same life time.
 
 use crate::engine::Engine;
@@ -132,7 +132,7 @@ fn pin_value(
     let Some((slot, offset)) = engine.split(entry & ADDRESS_MASK) else { return Ok(None) };
     pins.add(slot);
     let place = Place::unpack(engine.segment(slot).place.load(Ordering::SeqCst));
-    let Some(base) = engine.hot_base(place) else { return Ok(None) };
+    let Some(base) = engine.mapped_base(place) else { return Ok(None) };
     if !engine.is_current(wanted.hash, entry) {
         return Ok(None);
     }
@@ -152,12 +152,16 @@ fn pin_value(
         value_len: u64::from(record.word.value_len),
         expires_at_ms: record.expiry_ms,
     };
+    let mut is_hot = place.hot.is_some();
+    if !is_hot && !record.is_intact(engine.segment(slot).segment_id.load(Ordering::Relaxed)) {
+        return Err(engine.damaged(slot, offset, wanted.key));
+    }
     match record.word.base_kind() {
         kind::PUT => return Ok(Some((Bytes::Mapped(record.payload.as_ptr()), meta))),
         kind::LARGE => {}
         _ => return Ok(None),
     }
-    let Some((_, extents)) = record.extents(frame_bytes) else {
+    let Some((value_checksum, extents)) = record.extents(frame_bytes) else {
         return Err(engine.damaged(slot, offset, wanted.key));
     };
     let mut pieces = Vec::with_capacity(extents.len());
@@ -165,14 +169,28 @@ fn pin_value(
         let Some(extent) = engine.slot_of(segment_id) else { return Ok(None) };
         pins.add(extent);
         let place = Place::unpack(engine.segment(extent).place.load(Ordering::SeqCst));
-        let (Some(_), Some(frame)) = (engine.slot_of(segment_id), place.hot) else { return Ok(None) };
-        pieces.push(u64::from(frame) * frame_bytes as u64);
+        let Some(_) = engine.slot_of(segment_id) else { return Ok(None) };
+        let warm = || engine.durable.as_ref()?.warm_piece(place.cold?);
+        let piece = match place.hot {
+            Some(frame) => Some((&**engine.hot.file(), u64::from(frame) * frame_bytes as u64)),
+            None => warm(),
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        is_hot &= place.hot.is_some();
+        pieces.push(piece);
     }
     if !engine.is_current(wanted.hash, entry) {
         return Ok(None);
     }
-    let joined = Joined::new(&**engine.hot.file(), &pieces, frame_bytes)
+    let joined = Joined::new(&pieces, frame_bytes)
         .map_err(|source| Error::io("map a large value of", &engine.paths.hot, source))?;
+    if !is_hot {
+        // SAFETY: mapped, and pinned.
+        let value = unsafe { std::slice::from_raw_parts(joined.base(), record.word.value_len as usize) };
+        if crc32c::crc32c(value) != value_checksum {
+            return Err(engine.damaged(slot, offset, wanted.key));
+        }
+    }
     Ok(Some((Bytes::Joined(joined), meta)))
 }
 

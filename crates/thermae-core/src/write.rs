@@ -206,7 +206,8 @@ impl Engine {
         let segment = self.segment(slot);
         loop {
             let place_word = segment.place.load(Ordering::Acquire);
-            let Some(base) = self.hot_base(Place::unpack(place_word)) else {
+            let place = Place::unpack(place_word);
+            let Some(base) = self.mapped_base(place) else {
                 let segment_id = segment.segment_id.load(Ordering::Acquire);
                 let Some((_, _, bytes)) = cold.iter().find(|known| known.0 == entry && known.1 == segment_id)
                 else {
@@ -234,11 +235,14 @@ impl Engine {
                 record::parse(bytes, offset, frame_bytes)
             });
             let result = record.and_then(|record| {
-                if record.key == wanted.key {
+                if record.key == wanted.key && place.hot.is_some() {
                     return Some(Some(self.present(place_ref, entry, &record)));
                 }
-                // Another key's, or this key's own, damaged? Two keys with one tag are rare enough to make sure.
-                record.is_intact(segment.segment_id.load(Ordering::Relaxed)).then_some(None)
+                // Another key's, or this key's own, damaged? What lies in persistent memory may be. And in the hot tier two keys with one tag are rare enough to make sure.
+                if !record.is_intact(segment.segment_id.load(Ordering::Relaxed)) {
+                    return None;
+                }
+                Some((record.key == wanted.key).then(|| self.present(place_ref, entry, &record)))
             });
             std::sync::atomic::fence(Ordering::Acquire);
             if segment.place.load(Ordering::Relaxed) != place_word {
@@ -285,10 +289,10 @@ impl Engine {
         let segment_id = segment.segment_id.load(Ordering::Acquire);
         let place_word = segment.place.load(Ordering::Acquire);
         let place = Place::unpack(place_word);
-        if self.hot_base(place).is_some() {
+        if place.hot.is_some() {
             return Ok(());
         }
-        // In neither tier: unless the entry has changed meanwhile, the next attempt reports that.
+        // In no tier: unless the entry has changed meanwhile, the next attempt reports that.
         let bytes = if place.cold.is_some() { self.read_cold(place, offset)? } else { None };
         std::sync::atomic::fence(Ordering::Acquire);
         if segment.place.load(Ordering::Acquire) == place_word
@@ -316,7 +320,7 @@ impl Engine {
             None => Some(self.vacancy(guard, tag)?),
         };
         let head = if present.is_none()
-            && self.cold.is_none()
+            && self.durable.is_none()
             && self.take_ghost(guard, tag)
             && value.expires_at_ms == 0
         {

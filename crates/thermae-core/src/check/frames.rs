@@ -55,7 +55,7 @@ impl Checker<'_> {
         let globals = engine.globals();
         let mut problems = Vec::new();
         let mut hot: HashMap<u32, Owner> = HashMap::new();
-        let mut cold: HashMap<u32, Owner> = HashMap::new();
+        let mut durable: HashMap<u32, Owner> = HashMap::new();
         let mut claim = |frames: &mut HashMap<u32, Owner>, tier: &str, frame: u32, owner: Owner| {
             if let Some(other) = frames.insert(frame, owner) {
                 let is_list = owner == Owner::Free || other == Owner::Free;
@@ -76,16 +76,16 @@ impl Checker<'_> {
                 claim(&mut hot, "hot", frame, Owner::Slot(slot as u32));
             }
             if let Some(frame) = place.cold {
-                claim(&mut cold, "cold", frame, Owner::Slot(slot as u32));
+                claim(&mut durable, "durable", frame, Owner::Slot(slot as u32));
             }
         }
-        let hot_count = engine.geometry.hot_frames;
-        let stacks = [
-            (&mut hot, "hot", hot_count, (engine.free_hot(), &globals.free_hot)),
-            (&mut cold, "cold", engine.geometry.cold_frames, (engine.free_cold(), &globals.free_cold)),
-        ];
         let mut missing = Vec::new();
-        for (frames, tier, count, (stack, height)) in stacks {
+        for (tier, stack, height) in [
+            ("hot", engine.free_hot(), &globals.free_hot),
+            ("warm", engine.free_warm(), &globals.free_warm),
+            ("cold", engine.free_cold(), &globals.free_cold),
+        ] {
+            let frames = if tier == "hot" { &mut hot } else { &mut durable };
             let height = height.load(Ordering::Acquire) as usize;
             if height > stack.len() {
                 missing
@@ -94,6 +94,11 @@ impl Checker<'_> {
             for frame in &stack[..height.min(stack.len())] {
                 claim(frames, tier, frame.load(Ordering::Relaxed), Owner::Free);
             }
+        }
+        let geometry = &engine.geometry;
+        for (frames, tier, count) in
+            [(&hot, "hot", geometry.hot_frames), (&durable, "durable", geometry.durable_frames())]
+        {
             let unowned = (0..count).filter(|frame| !frames.contains_key(frame)).count();
             if unowned > 0 {
                 missing.push((format!("{unowned} {tier} frames belong to nobody"), true));
@@ -111,11 +116,10 @@ impl Checker<'_> {
     /// The frame table on disk says of each flushed segment's frame what the segment table says.
     fn check_frame_table(&mut self) {
         let engine = self.engine;
-        let Some(cold) = &engine.cold else { return };
-        let path = cold.path().display().to_string();
-        let table = match cold.read_frame_table() {
+        let Some(durable) = &engine.durable else { return };
+        let table = match durable.read_frame_table() {
             Ok(table) => table,
-            Err(error) => return self.problem("frame table", &path, &error.to_string(), false),
+            Err(error) => return self.problem("frame table", "the durable tiers", &error.to_string(), false),
         };
         let mut owners = HashMap::new();
         for (slot, segment) in engine.segments().iter().enumerate() {
@@ -131,15 +135,15 @@ impl Checker<'_> {
             let frame = frame as u32;
             let owner = owners.get(&frame).copied();
             let description = match (found, owner) {
-                (FrameState::Damaged, _) => format!("the entry of frame {frame} is damaged"),
+                (FrameState::Damaged, _) => "its entry is damaged".to_owned(),
                 (FrameState::Used(record), Some(slot))
                     if record.segment_id == engine.segment(slot).segment_id.load(Ordering::Acquire) =>
                 {
                     continue;
                 }
-                (_, Some(slot)) => format!(
-                    "the entry of frame {frame} does not name the segment of slot {slot}, which is in it"
-                ),
+                (_, Some(slot)) => {
+                    format!("its entry does not name the segment of slot {slot}, which is in it")
+                }
                 // Of a free frame, or one whose segment was not flushed yet or is retired, the entry may be an old one.
                 _ => continue,
             };
@@ -147,17 +151,17 @@ impl Checker<'_> {
             let is_same = owner.is_none_or(|slot| {
                 Place::unpack(engine.segment(slot).place.load(Ordering::SeqCst)).cold == Some(frame)
             });
-            if !is_same || cold.read_frame_record(frame).ok() != Some(found) {
+            if !is_same || durable.read_frame_record(frame).ok() != Some(found) {
                 continue;
             }
             let repaired = self.repair && self.rewrite_frame_record(frame, owner);
-            self.problem("frame table", &path, &description, repaired);
+            self.problem("frame table", &durable.describe(frame), &description, repaired);
         }
     }
 
     fn rewrite_frame_record(&self, frame: u32, owner: Option<u32>) -> bool {
         let engine = self.engine;
-        let Some(cold) = &engine.cold else { return false };
+        let Some(durable) = &engine.durable else { return false };
         // Nobody takes or frees the frame meanwhile.
         let _pool = engine.lock_pool();
         let is_owners =
@@ -166,7 +170,7 @@ impl Checker<'_> {
             Some(slot) if is_owners(slot) => {
                 let segment = engine.segment(slot);
                 let is_extent = segment.class.load(Ordering::Relaxed) == class::EXTENT;
-                cold.write_frame_record(
+                durable.write_frame_record(
                     frame,
                     &crate::cold::FrameRecord {
                         kind: if is_extent { FrameKind::Extent } else { FrameKind::LogSegment },
@@ -181,9 +185,9 @@ impl Checker<'_> {
                 )
             }
             Some(_) => return false,
-            None => cold.clear_frame_record(frame),
+            None => durable.clear_frame_record(frame),
         };
-        written.and_then(|()| cold.sync()).is_ok()
+        written.and_then(|()| durable.sync()).is_ok()
     }
 
     /// The memory of index tables.

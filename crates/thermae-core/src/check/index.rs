@@ -165,13 +165,13 @@ impl Engine {
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let is_flushed = segment.flushed.load(Ordering::Acquire) as usize >= bytes.len();
             let hot = self.hot_base(place).filter(|_| !from_cold || !is_flushed);
-            let read = match (hot, &self.cold, place.cold) {
+            let read = match (hot, &self.durable, place.cold) {
                 (Some(base), ..) => {
                     // SAFETY: pinned, and a part is at most a frame.
                     unsafe { std::ptr::copy_nonoverlapping(base, bytes.as_mut_ptr(), bytes.len()) };
                     Ok(())
                 }
-                (None, Some(cold), Some(frame)) => cold.read_at(frame, 0, &mut bytes),
+                (None, Some(durable), Some(frame)) => durable.read_at(frame, 0, &mut bytes),
                 _ => Err(crate::error::Error::corrupt("it is in neither tier")),
             };
             self.unpin(slot);
@@ -362,11 +362,12 @@ impl Checker<'_> {
             engine.pin(slot);
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let len = segment.tail.load(Ordering::Acquire).min(engine.geometry.frame_bytes);
-            if let (Some(base), Some(cold), Some(frame)) = (engine.hot_base(place), &engine.cold, place.cold)
+            if let (Some(base), Some(durable), Some(frame)) =
+                (engine.hot_base(place), &engine.durable, place.cold)
             {
                 let mut bytes = vec![0; len as usize];
                 if segment.flushed.load(Ordering::Acquire) >= len
-                    && cold.read_at(frame, 0, &mut bytes).is_ok()
+                    && durable.read_at(frame, 0, &mut bytes).is_ok()
                 {
                     // SAFETY: pinned, and the length was bounded by the frame. Whoever reads there now fails on the checksum and not before.
                     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, bytes.len()) };

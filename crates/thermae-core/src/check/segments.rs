@@ -246,14 +246,14 @@ impl Engine {
             let image = self.image_of(&found, &bytes, true);
             found.hot = Some((bytes, image));
         }
-        if let (Some(cold), Some(frame)) =
-            (&self.cold, place.cold.filter(|&frame| frame < self.geometry.cold_frames))
+        if let (Some(durable), Some(frame)) =
+            (&self.durable, place.cold.filter(|&frame| frame < self.geometry.durable_frames()))
         {
             // A demoted segment is served from here, so all of it must be here.
             let len = if place.hot.is_some() || flushed > 0 { flushed } else { tail };
             let mut bytes = vec![0; len];
             if len > 0 {
-                match cold.read_at(frame, 0, &mut bytes) {
+                match durable.read_at(frame, 0, &mut bytes) {
                     Ok(()) => {}
                     // The end of the file is missing: what can't be read is as good as damaged.
                     Err(crate::error::Error::Corrupt(_)) => bytes.fill(0),
@@ -418,20 +418,21 @@ impl Checker<'_> {
                 }
             }
         }
-        if let (Some((bytes, image)), Some(cold), Some(frame)) = (&found.cold, &engine.cold, found.place.cold)
+        if let (Some((bytes, image)), Some(durable), Some(frame)) =
+            (&found.cold, &engine.durable, found.place.cold)
         {
             for stretch in &image.damaged {
                 let (patch, is_right) = patch(found, bytes, found.hot.as_ref(), stretch, frame_bytes);
                 is_whole &= is_right;
-                cold.write_at(frame, stretch.start as u32, &patch)?;
+                durable.write_at(frame, stretch.start as u32, &patch)?;
             }
             if found.differs() {
                 // What readers are served is what is kept.
                 if let Some((hot, _)) = &found.hot {
-                    cold.write_at(frame, 0, &hot[..bytes.len().min(hot.len())])?;
+                    durable.write_at(frame, 0, &hot[..bytes.len().min(hot.len())])?;
                 }
             }
-            cold.sync()?;
+            durable.sync()?;
         }
         Ok(is_whole)
     }

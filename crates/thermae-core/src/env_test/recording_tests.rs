@@ -170,7 +170,7 @@ fn images_are_repeatable_and_can_be_written_out() {
 fn alternating_blocks_survive_every_power_failure() {
     use crate::options::{Location, Options};
     let scratch = Scratch::new();
-    let geometry = ColdGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 4 };
+    let geometry = ColdGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 4, alignment_bytes: 4096 };
     let pool = ColdPool::create(&scratch.env, &scratch.path("cold"), geometry).unwrap();
     let superblock = Superblock {
         generation: 0,
