@@ -7,6 +7,7 @@ with the nearest known one.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
@@ -58,6 +59,10 @@ class OpenOptions(TypedDict, total=False):
 
     hot: int | str | None
     """Size of the hot tier, in bytes or as "512MiB"; fixed at creation. Default 256MiB."""
+    warm: int | str | None
+    """Size of the warm tier, on persistent memory; fixed at creation. Default none."""
+    warm_directory: str | os.PathLike[str] | None
+    """A directory on persistent memory for the warm tier; looked at only at creation. Default the store's own."""
     cold: int | str | None
     """Size of the cold tier; 0 for none. Default four times the hot tier, at least 1GiB."""
     frame: int | str | None

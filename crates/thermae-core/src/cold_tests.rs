@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use super::*;
 use crate::env::SystemEnv;
 
-const GEOMETRY: ColdGeometry = ColdGeometry { uuid: [7; 16], frame_bytes: 64 << 10, frames: 130, alignment_bytes: 4096 };
+const GEOMETRY: ColdGeometry =
+    ColdGeometry { uuid: [7; 16], frame_bytes: 64 << 10, frames: 130, alignment_bytes: 4096 };
 
 struct Scratch {
     _directory: tempfile::TempDir,

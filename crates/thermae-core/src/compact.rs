@@ -111,7 +111,10 @@ impl Engine {
             .iter()
             .enumerate()
             .filter(|&(slot, segment)| {
-                let is_log = !matches!(segment.class.load(Ordering::Relaxed), class::CACHE | class::EXTENT | class::MOVED);
+                let is_log = !matches!(
+                    segment.class.load(Ordering::Relaxed),
+                    class::CACHE | class::EXTENT | class::MOVED
+                );
                 let counts = slot as u32 != walk.slot || is_half_flushed;
                 is_log && counts && segment.state.load(Ordering::Acquire) != state::FREE
             })

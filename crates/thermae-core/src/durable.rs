@@ -35,13 +35,19 @@ impl WarmTier {
     /// Those of mapping; Corrupt where the file is too short to be mapped.
     pub fn new(file: ColdPool, read_only: bool) -> Result<Self> {
         let geometry = *file.geometry();
+        let missing_bytes = file.damage().missing_bytes;
+        if missing_bytes > 0 && read_only {
+            return Err(Error::corrupt(format!(
+                "{} is {missing_bytes} bytes too short: open the store without read_only, which gives it its length back and says what was lost",
+                file.path().display()
+            )));
+        }
         let too_long = |_| Error::corrupt(format!("{} is too long to be mapped", file.path().display()));
         let data_offset = usize::try_from(geometry.data_offset()).map_err(too_long)?;
         let file_len = usize::try_from(geometry.file_bytes()).map_err(too_long)?;
         let handle: Arc<dyn EnvFile> = file.file().clone();
         let frames = Mapping::part(handle.clone(), file.path(), data_offset, file_len - data_offset, false)?;
-        let synchronous =
-            if read_only { None } else { Mapping::synchronous(handle, file.path(), file_len)? };
+        let synchronous = if read_only { None } else { Mapping::synchronous(handle, file.path(), file_len)? };
         let is_synchronous = synchronous.is_some();
         let file = match synchronous {
             Some(mapping) => file.through(Arc::new(PersistentFile::new(mapping))),

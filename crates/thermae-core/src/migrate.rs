@@ -87,8 +87,7 @@ impl Engine {
                 break;
             }
             tried.insert(candidate.slot);
-            let alive_percent =
-                u64::from(candidate.live_bytes) * 100 / u64::from(self.geometry.frame_bytes);
+            let alive_percent = u64::from(candidate.live_bytes) * 100 / u64::from(self.geometry.frame_bytes);
             let is_log = candidate.class != class::EXTENT;
             if is_log
                 && alive_percent < MOVED_ALIVE_PERCENT_MIN

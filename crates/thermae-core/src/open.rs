@@ -117,7 +117,12 @@ fn check_vacant(env: &dyn Env, directory: &Path) -> Result<()> {
     }
 }
 
-fn create_superblock(env: &dyn Env, path: &Path, resolved: Resolved, options: &Options) -> Result<Superblock> {
+fn create_superblock(
+    env: &dyn Env,
+    path: &Path,
+    resolved: Resolved,
+    options: &Options,
+) -> Result<Superblock> {
     let geometry = geometry_of(&resolved, None)?;
     let superblock = Superblock {
         generation: 0,
@@ -158,7 +163,8 @@ pub(crate) fn geometry_of(resolved: &Resolved, partitions: Option<u32>) -> Resul
 /// The directory asked for the warm tier's file, as it is kept.
 pub(crate) fn absolute_warm_directory(options: &Options) -> Result<Option<PathBuf>> {
     let absolute = |path: &PathBuf| {
-        std::path::absolute(path).map_err(|source| Error::io("find the directory of the warm tier", path, source))
+        std::path::absolute(path)
+            .map_err(|source| Error::io("find the directory of the warm tier", path, source))
     };
     options.warm_directory.as_ref().map(absolute).transpose()
 }
@@ -317,7 +323,7 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
         directory,
         volatile,
     };
-    let durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
+    let mut durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
     let is_usable = match env.exists(&paths.control) {
         Ok(true) => {
             let header = map_file(&*env, &paths.control, size_of::<ControlHeader>(), false)?;
@@ -334,7 +340,8 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
                 paths.volatile.display()
             )));
         }
-        build(&env, &paths, &superblock, &geometry, &stamp, &lock_file, options)?;
+        build(&env, &paths, &superblock, &geometry, &stamp, durable, &lock_file, options)?;
+        durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
     }
     let engine = join(env, paths, superblock, geometry, durable, lock_file, options)?;
     drop(attach_guard);
@@ -404,7 +411,10 @@ fn open_frames(
             ),
             _ => "put it back, or restore a snapshot".to_owned(),
         };
-        return Err(Error::Corrupt(format!("{} is missing though the store held data: {remedy}", path.display())));
+        return Err(Error::Corrupt(format!(
+            "{} is missing though the store held data: {remedy}",
+            path.display()
+        )));
     }
     ColdPool::create(env, path, shape)
 }
@@ -494,6 +504,7 @@ fn build(
     superblock: &Superblock,
     geometry: &Geometry,
     stamp: &Stamp,
+    durable: Option<DurableTiers>,
     lock_file: &Arc<dyn EnvFile>,
     options: &Options,
 ) -> Result<()> {
@@ -527,7 +538,9 @@ fn build(
     header.clock_offset_ms.store(offset, Ordering::Relaxed);
 
     let writer = Options { read_only: false, ..options.clone() };
-    let durable = open_durable(&**env, paths, superblock, geometry, &writer)?;
+    // Not opened again where it can be helped: what the first opening found missing is for the recovery to tell.
+    let durable =
+        if options.read_only { open_durable(&**env, paths, superblock, geometry, &writer)? } else { durable };
     let is_snapshot = superblock.sequence_limit != 0;
     let engine = assemble(
         env.clone(),

@@ -46,7 +46,11 @@ impl EnvFile for PersistentFile {
         if end.is_none_or(|end| end > self.mapping.len() as u64) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{} bytes at {offset} are not within the {} bytes mapped", bytes.len(), self.mapping.len()),
+                format!(
+                    "{} bytes at {offset} are not within the {} bytes mapped",
+                    bytes.len(),
+                    self.mapping.len()
+                ),
             ));
         }
         self.mapping.write_back(offset as usize, bytes);
@@ -99,7 +103,9 @@ mod tests {
         let memory = PersistentFile::new(mapping);
         let mut model = vec![0_u8; 3 * 4096];
         for (round, (offset, len)) in
-            [(0, 1), (63, 2), (64, 64), (4095, 4098), (100, 0), (12_287, 1), (5, 8192)].into_iter().enumerate()
+            [(0, 1), (63, 2), (64, 64), (4095, 4098), (100, 0), (12_287, 1), (5, 8192)]
+                .into_iter()
+                .enumerate()
         {
             let bytes = vec![round as u8 + 1; len];
             memory.write_all_at(&bytes, offset as u64).unwrap();

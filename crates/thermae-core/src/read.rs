@@ -218,8 +218,7 @@ impl Engine {
                     == wanted.key;
             if !key_matches {
                 // Two keys with one tag are rare enough to make sure that this is not the wanted key's own record, damaged.
-                let is_intact =
-                    !is_sane || !verifies || self.is_intact_at(at, offset, shape.total, segment);
+                let is_intact = !is_sane || !verifies || self.is_intact_at(at, offset, shape.total, segment);
                 fence(Ordering::Acquire);
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);

@@ -461,7 +461,8 @@ impl Engine {
         let is_same = segment.segment_id.load(Ordering::SeqCst) == segment_id
             && matches!(segment.state.load(Ordering::SeqCst), state::CLOSED | state::EXTENT)
             && place.cold == Some(from);
-        let Some(to) = Place::unpack(self.segment(holder).place.load(Ordering::Relaxed)).cold.filter(|_| is_same)
+        let Some(to) =
+            Place::unpack(self.segment(holder).place.load(Ordering::Relaxed)).cold.filter(|_| is_same)
         else {
             return false;
         };
@@ -483,8 +484,7 @@ impl Engine {
         let slots = 0..self.geometry.slots;
         if let Some(slot) = slot.filter(|slot| slots.contains(slot) && slots.contains(&holder)) {
             let from = globals.moving_from.load(Ordering::SeqCst);
-            let has_left =
-                Place::unpack(self.segment(slot).place.load(Ordering::SeqCst)).cold != Some(from);
+            let has_left = Place::unpack(self.segment(slot).place.load(Ordering::SeqCst)).cold != Some(from);
             let other = self.segment(holder);
             if has_left && other.class.load(Ordering::Relaxed) == class::MOVED {
                 let place = Place::unpack(other.place.load(Ordering::SeqCst));

@@ -621,8 +621,7 @@ fn restore_into(
     let resolved = restored_options(snapshot, &superblock.options, options)?;
     let geometry = open::geometry_of(&resolved, Some(superblock.partitions))?;
     let old_geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
-    let source_geometry =
-        cold_geometry(superblock.uuid, old_geometry.frame_bytes, old_geometry.cold_frames);
+    let source_geometry = cold_geometry(superblock.uuid, old_geometry.frame_bytes, old_geometry.cold_frames);
     let source = ColdPool::open(&**env, &snapshot.join("cold"), source_geometry, true)?;
     let used = used_frames(&source, snapshot)?;
     check_room(snapshot, &used, &geometry)?;

@@ -2,6 +2,7 @@
 //!
 //! Nothing is locked for it: each number was true a moment ago, but not all at the same moment.
 
+use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::layout::{Counters, state};
 use serde::Serialize;
@@ -14,7 +15,13 @@ pub struct Config {
     pub location: String,
     /// Hot tier, in bytes.
     pub hot_bytes: u64,
-    /// Cold tier, in bytes.
+    /// Warm tier, in bytes; 0 = none.
+    pub warm_bytes: u64,
+    /// The warm tier's file, where there is one.
+    pub warm_file: Option<String>,
+    /// Whether what is written to the warm tier is durable without a system call, because it is persistent memory.
+    pub warm_is_synchronous: Option<bool>,
+    /// Cold tier, in bytes; 0 = none.
     pub cold_bytes: u64,
     /// Frame, in bytes.
     pub frame_bytes: u32,
@@ -47,10 +54,12 @@ pub struct Stats {
     pub evicted: u64,
     /// Records removed because they expired.
     pub expired: u64,
-    /// Cold records copied to the hot tier.
+    /// Records of the lower tiers copied to the hot one.
     pub promoted: u64,
     /// Segments whose hot frame was given up.
     pub demoted_segments: u64,
+    /// Reads that were served from the warm tier.
+    pub warm_reads: u64,
     /// Reads that went to the cold tier.
     pub cold_reads: u64,
     /// Reads that started over.
@@ -63,6 +72,10 @@ pub struct Stats {
     pub hot_bytes: u64,
     /// Of it in frames that hold something.
     pub hot_used_bytes: u64,
+    /// Warm tier, in bytes.
+    pub warm_bytes: u64,
+    /// Of it in frames that hold something.
+    pub warm_used_bytes: u64,
     /// Cold tier, in bytes.
     pub cold_bytes: u64,
     /// Of it in frames that hold something.
@@ -77,6 +90,8 @@ pub struct Stats {
     pub control_bytes: u64,
     /// Bytes appended to closed segments of the log.
     pub log_bytes: u64,
+    /// Bytes written to the warm tier.
+    pub warm_written_bytes: u64,
     /// Bytes written to the cold tier.
     pub cold_written_bytes: u64,
     /// Last sequence number given out.
@@ -105,6 +120,9 @@ impl Engine {
         Config {
             location: self.paths.location.to_string(),
             hot_bytes: fixed.hot_bytes,
+            warm_bytes: fixed.warm_bytes,
+            warm_file: (fixed.warm_bytes != 0).then(|| self.paths.warm.display().to_string()),
+            warm_is_synchronous: self.durable.as_ref().and_then(DurableTiers::is_synchronous),
             cold_bytes: fixed.cold_bytes,
             frame_bytes: fixed.frame_bytes,
             durability: self.durability().to_string(),
@@ -125,7 +143,9 @@ impl Engine {
                 .sum()
         };
         let (index_bytes, index_frame_bytes) = self.index_bytes();
-        let free = |count: &AtomicU32| u64::from(count.load(Ordering::Relaxed));
+        let used_bytes = |frames: u32, free: &AtomicU32| {
+            u64::from(frames.saturating_sub(free.load(Ordering::Relaxed))) * frame_bytes
+        };
         let live_bytes = self
             .segments()
             .iter()
@@ -149,19 +169,23 @@ impl Engine {
             expired: sum(|counters| &counters.expired),
             promoted: sum(|counters| &counters.promoted),
             demoted_segments: sum(|counters| &counters.demoted_segments),
+            warm_reads: sum(|counters| &counters.warm_reads),
             cold_reads: sum(|counters| &counters.cold_reads),
             retries: sum(|counters| &counters.retries),
             inherited_locks: sum(|counters| &counters.inherited_locks),
             compacted_bytes: sum(|counters| &counters.compacted_bytes),
             hot_bytes: self.superblock.options.hot_bytes,
-            hot_used_bytes: (u64::from(self.geometry.hot_frames) - free(&globals.free_hot)) * frame_bytes,
+            hot_used_bytes: used_bytes(self.geometry.hot_frames, &globals.free_hot),
+            warm_bytes: self.superblock.options.warm_bytes,
+            warm_used_bytes: used_bytes(self.geometry.warm_frames, &globals.free_warm),
             cold_bytes: self.superblock.options.cold_bytes,
-            cold_used_bytes: (u64::from(self.geometry.cold_frames) - free(&globals.free_cold)) * frame_bytes,
+            cold_used_bytes: used_bytes(self.geometry.cold_frames, &globals.free_cold),
             live_bytes,
             index_bytes,
             index_frame_bytes,
             control_bytes: self.geometry.control_bytes() as u64,
             log_bytes: globals.log_bytes.load(Ordering::Relaxed),
+            warm_written_bytes: globals.warm_written_bytes.load(Ordering::Relaxed),
             cold_written_bytes: globals.cold_written_bytes.load(Ordering::Relaxed),
             sequence: globals.next_sequence.load(Ordering::Relaxed).saturating_sub(1),
             watermark: globals.watermark.load(Ordering::Relaxed),

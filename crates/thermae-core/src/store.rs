@@ -650,6 +650,16 @@ impl Store {
         self.engine.check_writable()?;
         self.engine.make_room(Room::Hot, &mut 0)
     }
+
+    /// One round of the background duties, for who opened the store without background threads. For tests and tools.
+    ///
+    /// # Errors
+    /// The first that a duty met; the others were done all the same.
+    pub fn keep_house(&self) -> Result<()> {
+        self.enter()?;
+        self.engine.check_writable()?;
+        self.engine.keep_house()
+    }
 }
 
 impl Drop for Store {

@@ -435,7 +435,8 @@ mod tests {
         let error = read(&scratch.path).unwrap_err();
         assert_eq!(error.name(), "WrongLayout");
         assert!(
-            error.to_string().contains("layout 77") && error.to_string().contains("layout 1:"),
+            error.to_string().contains("layout 77")
+                && error.to_string().contains(&format!("layout {LAYOUT_VERSION}:")),
             "{error}"
         );
     }

@@ -39,12 +39,14 @@ enum Kind {
     Lazy,
     /// With a cold tier too small for what is written, which is evicted.
     Evicting,
+    /// With a warm tier that everything goes through on its way to a cold one.
+    Warm,
     /// In shared memory alone, evicting.
     Cache,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Durable, Self::Cache, Self::Evicting, Self::Lazy, Self::Always];
+    const ALL: [Self; 6] = [Self::Durable, Self::Cache, Self::Evicting, Self::Lazy, Self::Always, Self::Warm];
 
     fn options(self) -> Options {
         // So few participants that the slots of the dead are used again: the parent's two, three victims.
@@ -53,6 +55,10 @@ impl Kind {
             Self::Durable => options(24, 64, Durability::EverySec, WhenFull::Error),
             Self::Always => options(24, 64, Durability::Always, WhenFull::Error),
             Self::Lazy => options(24, 64, Durability::None, WhenFull::Error),
+            Self::Warm => Options {
+                warm_bytes: Some(16 * common::MIB),
+                ..options(24, 64, Durability::EverySec, WhenFull::Error)
+            },
             Self::Evicting => options(20, 20, Durability::EverySec, WhenFull::Evict),
             Self::Cache => options(20, 0, Durability::None, WhenFull::Evict),
         };
@@ -406,7 +412,7 @@ fn crash_points() -> Vec<String> {
 /// The kinds of store in which a point can be reached, the likeliest first. A new point is tried in all.
 fn kinds_for(point: &str) -> &'static [Kind] {
     const WITH_COLD: &[Kind] = &[Kind::Durable, Kind::Evicting, Kind::Always];
-    let hints: [(&str, &[Kind]); 9] = [
+    let hints: [(&str, &[Kind]); 10] = [
         ("cache.", WITH_COLD),
         ("checkpoint.", &[Kind::Evicting, Kind::Durable]),
         ("compact.floor", &[Kind::Evicting]),
@@ -415,7 +421,8 @@ fn kinds_for(point: &str) -> &'static [Kind] {
         ("demote.", WITH_COLD),
         ("evict.", &[Kind::Cache, Kind::Evicting]),
         ("flush.", WITH_COLD),
-        ("recover.", &[Kind::Durable, Kind::Always]),
+        ("migrate.", &[Kind::Warm]),
+        ("recover.", &[Kind::Durable, Kind::Warm, Kind::Always]),
     ];
     hints.iter().find(|(prefix, _)| point.starts_with(prefix)).map_or(&Kind::ALL, |(_, kinds)| kinds)
 }
@@ -473,7 +480,7 @@ fn kills_at_random_moments_leave_a_store_that_works() {
         std::env::var("THERMAE_KILLS").map_or(300, |text| text.parse().expect("THERMAE_KILLS is a number"));
     let mut random = common::Random::new(kills);
     let mut arenas: Vec<Arena> =
-        [Kind::Durable, Kind::Cache, Kind::Always].into_iter().map(Arena::new).collect();
+        [Kind::Durable, Kind::Cache, Kind::Always, Kind::Warm].into_iter().map(Arena::new).collect();
     let mut done = 0;
     while done < kills {
         for arena in &mut arenas {

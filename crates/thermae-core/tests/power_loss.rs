@@ -45,6 +45,8 @@ struct Workload {
     value_bytes_max: u64,
     /// Flushes in a hundred changes.
     flush_percent: u64,
+    /// Warm tier, through which everything goes on its way to the cold one; 0 = none.
+    warm_mib: u64,
     seed: u64,
 }
 
@@ -85,23 +87,31 @@ impl History {
 fn is_durable(path: &Path) -> bool {
     path.file_name().is_some_and(|name| {
         let name = name.to_string_lossy();
-        name.starts_with("store") || name.starts_with("cold") || name.starts_with("checkpoint")
+        name.starts_with("store")
+            || name.starts_with("warm")
+            || name.starts_with("cold")
+            || name.starts_with("checkpoint")
     })
 }
 
-fn settings(durability: Durability) -> Options {
-    Options { shm: ShmPlacement::SharedMemory, ..options(16, 16, durability, WhenFull::Error) }
+fn settings(durability: Durability, warm_mib: u64) -> Options {
+    Options {
+        shm: ShmPlacement::SharedMemory,
+        warm_bytes: Some(warm_mib * common::MIB),
+        ..options(16, 16, durability, WhenFull::Error)
+    }
 }
 
 /// Asks a store for all kinds of things, and records what it writes.
 fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
-    let Workload { durability, changes, keys, value_bytes_max, flush_percent, seed } = workload;
+    let Workload { durability, changes, keys, value_bytes_max, flush_percent, warm_mib, seed } = workload;
     let directory = scratch();
     let root = directory.path().join("store");
     let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
     let location = Location::Directory(root);
     let store =
-        Store::open(&location, &Options { env: Arc::new(env.clone()), ..settings(durability) }).unwrap();
+        Store::open(&location, &Options { env: Arc::new(env.clone()), ..settings(durability, warm_mib) })
+            .unwrap();
     let mut history = History { changes: Vec::new(), promises: Vec::new() };
     let mut random = Random::new(seed);
     let mut number = 0_u64;
@@ -164,6 +174,12 @@ fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
         if random.percent(4) {
             store.make_room().unwrap_or(());
         }
+        if warm_mib > 0 && random.percent(3) {
+            store.keep_house().unwrap();
+        }
+    }
+    if warm_mib > 0 {
+        assert!(store.stats().unwrap().cold_written_bytes > 0, "nothing moved on to the cold tier");
     }
     store.close().unwrap();
     drop(store);
@@ -189,14 +205,14 @@ fn crash(store: Store, location: &Location) {
     forget_shared_memory(&SystemEnv, location).unwrap();
 }
 
-fn try_image(image: &Image, history: &History, states: &[State], durability: Durability) {
+fn try_image(image: &Image, history: &History, states: &[State], workload: Workload) {
     let what = format!("cut {}, {:?}, seed {}", image.cut, image.tear, image.seed);
     let directory = scratch();
     let root = directory.path().join("store");
     std::fs::create_dir(&root).unwrap();
     image.write_into(&root).unwrap();
     let location = Location::Directory(root);
-    let options = settings(durability);
+    let options = settings(workload.durability, workload.warm_mib);
     let promised = history.promised(image.cut);
     let store = match Store::open(&location, &Options { create: false, ..options.clone() }) {
         Ok(store) => store,
@@ -236,7 +252,7 @@ fn run(workload: Workload) {
     let (recording, history) = record(workload);
     let states = history.states();
     for image in recording.images(images(), workload.seed) {
-        try_image(&image, &history, &states, workload.durability);
+        try_image(&image, &history, &states, workload);
     }
 }
 
@@ -246,6 +262,7 @@ const FLUSHED: Workload = Workload {
     keys: 60,
     value_bytes_max: 2000,
     flush_percent: 6,
+    warm_mib: 0,
     seed: 1,
 };
 
@@ -270,6 +287,12 @@ fn with_overwrites_that_never_reach_the_disk() {
     run(Workload { changes: 1200, keys: 10, value_bytes_max: 80_000, flush_percent: 1, seed: 4, ..FLUSHED });
 }
 
+/// What is old moves on from the warm tier to the cold one, and segments are found in both.
+#[test]
+fn in_a_small_store_with_a_warm_tier() {
+    run(Workload { changes: 900, value_bytes_max: 80_000, warm_mib: 16, seed: 6, ..FLUSHED });
+}
+
 /// A power failure in the middle of a recovery changes nothing about its outcome.
 #[test]
 fn recovery_itself_may_lose_power() {
@@ -282,7 +305,7 @@ fn recovery_itself_may_lose_power() {
         image.write_into(&root).unwrap();
         let location = Location::Directory(root.clone());
         let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
-        let options = Options { create: false, ..settings(Durability::EverySec) };
+        let options = Options { create: false, ..settings(Durability::EverySec, 0) };
         let Ok(store) = Store::open(&location, &Options { env: Arc::new(env.clone()), ..options.clone() })
         else {
             continue;

@@ -36,6 +36,14 @@ pub(crate) fn engine_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
         }
         match name.as_str() {
             "hot" => options.hot_bytes = Some(parse_size(&value, "hot")?),
+            "warm" => options.warm_bytes = Some(parse_size(&value, "warm")?),
+            "warm_directory" => {
+                options.warm_directory = Some(value.extract().map_err(|_| {
+                    let kind =
+                        value.get_type().name().map_or_else(|_| "?".to_string(), |kind| kind.to_string());
+                    wrong_type(py, format!("warm_directory must be a path, not {kind}"))
+                })?);
+            }
             "cold" => options.cold_bytes = Some(parse_size(&value, "cold")?),
             "frame" => {
                 let bytes = parse_size(&value, "frame")?;

@@ -107,6 +107,12 @@ impl Store {
         self.config.hot_bytes
     }
 
+    /// Size of the warm tier; 0 where there is none.
+    #[getter]
+    fn warm_bytes(&self) -> u64 {
+        self.config.warm_bytes
+    }
+
     /// Size of the cold tier; 0 where there is none.
     #[getter]
     fn cold_bytes(&self) -> u64 {

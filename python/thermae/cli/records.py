@@ -87,6 +87,8 @@ def get_value(location: str, key: str, as_json: bool, output: Path | None) -> No
     "--if-absent", is_flag=True, help="Store only when there is no such key; exit code 1 when there is."
 )
 @click.option("--hot", help="Size of the hot tier (DRAM) of a store that is created, such as 512MiB.")
+@click.option("--warm", help="Size of the warm tier (persistent memory) of a store that is created, such as 16GiB.")
+@click.option("--warm-directory", help="Directory on persistent memory for the warm tier; the store's own by default.")
 @click.option("--cold", help="Size of the cold tier (flash) of a store that is created, such as 20GiB.")
 @click.option(
     "--durability",
@@ -105,6 +107,8 @@ def set_value(
     ttl: float | None,
     if_absent: bool,
     hot: str | None,
+    warm: str | None,
+    warm_directory: str | None,
     cold: str | None,
     durability: Durability | None,
     when_full: WhenFull | None,
@@ -127,7 +131,14 @@ def set_value(
     else:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         parsed = parse_value(raw, value_type or "bytes")
-    options: OpenOptions = {"hot": hot, "cold": cold, "durability": durability, "when_full": when_full}
+    options: OpenOptions = {
+        "hot": hot,
+        "warm": warm,
+        "warm_directory": warm_directory,
+        "cold": cold,
+        "durability": durability,
+        "when_full": when_full,
+    }
     with thermae.open(location, **options) as store:
         stored = store.set(key_from_argument(key), parsed, ttl=ttl, if_absent=if_absent)
     if not stored:

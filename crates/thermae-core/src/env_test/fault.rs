@@ -365,7 +365,8 @@ mod tests {
     use crate::cold::{ColdGeometry, ColdPool};
     use crate::env::SystemEnv;
 
-    const GEOMETRY: ColdGeometry = ColdGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 70, alignment_bytes: 4096 };
+    const GEOMETRY: ColdGeometry =
+        ColdGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 70, alignment_bytes: 4096 };
 
     fn faulty() -> (tempfile::TempDir, PathBuf, FaultEnv) {
         let directory = tempfile::tempdir().unwrap();

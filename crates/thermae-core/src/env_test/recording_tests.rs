@@ -183,6 +183,7 @@ fn alternating_blocks_survive_every_power_failure() {
         flags: 0,
         sequence_limit: 0,
         tombstone_floor: 0,
+        warm_directory: None,
     };
     superblock.create(&scratch.env, &scratch.path("store")).unwrap();
     let mut synced = vec![(scratch.env.position(), 0)];
