@@ -109,6 +109,11 @@ impl Arena {
             unanswered: [0; COUNTERS as usize],
         };
         arena.open();
+        if kind == Kind::Warm {
+            // More than its warm tier holds, so that something moves on as soon as a victim looks after the store.
+            churn(arena.observer(), 1);
+            arena.observer().flush().unwrap();
+        }
         arena
     }
 
