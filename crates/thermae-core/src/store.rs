@@ -17,6 +17,7 @@ use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
 use crate::view::{self, View};
 use crate::write::{Change, NewValue, Payload, Present};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -649,6 +650,18 @@ impl Store {
         self.enter()?;
         self.engine.check_writable()?;
         self.engine.make_room(Room::Hot, &mut 0)
+    }
+
+    /// Moves up to `segments_max` of the oldest segments from the warm tier to the cold one, as is done in the background where the warm one
+    /// is nearly full. False where there was none to move. For tests and tools.
+    ///
+    /// # Errors
+    /// WritesStopped after a failed write or sync.
+    pub fn migrate(&self, segments_max: usize) -> Result<bool> {
+        self.enter()?;
+        self.engine.check_writable()?;
+        let _room = self.engine.lock_room();
+        self.engine.migrate_step(segments_max, &mut HashSet::new())
     }
 
     /// One round of the background duties, for who opened the store without background threads. For tests and tools.

@@ -30,7 +30,7 @@ const CASE_SECONDS_MAX: u32 = 10;
 const WORKERS: u64 = 2;
 const TAIL: &[u8] = b"tail";
 const VOLATILE: [&str; 2] = ["control", "hot"];
-const FILES: [&str; 6] = ["store", "cold", "checkpoint.0", "checkpoint.1", "control", "hot"];
+const FILES: [&str; 7] = ["store", "cold", "checkpoint.0", "checkpoint.1", "warm", "control", "hot"];
 
 /// Every value that a key had, oldest first; the last entry is what it has now (`None` = deleted).
 type History = BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>;
@@ -91,6 +91,7 @@ fn settings() -> Options {
     Options {
         env: Arc::new(SteadyEnv::default()),
         hot_bytes: Some(16 * MIB),
+        warm_bytes: Some(16 * MIB),
         cold_bytes: Some(32 * MIB),
         durability: Some(Durability::EverySec),
         when_full: Some(WhenFull::Error),
@@ -143,6 +144,8 @@ fn make(store: Option<&Store>) -> History {
     if let Some(store) = store {
         store.flush().unwrap();
         store.engine().write_checkpoint().unwrap();
+        // The oldest has moved on to the cold tier; what follows is in the warm one.
+        assert!(store.migrate(3).unwrap());
         // Some of it is demoted, so that records are found in either tier, and some read back.
         for _ in 0..3 {
             store.make_room().unwrap();
@@ -247,7 +250,7 @@ fn prepare(directory: &Path) -> Prepared {
     let engine = store.engine();
     let geometry = engine.geometry;
     let mut words = Vec::new();
-    let (cold, control, hot) = (1, 4, 5);
+    let (cold, warm, control, hot) = (1, 4, 5, 6);
     // Everything in the control file that is not one of thousands alike.
     words.extend((0..PAGE_BYTES as u64 / 8).map(|word| (control, PAGE_BYTES as u64 + word * 8)));
     words.extend((0..12).map(|word| (control, word * 8)));
@@ -263,8 +266,15 @@ fn prepare(directory: &Path) -> Prepared {
         for (file, start) in [
             (hot, place.hot.map(|frame| u64::from(frame) * frame_bytes)),
             (
+                warm,
+                place
+                    .cold
+                    .filter(|&frame| frame < geometry.warm_frames)
+                    .map(|frame| (2 << 20) + u64::from(frame) * frame_bytes),
+            ),
+            (
                 cold,
-                place.cold.map(|frame| {
+                place.cold.and_then(|frame| frame.checked_sub(geometry.warm_frames)).map(|frame| {
                     12288
                         + 4096 * u64::from(geometry.cold_frames).div_ceil(64)
                         + u64::from(frame) * frame_bytes
@@ -284,8 +294,10 @@ fn prepare(directory: &Path) -> Prepared {
             (0..u64::from(table.buckets) * 8).step_by(5).map(|word| (hot, table.line * 64 + word * 8)),
         );
     }
-    words.extend((0..3 * 512).step_by(3).map(|word| (cold, word * 8)));
-    words.extend((0..u64::from(geometry.cold_frames) * 8).map(|word| (cold, 12288 + word * 8)));
+    for (file, frames) in [(cold, geometry.cold_frames), (warm, geometry.warm_frames)] {
+        words.extend((0..3 * 512).step_by(3).map(|word| (file, word * 8)));
+        words.extend((0..u64::from(frames) * 8).map(|word| (file, 12288 + word * 8)));
+    }
     words.extend((0..1024).step_by(2).map(|word| (0, word * 8)));
     for checkpoint in [2, 3] {
         words.extend((0..700).map(|word| (checkpoint, word * 8)));
@@ -511,8 +523,9 @@ fn run_case(prepared: &Prepared, history: &History, directory: &Path, case: u64)
     if random.percent(15) {
         done = format!("{done}; {}", prepared.damage_if_there(directory, &mut random, is_warm));
     }
-    // A cold file that was hit twice, once in what says how much of it was durable, is as a power failure in the middle of a flush leaves it.
-    let may_look_torn = !is_warm && done.matches("cold").count() == 2;
+    // A durable tier that was hit twice, once in what says how much of it was durable, is as a power failure in the middle of a flush leaves it.
+    let hits = done.matches("cold").count() + done.matches("warm").count();
+    let may_look_torn = !is_warm && hits == 2;
     // SAFETY: this process has one thread that matters, and the child ends by _exit.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork failed");
