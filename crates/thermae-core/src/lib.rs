@@ -26,6 +26,7 @@
 //! - recover: the shared half rebuilt from the durable one
 //! - rebuild: the index filled from what was read back
 //! - replay: a segment of the log read back
+//! - updates: what was read back, by hash
 //! - checkpoint: the index written down
 //! - flush: the log's bytes made durable
 //! - partition: locking a partition and making it whole
@@ -112,6 +113,7 @@ mod store;
 mod superblock;
 mod sync;
 mod transaction;
+mod updates;
 mod view;
 mod write;
 

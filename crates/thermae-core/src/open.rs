@@ -10,15 +10,15 @@ use crate::engine::{Engine, Paths};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result};
 use crate::layout::{
-    CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, Participant, STRUCT_BYTES,
-    TTL_HEADS_MAX,
+    CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, PAGE_BYTES, Participant,
+    STRUCT_BYTES, TTL_HEADS_MAX,
 };
 use crate::lock::SharedLock;
 use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
 use crate::options::{Location, Options, Resolved, ShmPlacement, size_text};
 use crate::participants::register_for_forks;
-use crate::pool::Mapping;
+use crate::pool::{HUGE_PAGE_BYTES, Mapping};
 use crate::recover;
 use crate::superblock::Superblock;
 use std::io;
@@ -27,6 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 const SHARED_MEMORY: &str = "/dev/shm";
+/// How often it is judged whether huge pages come fast enough.
+const HUGE_PAGES_JUDGED: u32 = 8;
+/// What a huge page may take on average: about as long as small ones with their first faults.
+const HUGE_PAGE_MS_MAX: u64 = 1;
 
 /// The attach byte of a lock file, held.
 pub(crate) struct AttachGuard {
@@ -476,24 +480,67 @@ fn volatile_directory(
     }
 }
 
+fn new_file(env: &dyn Env, path: &Path) -> Result<Arc<dyn EnvFile>> {
+    let how = OpenHow { read: true, write: true, create: true, truncate: true, ..OpenHow::default() };
+    env.open(path, how).map_err(|source| Error::io("create", path, source))
+}
+
+fn not_allocated(path: &Path, len: u64, source: io::Error) -> Error {
+    if source.raw_os_error() != Some(libc::ENOSPC) {
+        return Error::io("allocate", path, source);
+    }
+    Error::Full(format!(
+        "{} has no room for {} of hot tier: choose a smaller hot, give shared memory more room (mount -o remount,size=..., \
+         docker run --shm-size), or open with shm=\"directory\" to map files in the store's directory instead",
+        path.parent().unwrap_or(path).display(),
+        size_text(len)
+    ))
+}
+
 /// Makes a file of `len` bytes, all of them allocated.
 fn allocate_file(env: &dyn Env, path: &Path, len: u64) -> Result<Mapping> {
-    let how = OpenHow { read: true, write: true, create: true, truncate: true, ..OpenHow::default() };
-    let file = env.open(path, how).map_err(|source| Error::io("create", path, source))?;
+    let file = new_file(env, path)?;
     if let Err(source) = file.allocate(0, len) {
         let _ = env.remove_file(path);
-        return Err(if source.raw_os_error() == Some(libc::ENOSPC) {
-            Error::Full(format!(
-                "{} has no room for {} of hot tier: choose a smaller hot, give shared memory more room (mount -o remount,size=..., \
-                 docker run --shm-size), or open with shm=\"directory\" to map files in the store's directory instead",
-                path.parent().unwrap_or(path).display(),
-                size_text(len)
-            ))
-        } else {
-            Error::io("allocate", path, source)
-        });
+        return Err(not_allocated(path, len, source));
     }
     Mapping::new(file, path, usize::try_from(len).unwrap_or(usize::MAX), true)
+}
+
+/// Makes the file of the hot tier, all of it allocated: in huge pages as far as the kernel gives them, then in small ones. A huge page is ready
+/// to use for a third of what its 512 small ones cost to allocate alone; each of those would then fault when it is first touched, and the
+/// housekeeper would copy them into a huge one in the end. Also returns how many there are.
+fn allocate_hot(env: &dyn Env, path: &Path, len: u64) -> Result<(Mapping, u32)> {
+    let file = new_file(env, path)?;
+    let fill = || {
+        file.set_len(len).map_err(|source| not_allocated(path, len, source))?;
+        let hot = Mapping::new(file.clone(), path, usize::try_from(len).unwrap_or(usize::MAX), true)?;
+        let huge_pages = take_huge_pages(env, &hot).map_err(|source| not_allocated(path, len, source))?;
+        file.allocate(0, len).map_err(|source| not_allocated(path, len, source))?;
+        Ok((hot, huge_pages))
+    };
+    fill().inspect_err(|_| {
+        let _ = env.remove_file(path);
+    })
+}
+
+/// Has a new, empty file backed by huge pages until the kernel refuses one, or takes longer to find them than they save: memory may be
+/// in pieces that it first has to move about. Returns how many there are.
+fn take_huge_pages(env: &dyn Env, hot: &Mapping) -> io::Result<u32> {
+    let started_ms = env.boot_time_ms();
+    let wanted = u32::try_from(hot.len() / HUGE_PAGE_BYTES).unwrap_or(u32::MAX);
+    for page in 0..wanted {
+        let offset = page as usize * HUGE_PAGE_BYTES;
+        // Nothing collapses that holds nothing.
+        hot.file().allocate(offset as u64, PAGE_BYTES as u64)?;
+        let is_judged = page % HUGE_PAGES_JUDGED == HUGE_PAGES_JUDGED - 1;
+        let is_slow =
+            is_judged && env.boot_time_ms().saturating_sub(started_ms) > u64::from(page) * HUGE_PAGE_MS_MAX;
+        if is_slow || !hot.collapse(offset) {
+            return Ok(page);
+        }
+    }
+    Ok(wanted)
 }
 
 /// Builds the shared half, recovering from the cold tier what is there.
@@ -513,9 +560,10 @@ fn build(
     }
     let _ = env.remove_file(&paths.control);
     let control = allocate_file(&**env, &paths.control, geometry.control_bytes() as u64)?;
-    let hot = allocate_file(&**env, &paths.hot, geometry.hot_file_bytes() as u64).inspect_err(|_| {
-        let _ = env.remove_file(&paths.control);
-    })?;
+    let (hot, huge_pages) =
+        allocate_hot(&**env, &paths.hot, geometry.hot_file_bytes() as u64).inspect_err(|_| {
+            let _ = env.remove_file(&paths.control);
+        })?;
     let header: &ControlHeader = control.at(0);
     header.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
     header.struct_bytes.store(STRUCT_BYTES, Ordering::Relaxed);
@@ -555,6 +603,7 @@ fn build(
     let globals = engine.globals();
     globals.next_sequence.store(1, Ordering::Relaxed);
     globals.next_segment.store(1, Ordering::Relaxed);
+    globals.huge_pages.store(huge_pages, Ordering::Relaxed);
     globals.durability.store(u32::from(superblock.options.durability.code()), Ordering::Relaxed);
     globals.when_full.store(u32::from(superblock.options.when_full.code()), Ordering::Relaxed);
     let frames = geometry.hot_frames;

@@ -1,8 +1,10 @@
 //! The index filled: every key's record decided, from what was replayed and what a checkpoint says.
 //!
 //! Updates were collected by the upper bits of their hash, so each group of partitions is decided and filled by one thread, without waiting for
-//! another. Sorting a group brings the updates of one key together, the one that counts first, and puts them in the order of the partitions: so
-//! the index is filled table by table. 128 bits of hash stand for a key.
+//! another, and small enough to stay in its processor's cache meanwhile. A hash table finds the updates of one key, of which the first in rank is
+//! kept; then the index is filled table by table, each as large as it has to be. 128 bits of hash stand for a key. What is counted by slot is
+//! added up by each thread for itself. Rejected: sorting each group (twice the time), and counting in shared memory at once (threads
+//! that meet in the same slots wait for each other at every record).
 //!
 //! An entry of the checkpoint holds unless it leads above what the checkpoint covers, its segment is gone, or a replayed record has its key. Whether
 //! one does is only known from the record; so where an entry's tag is that of a replayed key, the record is read, segment by segment.
@@ -13,9 +15,10 @@ use crate::error::{Error, Result};
 use crate::index::{ADDRESS_MASK, entry, tag_of};
 use crate::layout::{ADDRESS_BITS, Place, SEGMENT_HEADER_BYTES};
 use crate::record;
-use crate::replay::{Harvest, IS_LARGE, IS_TOMBSTONE, LargeRecord, Update, check_of, has_extents};
+use crate::replay::{Harvest, LargeRecord, check_of, has_extents};
+use crate::updates::{IS_LARGE, IS_TOMBSTONE, Update};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Threads at most.
@@ -62,33 +65,43 @@ impl Rebuild<'_> {
             .flat_map(|harvest| std::mem::take(&mut harvest.larges))
             .map(|large| (large.address, large))
             .collect();
-        let slots: Vec<Mutex<Group>> = (0..groups(self.engine))
-            .map(|group| {
-                let parts =
-                    harvests.iter_mut().map(|harvest| std::mem::take(&mut harvest.groups[group])).collect();
-                Mutex::new(Group { parts, updates: Vec::new(), candidates: Vec::new() })
-            })
-            .collect();
+        let harvests = &*harvests;
+        let slots: Vec<Mutex<Group>> =
+            (0..groups(self.engine)).map(|_| Mutex::new(Group::default())).collect();
         if let Some(checkpoint) = &mut checkpoint {
             checkpoint.entries.iter_mut().filter(|word| !self.is_covered(**word)).for_each(|word| *word = 0);
         }
-        for_each_group(&slots, |_, group| {
-            group.decide(prefix);
-            if let Some(checkpoint) = &checkpoint {
-                group.find_candidates(self.engine, checkpoint);
-            }
-            Ok(())
-        })?;
+        if let Some(checkpoint) = &checkpoint {
+            for_each_group(
+                &slots,
+                || Scratch::new(0),
+                |number, group, scratch| {
+                    group.decide(number, harvests, prefix, scratch);
+                    group.find_candidates(self.engine, checkpoint);
+                    Ok(())
+                },
+            )?;
+        }
         let mut rebuilt = Rebuilt::default();
         if let Some(checkpoint) = &mut checkpoint {
             self.settle_candidates(&slots, checkpoint, &mut rebuilt)?;
         }
         let damaged = Mutex::new(Vec::new());
-        let records = AtomicU64::new(0);
-        for_each_group(&slots, |number, group| {
-            self.fill_group(number, group, checkpoint.as_ref(), &larges, &records, &damaged)
-        })?;
-        rebuilt.records = records.into_inner();
+        let slot_count = self.counted.len();
+        let tallies = for_each_group(
+            &slots,
+            || Scratch::new(slot_count),
+            |number, group, scratch| {
+                if checkpoint.is_none() {
+                    group.decide(number, harvests, prefix, scratch);
+                }
+                self.fill_group(number, group, checkpoint.as_ref(), &larges, scratch, &damaged)?;
+                scratch.updates = std::mem::take(&mut group.updates);
+                Ok(())
+            },
+        )?;
+        rebuilt.records = tallies.iter().map(|scratch| scratch.records).sum();
+        tallies.iter().for_each(|scratch| self.add_up(&scratch.slots));
         rebuilt.damaged.append(&mut lock(&damaged));
         Ok(rebuilt)
     }
@@ -198,6 +211,16 @@ impl Rebuild<'_> {
         Ok(())
     }
 
+    /// Adds what one thread counted to what the slots say.
+    fn add_up(&self, tallies: &[Tally]) {
+        for (slot, tally) in tallies.iter().enumerate().filter(|(_, tally)| tally.counted > 0) {
+            let segment = self.engine.segment(slot as u32);
+            self.counted[slot].fetch_add(tally.counted, Ordering::Relaxed);
+            segment.live_bytes.fetch_add(tally.live_bytes, Ordering::Relaxed);
+            segment.tombstone_bytes.fetch_add(tally.tombstone_bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Fills the partitions of one group.
     fn fill_group(
         &self,
@@ -205,17 +228,23 @@ impl Rebuild<'_> {
         group: &mut Group,
         checkpoint: Option<&Checkpoint>,
         larges: &HashMap<u64, LargeRecord>,
-        records: &AtomicU64,
+        scratch: &mut Scratch,
         damaged: &Mutex<Vec<String>>,
     ) -> Result<()> {
         let engine = self.engine;
         let now_ms = engine.now_ms();
-        let mut winners = Vec::with_capacity(group.updates.len());
+        let partitions = engine.geometry.partitions as usize / groups(engine);
+        let first_partition = number * partitions;
+        let Scratch { winners, words, starts, slots, .. } = scratch;
+        winners.clear();
+        starts.clear();
+        starts.resize(partitions + 1, 0);
         for update in &group.updates {
             let Some((slot, offset)) = engine.split(update.address()) else { continue };
-            self.counted[slot as usize].fetch_add(1, Ordering::Relaxed);
+            let tally = &mut slots[slot as usize];
+            tally.counted += 1;
             if update.is(IS_TOMBSTONE) {
-                engine.segment(slot).tombstone_bytes.fetch_add(update.total() as u32, Ordering::Relaxed);
+                tally.tombstone_bytes += update.total() as u32;
                 continue;
             }
             if update.expiry_ms != 0 && update.expiry_ms <= now_ms {
@@ -232,36 +261,41 @@ impl Rebuild<'_> {
                     }
                 }
             }
-            engine.count_live(slot, update.total(), update.expiry_ms);
-            winners
-                .push((engine.partition_of(update.hash), entry(engine.tag(update.hash), update.address())));
+            tally.live_bytes += update.total() as u32;
+            engine.note_expiry(slot, update.expiry_ms);
+            let partition = engine.partition_of(update.hash) as usize - first_partition;
+            starts[partition + 1] += 1;
+            winners.push((partition, entry(engine.tag(update.hash), update.address())));
         }
-        let partitions = engine.geometry.partitions as usize / groups(engine);
-        let mut rest = &winners[..];
-        for partition in (number * partitions) as u32..((number + 1) * partitions) as u32 {
-            let count = rest.iter().take_while(|(owner, _)| *owner == partition).count();
-            let (mine, others) = rest.split_at(count);
-            rest = others;
+        order_by_partition(winners, starts, words);
+        for partition in 0..partitions {
+            // The ordering moved each start to its end.
+            let mine = &words[partition.checked_sub(1).map_or(0, |before| starts[before])..starts[partition]];
             let kept = checkpoint.map_or(&[][..], |checkpoint| {
-                &checkpoint.entries
-                    [checkpoint.starts[partition as usize]..checkpoint.starts[partition as usize + 1]]
+                let partition = first_partition + partition;
+                &checkpoint.entries[checkpoint.starts[partition]..checkpoint.starts[partition + 1]]
             });
-            let words =
-                || kept.iter().copied().filter(|&word| word != 0).chain(mine.iter().map(|(_, word)| *word));
-            let total = words().count() as u32;
-            if total == 0 {
-                continue;
-            }
-            let guard = engine.lock_partition(partition);
-            engine.reserve_entries(&guard, total).map_err(|_| self.index_does_not_fit())?;
-            for word in words() {
-                let place =
-                    engine.vacancy(&guard, word >> ADDRESS_BITS).map_err(|_| self.index_does_not_fit())?;
-                engine.fill_entry(&guard, place, word);
-            }
-            records.fetch_add(u64::from(total), Ordering::Relaxed);
+            scratch.records += self.fill_partition((first_partition + partition) as u32, kept, mine)?;
         }
         Ok(())
+    }
+
+    /// Fills one partition with what a checkpoint says (zeros are what it no longer says) and what was replayed. Returns how many entries it has.
+    fn fill_partition(&self, partition: u32, kept: &[u64], mine: &[u64]) -> Result<u64> {
+        let engine = self.engine;
+        let words = || kept.iter().chain(mine).copied().filter(|&word| word != 0);
+        let total = words().count() as u32;
+        if total == 0 {
+            return Ok(0);
+        }
+        let guard = engine.lock_partition(partition);
+        engine.reserve_entries(&guard, total).map_err(|_| self.index_does_not_fit())?;
+        for word in words() {
+            let place =
+                engine.vacancy(&guard, word >> ADDRESS_BITS).map_err(|_| self.index_does_not_fit())?;
+            engine.fill_entry(&guard, place, word);
+        }
+        Ok(u64::from(total))
     }
 
     #[cold]
@@ -286,12 +320,58 @@ impl Rebuild<'_> {
     }
 }
 
+/// What one thread needs from group to group, and what it counts.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// By bits of the key's second hash: an update plus one.
+    table: Vec<u32>,
+    /// Memory for the next group's updates.
+    updates: Vec<Update>,
+    /// Partition within the group, and the entry.
+    winners: Vec<(usize, u64)>,
+    /// The entries of all partitions of a group, one partition after the other.
+    words: Vec<u64>,
+    starts: Vec<usize>,
+    /// Keys.
+    records: u64,
+    /// By slot.
+    slots: Vec<Tally>,
+}
+
+impl Scratch {
+    fn new(slots: usize) -> Self {
+        Self { slots: vec![Tally::default(); slots], ..Self::default() }
+    }
+}
+
+/// What was counted in one slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    counted: u32,
+    live_bytes: u32,
+    tombstone_bytes: u32,
+}
+
+/// Sorts entries by their partition, by counting. On entry `starts[partition + 1]` is how many the partition has; afterwards
+/// `starts[partition]` is where its entries end.
+fn order_by_partition(winners: &[(usize, u64)], starts: &mut [usize], words: &mut Vec<u64>) {
+    let mut end = 0;
+    for start in &mut *starts {
+        end += *start;
+        *start = end;
+    }
+    words.clear();
+    words.resize(winners.len(), 0);
+    for &(partition, word) in winners {
+        words[starts[partition]] = word;
+        starts[partition] += 1;
+    }
+}
+
 /// The updates of some partitions.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Group {
-    /// As the threads found them.
-    parts: Vec<Vec<Update>>,
-    /// One for each key: the one that counts, by hash.
+    /// One for each key: the one that counts.
     updates: Vec<Update>,
     candidates: Vec<Candidate>,
 }
@@ -312,19 +392,41 @@ enum Outcome {
 }
 
 impl Group {
-    /// Keeps what counts of each key.
-    fn decide(&mut self, prefix: u64) {
-        let count = self.parts.iter().map(Vec::len).sum();
-        let mut updates = Vec::with_capacity(count);
-        for part in self.parts.drain(..) {
-            updates.extend(part.into_iter().filter(|update| update.sequence <= prefix));
+    /// Keeps what counts of each key in the group.
+    fn decide(&mut self, number: usize, harvests: &[Harvest], prefix: u64, scratch: &mut Scratch) {
+        let count: usize = harvests.iter().map(|harvest| harvest.updates.count(number)).sum();
+        let table = &mut scratch.table;
+        table.clear();
+        // At most half full, so that every search ends.
+        table.resize((2 * count).next_power_of_two(), 0);
+        let mask = table.len() - 1;
+        let mut updates = std::mem::take(&mut scratch.updates);
+        updates.clear();
+        updates.reserve(count);
+        let found = harvests.iter().flat_map(|harvest| harvest.updates.of_group(number));
+        for update in found.filter(|update| update.sequence <= prefix) {
+            let mut at = update.check as usize & mask;
+            loop {
+                let Some(kept) = table[at].checked_sub(1).map(|index| &mut updates[index as usize]) else {
+                    updates.push(update);
+                    table[at] = updates.len() as u32;
+                    break;
+                };
+                if kept.is_same_key(&update) {
+                    if update.rank() < kept.rank() {
+                        *kept = update;
+                    }
+                    break;
+                }
+                at = (at + 1) & mask;
+            }
         }
-        updates.sort_unstable_by_key(Update::rank);
-        updates.dedup_by(|next, kept| next.is_same_key(kept));
         self.updates = updates;
     }
 
+    /// Finds the entries of a checkpoint that may be those of an updated key.
     fn find_candidates(&mut self, engine: &Engine, checkpoint: &Checkpoint) {
+        self.updates.sort_unstable_by_key(|update| update.hash);
         let partition_bits = engine.geometry.partition_bits();
         let mut from = 0;
         while from < self.updates.len() {
@@ -385,17 +487,19 @@ pub(crate) fn in_parallel<R: Send>(pieces: usize, work: impl Fn() -> Result<R> +
     })
 }
 
-fn for_each_group(
+/// Goes through all groups; each thread has a state of its own, which is returned.
+fn for_each_group<S: Send>(
     groups: &[Mutex<Group>],
-    work: impl Fn(usize, &mut Group) -> Result<()> + Sync,
-) -> Result<()> {
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(usize, &mut Group, &mut S) -> Result<()> + Sync,
+) -> Result<Vec<S>> {
     let next = AtomicUsize::new(0);
     in_parallel(groups.len(), || {
+        let mut state = state();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(group) = groups.get(number) else { return Ok(()) };
-            work(number, &mut lock(group))?;
+            let Some(group) = groups.get(number) else { return Ok(state) };
+            work(number, &mut lock(group), &mut state)?;
         }
     })
-    .map(drop)
 }

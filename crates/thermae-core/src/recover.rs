@@ -33,7 +33,7 @@ use crate::index::ADDRESS_MASK;
 use crate::layout::{Place, SEGMENT_HEADER_BYTES, SLOT_BITS, TTL_HEADS_MAX, class, state};
 use crate::rebuild::{Rebuild, groups, in_parallel};
 use crate::record;
-use crate::replay::{Harvest, Hole, LargeRecord, Late, Scanned, Task, group_of, has_extents, scan};
+use crate::replay::{Harvest, Hole, LargeRecord, Late, Scanned, Task, has_extents, scan};
 use crate::segment::SEGMENT_MAGIC;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -631,7 +631,7 @@ struct BadLarge {
 fn later_updates(harvests: &[Harvest], large: &LargeRecord) -> Vec<u64> {
     let mut later: Vec<u64> = harvests
         .iter()
-        .flat_map(|harvest| &harvest.groups[group_of(large.hash, harvest.groups.len())])
+        .flat_map(|harvest| harvest.updates.beside(large.hash))
         .filter(|update| {
             update.hash == large.hash && update.check == large.check && update.sequence > large.sequence
         })

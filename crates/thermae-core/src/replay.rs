@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Place, class, state};
 use crate::log::COUNT_OFFSET;
 use crate::record::{self, BATCH_BYTES, Parsed, Word0, kind};
+use crate::updates::{IS_LARGE, IS_SURVIVOR, IS_TOMBSTONE, Update, Updates};
 use std::sync::atomic::Ordering;
 
 /// Shortest record.
@@ -22,54 +23,6 @@ pub(crate) const RECORD_BYTES_MIN: usize = 24;
 const READ_BYTES: usize = 1 << 20;
 /// Checksummed bytes of what turned out to be no records, per segment, in frames.
 const BUDGET_FRAMES: usize = 4;
-
-/// The key was deleted.
-pub(crate) const IS_TOMBSTONE: u64 = 1;
-/// The value is in extents.
-pub(crate) const IS_LARGE: u64 = 2;
-/// A copy made by compaction: preferred over its original.
-pub(crate) const IS_SURVIVOR: u64 = 4;
-const TOTAL_SHIFT: u32 = 4;
-const TOTAL_BITS: u32 = 20;
-const ADDRESS_SHIFT: u32 = TOTAL_SHIFT + TOTAL_BITS;
-
-/// What a record says about its key. 128 bits of hash stand for the key.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Update {
-    /// The key's hash, as the index uses it.
-    pub hash: u64,
-    /// 64 more bits of hash.
-    pub check: u64,
-    pub sequence: u64,
-    /// 0 = never.
-    pub expiry_ms: u64,
-    /// Address, bytes in units of eight, flags: least significant last.
-    packed: u64,
-}
-
-impl Update {
-    pub(crate) const fn address(&self) -> u64 {
-        self.packed >> ADDRESS_SHIFT
-    }
-
-    pub(crate) const fn total(&self) -> usize {
-        ((self.packed >> TOTAL_SHIFT & ((1 << TOTAL_BITS) - 1)) as usize) << 3
-    }
-
-    pub(crate) const fn is(&self, flag: u64) -> bool {
-        self.packed & flag != 0
-    }
-
-    /// Sorts updates of one key together, the one that counts first: the latest; of several with one number a tombstone (it says that the
-    /// others expired), then a survivor.
-    pub(crate) const fn rank(&self) -> (u64, u64, u64, u64) {
-        (self.hash, self.check, u64::MAX - self.sequence, !(self.packed & (IS_TOMBSTONE | IS_SURVIVOR)))
-    }
-
-    pub(crate) const fn is_same_key(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.check == other.check
-    }
-}
 
 /// A large value's record.
 #[derive(Debug, Clone)]
@@ -139,8 +92,7 @@ pub(crate) struct Scanned {
 /// What one thread found.
 #[derive(Debug, Default)]
 pub(crate) struct Harvest {
-    /// By the upper bits of the hash.
-    pub groups: Vec<Vec<Update>>,
+    pub updates: Updates,
     pub larges: Vec<LargeRecord>,
     pub lates: Vec<Late>,
     pub holes: Vec<Hole>,
@@ -150,8 +102,8 @@ pub(crate) struct Harvest {
 }
 
 /// What begins at an offset.
-enum Whole {
-    Record,
+enum Whole<'a> {
+    Record(Parsed<'a>),
     /// Says nothing.
     Filler,
     Batch(u32),
@@ -159,7 +111,7 @@ enum Whole {
 
 impl Harvest {
     pub(crate) fn new(groups: usize) -> Self {
-        Self { groups: (0..groups).map(|_| Vec::new()).collect(), ..Self::default() }
+        Self { updates: Updates::new(groups), ..Self::default() }
     }
 }
 
@@ -223,7 +175,7 @@ struct Scanner<'a> {
     scanned: &'a mut Scanned,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
     fn run(&mut self) {
         let mut offset = self.scanned.task.from as usize;
         while offset + RECORD_BYTES_MIN <= self.bytes.len() {
@@ -245,6 +197,7 @@ impl Scanner<'_> {
     }
 
     /// The next offset from `from` on at which something whole begins.
+    #[cold]
     fn resume(&mut self, from: usize) -> Option<usize> {
         let last = self.bytes.len().checked_sub(RECORD_BYTES_MIN)?;
         let mut offset = from;
@@ -283,13 +236,15 @@ impl Scanner<'_> {
     }
 
     /// What begins at an offset, if it is whole, and its length: of a batch, that of its whole region.
-    fn whole(&mut self, offset: usize) -> Option<(Whole, usize)> {
+    #[inline(always)]
+    fn whole(&self, offset: usize) -> Option<(Whole<'a>, usize)> {
+        if let kind::PUT | kind::TOMBSTONE | kind::LARGE = Word0::unpack(get_u64(self.bytes, offset)).kind() {
+            let record = record::parse(&self.bytes[offset..], offset, self.bytes.len())?;
+            let is_whole = record.total >= RECORD_BYTES_MIN && record.is_intact(self.scanned.task.segment_id);
+            return is_whole.then_some((Whole::Record(record), record.total));
+        }
         let (word, total) = self.sized(offset)?;
         match word.kind() {
-            kind::PUT | kind::TOMBSTONE | kind::LARGE => {
-                self.parse(offset, total).filter(|record| record.is_intact(self.scanned.task.segment_id))?;
-                Some((Whole::Record, total))
-            }
             kind::ABANDONED => self.is_framed(offset, total).then_some((Whole::Filler, total)),
             kind::BATCH if self.is_framed(offset, total) => {
                 let count = get_u32(self.bytes, offset + COUNT_OFFSET);
@@ -297,10 +252,6 @@ impl Scanner<'_> {
             }
             _ => None,
         }
-    }
-
-    fn parse(&self, offset: usize, total: usize) -> Option<Parsed<'_>> {
-        record::parse(&self.bytes[offset..offset + total], offset, self.bytes.len())
     }
 
     /// Whether the checksum of an ABANDONED or BATCH record holds.
@@ -314,8 +265,7 @@ impl Scanner<'_> {
         let first = get_u64(self.bytes, offset + 8);
         let (mut at, end) = (offset + BATCH_BYTES, offset + region);
         for index in 0..u64::from(count) {
-            let member = record::total_len(&self.bytes[at..end], at, self.bytes.len(), end - at)
-                .and_then(|(_, total)| self.parse(at, total));
+            let member = record::parse(&self.bytes[at..end], at, self.bytes.len());
             let is_whole = member.is_some_and(|record| {
                 record.word.is_in_batch()
                     && record.batch_offset as usize == offset
@@ -330,12 +280,12 @@ impl Scanner<'_> {
         at == end
     }
 
-    fn take(&mut self, offset: usize, total: usize, whole: Whole) {
+    #[inline(always)]
+    fn take(&mut self, offset: usize, total: usize, whole: Whole<'_>) {
         match whole {
-            Whole::Record => {
-                let sequence = get_u64(self.bytes, offset + 8);
-                self.list(offset, total);
-                self.note_late(offset, total, sequence, 1, false);
+            Whole::Record(record) => {
+                self.list(offset, &record);
+                self.note_late(offset, total, record.sequence, 1, false);
             }
             Whole::Filler => {
                 let (sequence, count) =
@@ -348,13 +298,9 @@ impl Scanner<'_> {
                 let first = get_u64(self.bytes, offset + 8);
                 let mut at = offset + BATCH_BYTES;
                 for _ in 0..count {
-                    let Some((_, member)) =
-                        record::total_len(&self.bytes[at..], at, self.bytes.len(), self.bytes.len() - at)
-                    else {
-                        break;
-                    };
-                    self.list(at, member);
-                    at += member;
+                    let Some(member) = record::parse(&self.bytes[at..], at, self.bytes.len()) else { break };
+                    self.list(at, &member);
+                    at += member.total;
                 }
                 self.note_late(offset, total, first, count, true);
             }
@@ -381,9 +327,8 @@ impl Scanner<'_> {
     }
 
     /// Lists what a whole record says.
-    fn list(&mut self, offset: usize, total: usize) {
-        let bytes = self.bytes;
-        let Some(record) = record::parse(&bytes[offset..offset + total], offset, bytes.len()) else { return };
+    #[inline(always)]
+    fn list(&mut self, offset: usize, record: &Parsed<'_>) {
         let task = self.scanned.task;
         let address = self.engine.address(task.slot, offset);
         let hash = self.engine.hash(record.key);
@@ -392,14 +337,18 @@ impl Scanner<'_> {
         let flags = if base_kind == kind::TOMBSTONE { IS_TOMBSTONE } else { 0 }
             | if base_kind == kind::LARGE { IS_LARGE } else { 0 }
             | if task.class == class::SURVIVOR { IS_SURVIVOR } else { 0 };
-        let update = Update {
+        self.harvest.updates.push(&Update::new(
             hash,
             check,
-            sequence: record.sequence,
-            expiry_ms: record.expiry_ms,
-            packed: address << ADDRESS_SHIFT | (total as u64 >> 3) << TOTAL_SHIFT | flags,
-        };
-        if let Some((value_crc, extents)) = record.extents(bytes.len()) {
+            record.sequence,
+            record.expiry_ms,
+            address,
+            record.total,
+            flags,
+        ));
+        if base_kind == kind::LARGE
+            && let Some((value_crc, extents)) = record.extents(self.bytes.len())
+        {
             let (sequence, value_len) = (record.sequence, record.word.value_len);
             self.harvest.larges.push(LargeRecord {
                 address,
@@ -411,9 +360,6 @@ impl Scanner<'_> {
                 extents,
             });
         }
-        let groups = &mut self.harvest.groups;
-        let group = group_of(hash, groups.len());
-        groups[group].push(update);
     }
 
     fn note_hole(&mut self, from: usize, to: usize) {
@@ -436,11 +382,6 @@ impl Scanner<'_> {
 /// The second half of a key's hash.
 pub(crate) fn check_of(engine: &Engine, key: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_128_with_seed(key, engine.hash_seed) as u64
-}
-
-/// The group of a hash, among `groups` (a power of two).
-pub(crate) fn group_of(hash: u64, groups: usize) -> usize {
-    if groups <= 1 { 0 } else { (hash >> (64 - groups.trailing_zeros())) as usize }
 }
 
 /// Whether all extents of a large value are there; with `with_bytes`, also whether their bytes are the value's.
@@ -498,29 +439,5 @@ mod tests {
         assert_eq!(bytes.len(), RECORD_BYTES_MIN);
         let record = record::parse(&bytes, 64, 1 << 20).unwrap();
         assert!(record.is_intact(segment_id) && record.key == b"k" && record.payload == b"abc");
-    }
-
-    #[test]
-    fn an_update_keeps_its_fields_apart() {
-        let update = |address: u64, total: u64, flags: u64, sequence| Update {
-            hash: 1,
-            check: 2,
-            sequence,
-            expiry_ms: 0,
-            packed: address << ADDRESS_SHIFT | (total >> 3) << TOTAL_SHIFT | flags,
-        };
-        let greatest = update((1 << 40) - 1, (8 << 20) - 8, IS_TOMBSTONE | IS_LARGE | IS_SURVIVOR, 1);
-        assert_eq!((greatest.address(), greatest.total()), ((1 << 40) - 1, (8 << 20) - 8));
-        let least = update(8, 24, 0, 1);
-        assert_eq!((least.address(), least.total(), least.is(IS_TOMBSTONE)), (8, 24, false));
-        // The later one counts; of copies with one number the tombstone, then the survivor.
-        let mut ranked = [
-            update(1, 24, 0, 5),
-            update(2, 24, IS_SURVIVOR, 5),
-            update(3, 24, IS_SURVIVOR | IS_TOMBSTONE, 5),
-            update(4, 24, 0, 6),
-        ];
-        ranked.sort_unstable_by_key(Update::rank);
-        assert_eq!(ranked.map(|update| update.address()), [4, 3, 2, 1]);
     }
 }
