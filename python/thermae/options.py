@@ -15,6 +15,7 @@ from thermae.errors import InvalidOptionError
 
 Durability = Literal["none", "everysec", "always"]
 WhenFull = Literal["evict", "error"]
+IndexPlacement = Literal["hot", "warm"]
 Placement = Literal["auto", "shared_memory", "directory"]
 
 
@@ -63,6 +64,8 @@ class OpenOptions(TypedDict, total=False):
     """Size of the warm tier, on persistent memory; fixed at creation. Default none."""
     warm_directory: str | os.PathLike[str] | None
     """A directory on persistent memory for the warm tier; looked at only at creation. Default the store's own."""
+    index: IndexPlacement | None
+    """Which mapped tier holds the index, "hot" or "warm"; fixed at creation. Default "hot"."""
     cold: int | str | None
     """Size of the cold tier; 0 for none. Default four times the hot tier, at least 1GiB."""
     frame: int | str | None

@@ -1,7 +1,7 @@
-//! Memory for index tables, inside hot frames.
+//! Memory for index tables, inside hot frames or, where the store says so, warm ones.
 //!
-//! Tables are runs of granules (four buckets, 256 bytes) in frames taken from the hot pool, so the index counts towards the one memory
-//! limit. Each such frame begins with a bitmap of its granules, the bitmap's own included. Freed runs merge by themselves, being bits.
+//! Tables are runs of granules (four buckets, 256 bytes) in frames taken from the pools, so the index counts towards the tiers'
+//! limits. Warm frames have the numbers behind the hot ones here, as they are mapped behind them; what is in them is as volatile. Each such frame begins with a bitmap of its granules, the bitmap's own included. Freed runs merge by themselves, being bits.
 //! Everything happens under the arena lock; a bitmap can be recomputed from the partitions' directory words, published and pending.
 //!
 //! A freed table may be reused at once: readers validate the directory word after reading, so what they saw there meanwhile is discarded.
@@ -103,7 +103,7 @@ impl Engine {
         let offset = usize::try_from(table.line).ok()? * BUCKET_BYTES;
         let frame_bytes = self.geometry.frame_bytes as usize;
         let frame = u32::try_from(offset / frame_bytes).ok()?;
-        (table.buckets > 0 && frame < self.geometry.hot_frames)
+        (table.buckets > 0 && frame < self.index_frames_max())
             .then_some((frame, offset % frame_bytes / GRANULE_BYTES))
     }
 
@@ -134,7 +134,7 @@ impl Engine {
         let words_per_frame = self.granules_per_frame() / 64;
         let mut expected: Vec<(u32, Vec<AtomicU64>)> = Vec::with_capacity(count);
         for frame in self.index_frames().iter().take(count).map(|frame| frame.load(Ordering::Relaxed)) {
-            if frame >= self.geometry.hot_frames || expected.iter().any(|(other, _)| *other == frame) {
+            if frame >= self.index_frames_max() || expected.iter().any(|(other, _)| *other == frame) {
                 problems.push(format!(
                     "the list of index frames names frame {frame}, which does not exist or is listed twice"
                 ));

@@ -8,7 +8,8 @@
 //! Both files have the form that `cold` describes. The first of them holds the watermark: it is the one that every flush syncs.
 //! A store has either tier, both or neither; whoever writes, reads or recovers frames need not know which.
 //!
-//! Thread and process safety: that of `cold`. The mapping of the warm frames can't be written through, so no stray store harms what is durable.
+//! Thread and process safety: that of `cold`. The mapping of the warm frames can't be written through, so no stray store harms what is durable
+//! (a store with its index in the warm tier maps them once more, behind the hot frames, for its tables).
 //!
 //! Rejected: the warm tier as a part of the hot one. It would be larger memory, but a reboot would lose what it holds.
 
@@ -126,6 +127,12 @@ impl DurableTiers {
         let warm = self.warm.as_ref().filter(|_| frame < self.warm_frames)?;
         // SAFETY: the mapping is warm_frames x frame_bytes long.
         Some(unsafe { warm.frames.base().add(frame as usize * warm.file.frame_bytes() as usize) })
+    }
+
+    /// All warm frames, as a part of their file that may be mapped.
+    pub fn warm_part(&self) -> Option<(&dyn EnvFile, u64, usize)> {
+        let warm = self.warm.as_ref()?;
+        Some((&**warm.frames.file(), warm.file.geometry().data_offset(), warm.frames.len()))
     }
 
     /// Where a warm frame is in its file, for mapping it beside others.

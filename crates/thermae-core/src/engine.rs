@@ -64,7 +64,7 @@ pub struct Engine {
     pub control: Mapping,
     /// A writable mapping of this participant's pages alone, where `control` is read-only; else null. A fork replaces the child's.
     pub own_pages: AtomicPtr<Mapping>,
-    /// The hot frames.
+    /// The hot frames; behind them the warm ones, where the index is there.
     pub hot: Mapping,
     /// Set by close.
     pub closed: AtomicBool,
@@ -155,7 +155,13 @@ impl Engine {
 
     /// Frames that hold index tables.
     pub fn index_frames(&self) -> &[AtomicU32] {
-        self.control.slice(self.geometry.index_frames_offset(), self.geometry.hot_frames as usize)
+        let frames = self.geometry.hot_frames + self.geometry.warm_frames;
+        self.control.slice(self.geometry.index_frames_offset(), frames as usize)
+    }
+
+    /// Frames that index tables may be in: the hot ones, then, where the index is in the warm tier, those of that, mapped right behind.
+    pub fn index_frames_max(&self) -> u32 {
+        (self.hot.len() / self.geometry.frame_bytes as usize) as u32
     }
 
     /// One head.

@@ -212,7 +212,7 @@ impl Geometry {
 
     /// Bytes of the control file.
     pub const fn control_bytes(&self) -> usize {
-        let end = self.index_frames_offset() + self.hot_frames_bound() * 4;
+        let end = self.index_frames_offset() + (self.hot_frames_bound() + self.warm_frames as usize) * 4;
         end.div_ceil(PAGE_BYTES) * PAGE_BYTES
     }
 

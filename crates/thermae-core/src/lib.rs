@@ -121,7 +121,7 @@ pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
 pub use names::LockToken;
 pub use open::{destroy, forget_shared_memory};
-pub use options::{Durability, Location, Options, ShmPlacement, WhenFull, parse_size};
+pub use options::{Durability, IndexPlacement, Location, Options, ShmPlacement, WhenFull, parse_size};
 pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use scan::Scan;

@@ -16,7 +16,7 @@ use crate::layout::{
 use crate::lock::SharedLock;
 use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
-use crate::options::{Location, Options, Resolved, ShmPlacement, size_text};
+use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement, size_text};
 use crate::participants::register_for_forks;
 use crate::pool::{HUGE_PAGE_BYTES, Mapping};
 use crate::recover;
@@ -589,6 +589,10 @@ fn build(
     // Not opened again where it can be helped: what the first opening found missing is for the recovery to tell.
     let durable =
         if options.read_only { open_durable(&**env, paths, superblock, geometry, &writer)? } else { durable };
+    let hot = match superblock.options.index {
+        IndexPlacement::Hot => hot,
+        IndexPlacement::Warm => map_hot(&**env, paths, superblock, geometry, durable.as_ref(), true)?,
+    };
     let is_snapshot = superblock.sequence_limit != 0;
     let engine = assemble(
         env.clone(),
@@ -713,6 +717,24 @@ pub(crate) fn own_pages(env: &dyn Env, paths: &Paths, geometry: &Geometry, slot:
     Mapping::part(file, &paths.control, offset, geometry.participant_bytes(), true)
 }
 
+/// Maps the hot frames and, where they hold the index too, the warm ones behind them.
+fn map_hot(
+    env: &dyn Env,
+    paths: &Paths,
+    superblock: &Superblock,
+    geometry: &Geometry,
+    durable: Option<&DurableTiers>,
+    writable: bool,
+) -> Result<Mapping> {
+    let warm = durable.filter(|_| superblock.options.index == IndexPlacement::Warm);
+    let Some(tail) = warm.and_then(DurableTiers::warm_part) else {
+        return map_file(env, &paths.hot, geometry.hot_file_bytes(), writable);
+    };
+    let how = OpenHow { read: true, write: writable, ..OpenHow::default() };
+    let file = env.open(&paths.hot, how).map_err(|source| Error::io("open", &paths.hot, source))?;
+    Mapping::with_tail((file, &paths.hot, geometry.hot_file_bytes()), tail, writable)
+}
+
 /// Maps a usable shared half and claims a slot in it.
 fn join(
     env: Arc<dyn Env>,
@@ -725,7 +747,7 @@ fn join(
 ) -> Result<Engine> {
     let writable = !options.read_only;
     let control = map_file(&*env, &paths.control, geometry.control_bytes(), writable)?;
-    let hot = map_file(&*env, &paths.hot, geometry.hot_file_bytes(), writable)?;
+    let hot = map_hot(&*env, &paths, &superblock, &geometry, durable.as_ref(), writable)?;
     let engine = assemble(env, paths, superblock, geometry, durable, (control, hot), &lock_file, options)?;
     if writable {
         engine.free_impossible_locks();

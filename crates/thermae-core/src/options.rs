@@ -207,6 +207,28 @@ impl fmt::Display for WhenFull {
     }
 }
 
+/// Which mapped tier holds the index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IndexPlacement {
+    /// The hot one: every look-up goes through it.
+    #[default]
+    Hot,
+    /// The warm one, while it has room: where DRAM is too dear for the index of what persistent memory and flash hold.
+    Warm,
+}
+
+impl FromStr for IndexPlacement {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<IndexPlacement> {
+        match text {
+            "hot" => Ok(IndexPlacement::Hot),
+            "warm" => Ok(IndexPlacement::Warm),
+            _ => Err(Error::invalid_option(format!("index {text:?} is unknown: use \"hot\" or \"warm\""))),
+        }
+    }
+}
+
 /// Where the volatile half of a store in a directory is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShmPlacement {
@@ -228,6 +250,8 @@ pub struct Options {
     pub warm_bytes: Option<u64>,
     /// A directory on persistent memory for the warm tier's file; looked at only when the store is created. `None` is the store's own.
     pub warm_directory: Option<PathBuf>,
+    /// Which mapped tier holds the index.
+    pub index: Option<IndexPlacement>,
     /// Size of the cold tier, on flash. 0 is none; without a warm tier, nothing survives the machine's death then.
     pub cold_bytes: Option<u64>,
     /// Size of a frame: 1 MiB or 8 MiB.
@@ -258,6 +282,7 @@ impl Default for Options {
             hot_bytes: None,
             warm_bytes: None,
             warm_directory: None,
+            index: None,
             cold_bytes: None,
             frame_bytes: None,
             durability: None,
@@ -293,6 +318,8 @@ pub struct Resolved {
     pub warm_bytes: u64,
     /// Size of the cold tier; 0 is none.
     pub cold_bytes: u64,
+    /// Which mapped tier holds the index.
+    pub index: IndexPlacement,
     /// Size of a frame.
     pub frame_bytes: u32,
     /// What is promised when a write returns.
@@ -374,6 +401,11 @@ impl Resolved {
                 size_text(WARM_FRAMES_MIN * u64::from(frame_bytes))
             )));
         }
+        if warm_bytes == 0 && self.index == IndexPlacement::Warm {
+            return Err(Error::invalid_option(
+                "the index can't be in a warm tier that the store does not have: give the tier's size with warm, or leave index away",
+            ));
+        }
         if durable_bytes != 0 && durable_bytes < hot_bytes {
             let tiers = match (warm_bytes, cold_bytes) {
                 (0, _) => format!("a cold tier of {} is", size_text(cold_bytes)),
@@ -444,6 +476,7 @@ impl Options {
         let resolved = Resolved {
             hot_bytes: whole_frames(hot_bytes, frame_bytes),
             warm_bytes: whole_frames(warm_bytes, frame_bytes),
+            index: self.index.unwrap_or_default(),
             cold_bytes: whole_frames(cold_bytes, frame_bytes),
             frame_bytes,
             durability,
@@ -484,6 +517,12 @@ impl Options {
                     size_text(asked)
                 )));
             }
+        }
+        if let Some(index) = self.index.filter(|&index| index != store.index) {
+            return Err(Error::invalid_option(format!(
+                "{location} was created with its index in the {:?} tier and cannot be opened with it in the {index:?} one: leave index away, or restore a snapshot of it into a new store",
+                store.index
+            )));
         }
         match self.durability {
             Some(durability) if durability != Durability::None && !store.has_durable_tier() => {
@@ -644,6 +683,7 @@ mod tests {
                 hot_bytes: 256 << 20,
                 warm_bytes: 0,
                 cold_bytes: 1 << 30,
+                index: IndexPlacement::Hot,
                 frame_bytes: 1 << 20,
                 durability: Durability::EverySec,
                 when_full: WhenFull::Evict,
@@ -693,6 +733,7 @@ mod tests {
             (with(|o| o.warm_bytes = Some(1 << 20)), "at least 16 frames"),
             (with(|o| o.warm_bytes = Some(5)), "smaller than one frame"),
             (with(|o| o.warm_directory = Some("/mnt".into())), "no warm tier"),
+            (with(|o| o.index = Some(IndexPlacement::Warm)), "does not have"),
             (
                 with(|o| {
                     o.cold_bytes = Some(0);

@@ -59,9 +59,50 @@ impl Mapping {
             )));
         }
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-        let base = map_aligned(file.fd(), offset, len, protection, libc::MAP_SHARED)
+        let base = map_aligned(file.fd(), offset, len, 0, protection, libc::MAP_SHARED)
             .map_err(|source| Error::io("map", path, source))?;
         Ok(Self { base, len, writable, file })
+    }
+
+    /// Maps a part of another file, `tail_len` bytes from `tail_offset` (a multiple of the page size) on, right behind the first `len`
+    /// bytes of `file`: one stretch of addresses.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`], of the first file; the kernel's.
+    pub fn with_tail(
+        (file, path, len): (Arc<dyn EnvFile>, &Path, usize),
+        (tail, tail_offset, tail_len): (&dyn EnvFile, u64, usize),
+        writable: bool,
+    ) -> Result<Self> {
+        let actual = file.len().map_err(|source| Error::io("measure", path, source))?;
+        if actual < len as u64 {
+            return Err(Error::corrupt(format!(
+                "{} is {actual} bytes long where {len} are needed",
+                path.display()
+            )));
+        }
+        let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        let base = map_aligned(file.fd(), 0, len, tail_len, protection, libc::MAP_SHARED)
+            .map_err(|source| Error::io("map", path, source))?;
+        // From here on the whole range is unmapped on every way out.
+        let mapping = Self { base, len: len + tail_len, writable, file };
+        let offset =
+            libc::off_t::try_from(tail_offset).map_err(|_| Error::corrupt("a file is too long to map"))?;
+        // SAFETY: replaces the second part of the range that this mapping has reserved; the tail's file is allocated in full.
+        let at = unsafe {
+            libc::mmap(
+                mapping.base.as_ptr().add(len).cast(),
+                tail_len,
+                protection,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                tail.fd(),
+                offset,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(Error::io("map the warm tier beside", path, io::Error::last_os_error()));
+        }
+        Ok(mapping)
     }
 
     /// Maps all of a file's first `len` bytes so that what is written back from the caches is durable: on a DAX file system. `None` where the
@@ -71,7 +112,7 @@ impl Mapping {
     /// Io, other than the refusal.
     pub fn synchronous(file: Arc<dyn EnvFile>, path: &Path, len: usize) -> Result<Option<Self>> {
         let flags = libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC;
-        match map_aligned(file.fd(), 0, len, libc::PROT_READ | libc::PROT_WRITE, flags) {
+        match map_aligned(file.fd(), 0, len, 0, libc::PROT_READ | libc::PROT_WRITE, flags) {
             Ok(base) => Ok(Some(Self { base, len, writable: true, file })),
             // EOPNOTSUPP: no persistent memory; EINVAL: a kernel before 4.15.
             Err(source) if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(None),
@@ -144,15 +185,17 @@ pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// `MADV_COLLAPSE` of Linux 6.1: makes a range huge pages now, whatever the policy for automatic ones.
 const MADV_COLLAPSE: libc::c_int = 25;
 
-/// Maps part of a file so that huge pages of the file are huge in the mapping too: at an address aligned like them.
+/// Maps part of a file so that huge pages of the file are huge in the mapping too: at an address aligned like them. `reserved_behind` bytes
+/// of addresses behind it stay reserved for the caller.
 fn map_aligned(
     fd: libc::c_int,
     offset: usize,
     len: usize,
+    reserved_behind: usize,
     protection: libc::c_int,
     flags: libc::c_int,
 ) -> io::Result<NonNull<u8>> {
-    let reserved = len + HUGE_PAGE_BYTES;
+    let reserved = len + reserved_behind + HUGE_PAGE_BYTES;
     // SAFETY: reserves an address range of the kernel's choice.
     let range = unsafe {
         libc::mmap(
@@ -169,7 +212,7 @@ fn map_aligned(
     }
     let start = range as usize;
     let aligned = start.next_multiple_of(HUGE_PAGE_BYTES);
-    let end = (aligned + len).next_multiple_of(4096);
+    let end = (aligned + len + reserved_behind).next_multiple_of(4096);
     // SAFETY: within the range just reserved; what of it is not used is given back.
     let base = unsafe {
         let base = libc::mmap(

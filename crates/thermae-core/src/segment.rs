@@ -12,6 +12,7 @@
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
 use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state};
+use crate::options::IndexPlacement;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What there is too little of.
@@ -140,11 +141,17 @@ impl Engine {
         Some(slot)
     }
 
-    /// Takes a hot frame for an index table; the caller lists it among the index frames under the arena lock it holds.
+    /// Takes a frame for an index table, of the warm tier where that holds the index and has one left; the caller lists it among the index frames under the arena lock it holds.
     pub(crate) fn take_index_frame(&self) -> Result<u32, Room> {
         let _pool = self.lock_pool();
-        let frame = self.pop_hot(Purpose::Reserve).ok_or(Room::Hot)?;
         let globals = self.globals();
+        let warm = || {
+            Self::pop(self.free_warm(), &globals.free_warm, 0).map(|frame| self.geometry.hot_frames + frame)
+        };
+        let is_warm = self.superblock.options.index == IndexPlacement::Warm;
+        let frame = if is_warm { warm() } else { None }
+            .or_else(|| self.pop_hot(Purpose::Reserve))
+            .ok_or(Room::Hot)?;
         let count = globals.index_frames.load(Ordering::Relaxed);
         self.index_frames()[count as usize].store(frame, Ordering::Relaxed);
         globals.index_frames.store(count + 1, Ordering::Release);
@@ -424,7 +431,13 @@ impl Engine {
         let mut durable_used = vec![false; self.geometry.durable_frames() as usize];
         let index_count = globals.index_frames.load(Ordering::Acquire) as usize;
         for frame in self.index_frames().iter().take(index_count) {
-            if let Some(used) = hot_used.get_mut(frame.load(Ordering::Relaxed) as usize) {
+            let frame = frame.load(Ordering::Relaxed);
+            let used = match frame.checked_sub(self.geometry.hot_frames) {
+                None => hot_used.get_mut(frame as usize),
+                Some(warm) if warm < self.geometry.warm_frames => durable_used.get_mut(warm as usize),
+                Some(_) => None,
+            };
+            if let Some(used) = used {
                 *used = true;
             }
         }

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Geometry, Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
 use crate::lock::SharedLock;
 use crate::open;
-use crate::options::{Location, Options, Resolved, size_text};
+use crate::options::{IndexPlacement, Location, Options, Resolved, size_text};
 use crate::record::{self, Word0, kind};
 use crate::store::Store;
 use crate::superblock::{Superblock, parent, temporary_path};
@@ -224,7 +224,7 @@ fn snapshot_options(options: &Resolved, segments: u64) -> Resolved {
     } else {
         needed.max(options.hot_bytes) + (options.hot_bytes / 8).next_multiple_of(frame_bytes)
     };
-    Resolved { warm_bytes: 0, cold_bytes, ..*options }
+    Resolved { warm_bytes: 0, cold_bytes, index: IndexPlacement::Hot, ..*options }
 }
 
 impl Engine {
@@ -557,6 +557,7 @@ pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Resul
                 hot_bytes: None,
                 warm_bytes: None,
                 warm_directory: None,
+                index: None,
                 cold_bytes: None,
                 ..options.clone()
             };
@@ -596,6 +597,7 @@ fn restored_options(snapshot: &Path, stored: &Resolved, options: &Options) -> Re
     let resolved = Resolved {
         hot_bytes: whole(options.hot_bytes.unwrap_or(stored.hot_bytes)),
         warm_bytes: whole(options.warm_bytes.unwrap_or(0)),
+        index: options.index.unwrap_or_default(),
         cold_bytes: whole(options.cold_bytes.unwrap_or(stored.cold_bytes)),
         durability: options.durability.unwrap_or(stored.durability),
         when_full: options.when_full.unwrap_or(stored.when_full),

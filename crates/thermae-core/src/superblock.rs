@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, LAYOUT_VERSION};
 use crate::env::{Env, EnvFile, OpenHow, check_owner};
 use crate::error::{Error, Result};
-use crate::options::{Durability, Resolved, WhenFull};
+use crate::options::{Durability, IndexPlacement, Resolved, WhenFull};
 
 const MAGIC: &[u8; 8] = b"THERMAES";
 const COPIES: u64 = 2;
@@ -29,8 +29,10 @@ pub const PARTITIONS_MAX: u32 = 1 << 26;
 /// An address is 40 bits of 8-byte units.
 const ADDRESSABLE_BYTES: u64 = 8 << 40;
 
+/// The index is in the warm tier.
+const FLAG_INDEX_WARM: u32 = 1;
 /// Flags that this build understands; a store with any other is refused.
-pub const FLAGS_KNOWN: u32 = 0;
+pub const FLAGS_KNOWN: u32 = FLAG_INDEX_WARM;
 
 const HASH_SEED_OFFSET: usize = BLOCK_FIELDS_OFFSET;
 const CREATED_OFFSET: usize = 48;
@@ -172,7 +174,8 @@ impl Superblock {
         block.put_u32(SLOT_COUNT_OFFSET, self.slot_count);
         block.put_u8(DURABILITY_OFFSET, self.options.durability.code());
         block.put_u8(WHEN_FULL_OFFSET, self.options.when_full.code());
-        block.put_u32(FLAGS_OFFSET, self.flags);
+        let index = if self.options.index == IndexPlacement::Warm { FLAG_INDEX_WARM } else { 0 };
+        block.put_u32(FLAGS_OFFSET, self.flags & !FLAG_INDEX_WARM | index);
         block.put_u64(SEQUENCE_LIMIT_OFFSET, self.sequence_limit);
         block.put_u64(TOMBSTONE_FLOOR_OFFSET, self.tombstone_floor);
         block.put_u64(WARM_BYTES_OFFSET, self.options.warm_bytes);
@@ -201,6 +204,11 @@ impl Superblock {
                 hot_bytes: block.u64(HOT_BYTES_OFFSET),
                 warm_bytes: block.u64(WARM_BYTES_OFFSET),
                 cold_bytes: block.u64(COLD_BYTES_OFFSET),
+                index: if block.u32(FLAGS_OFFSET) & FLAG_INDEX_WARM == 0 {
+                    IndexPlacement::Hot
+                } else {
+                    IndexPlacement::Warm
+                },
                 frame_bytes: block.u32(FRAME_BYTES_OFFSET),
                 durability: Durability::from_code(durability)
                     .ok_or(format!("durability {durability} is unknown"))?,
@@ -210,7 +218,7 @@ impl Superblock {
             },
             partitions: block.u32(PARTITIONS_OFFSET),
             slot_count: block.u32(SLOT_COUNT_OFFSET),
-            flags: block.u32(FLAGS_OFFSET),
+            flags: block.u32(FLAGS_OFFSET) & !FLAG_INDEX_WARM,
             sequence_limit: block.u64(SEQUENCE_LIMIT_OFFSET),
             tombstone_floor: block.u64(TOMBSTONE_FLOOR_OFFSET),
             warm_directory: (directory_len > 0).then(|| PathBuf::from(OsStr::from_bytes(directory))),

@@ -17,7 +17,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thermae_core::env::SystemEnv;
-use thermae_core::{Durability, Error, Options, SetOptions, Store, WhenFull, forget_shared_memory};
+use thermae_core::{
+    Durability, Error, IndexPlacement, Options, SetOptions, Store, WhenFull, forget_shared_memory,
+};
 use workload::{COUNTERS, EXPIRY_MS_MAX, GROUPS, MEMBERS, SHARED_KEYS, Writer};
 
 /// How long a victim works before it gives up on reaching its crash point.
@@ -56,7 +58,8 @@ impl Kind {
             Self::Always => options(24, 64, Durability::Always, WhenFull::Error),
             Self::Lazy => options(24, 64, Durability::None, WhenFull::Error),
             Self::Warm => Options {
-                warm_bytes: Some(16 * common::MIB),
+                warm_bytes: Some(20 * common::MIB),
+                index: Some(IndexPlacement::Warm),
                 ..options(24, 64, Durability::EverySec, WhenFull::Error)
             },
             Self::Evicting => options(20, 20, Durability::EverySec, WhenFull::Evict),

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use thermae_core::env::SystemEnv;
 use thermae_core::{
-    Durability, Error, Location, Options, SetOptions, Store, WhenFull, destroy, forget_shared_memory, restore,
+    Durability, Error, IndexPlacement, Location, Options, SetOptions, Store, WhenFull, destroy,
+    forget_shared_memory, restore,
 };
 
 const VALUE_BYTES: usize = 10_000;
@@ -331,6 +332,60 @@ fn snapshots_lead_into_and_out_of_a_warm_tier() {
         assert_eq!(store.unwrap(), 3300);
         destroy(&SystemEnv, &location).unwrap();
     }
+}
+
+/// Keys that would fill the hot tier with their index leave it to the values when the index is elsewhere.
+#[test]
+fn the_index_may_be_in_the_warm_tier() {
+    let small = |store: &Store, numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            store.set(&name(number), &number.to_le_bytes(), &SetOptions::default()).unwrap();
+        }
+        store.flush().unwrap();
+        store.keep_house().unwrap();
+    };
+    let verify_small = |store: &Store, numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            let (_, value) =
+                store.get(&name(number)).unwrap().unwrap_or_else(|| panic!("key {number} is gone"));
+            assert_eq!(value, number.to_le_bytes());
+        }
+    };
+    let place = Place::in_directory();
+    let options = Options { index: Some(IndexPlacement::Warm), ..warm(16, 48, 64) };
+    let store = place.open(&options);
+    let hot_before = store.stats().unwrap().hot_used_bytes;
+    small(&store, 0..300_000);
+    let stats = store.stats().unwrap();
+    assert!(stats.index_frame_bytes >= 3 << 20, "{stats:?}");
+    assert!(store.engine().index_frames_max() > store.engine().geometry.hot_frames);
+    let index_frames = stats.index_frame_bytes >> 20;
+    let is_warm = store.engine().index_frames()[..index_frames as usize]
+        .iter()
+        .all(|frame| frame.load(Ordering::Relaxed) >= store.engine().geometry.hot_frames);
+    assert!(
+        is_warm,
+        "all of the index is in the warm tier; {hot_before} bytes of the hot one were in use before"
+    );
+    verify_small(&store, 0..300_000);
+    check(&store);
+    let reader = place.open(&Options { read_only: true, background: false, ..Options::default() });
+    verify_small(&reader, 0..1000);
+    reader.close().unwrap();
+    drop(reader);
+    store.close().unwrap();
+    drop(store);
+    let store = place.open(&Options { background: false, ..Options::default() });
+    verify_small(&store, 0..300_000);
+    let error =
+        Store::open(&place.location, &Options { index: Some(IndexPlacement::Hot), ..Options::default() });
+    assert!(matches!(error, Err(Error::InvalidOption(message)) if message.contains("index")));
+    reboot(store, &place);
+    let store = place.open(&Options { background: false, ..Options::default() });
+    verify_small(&store, 0..300_000);
+    small(&store, 300_000..350_000);
+    check(&store);
+    store.close().unwrap();
 }
 
 #[test]

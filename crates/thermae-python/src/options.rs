@@ -44,6 +44,7 @@ pub(crate) fn engine_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
                     wrong_type(py, format!("warm_directory must be a path, not {kind}"))
                 })?);
             }
+            "index" => options.index = Some(word(&name, &value)?.parse().into_python(py)?),
             "cold" => options.cold_bytes = Some(parse_size(&value, "cold")?),
             "frame" => {
                 let bytes = parse_size(&value, "frame")?;

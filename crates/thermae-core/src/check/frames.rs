@@ -65,7 +65,13 @@ impl Checker<'_> {
         let index_frames =
             (globals.index_frames.load(Ordering::Acquire) as usize).min(engine.index_frames().len());
         for frame in &engine.index_frames()[..index_frames] {
-            claim(&mut hot, "hot", frame.load(Ordering::Relaxed), Owner::Index);
+            let frame = frame.load(Ordering::Relaxed);
+            match frame.checked_sub(engine.geometry.hot_frames) {
+                Some(warm) if engine.index_frames_max() > engine.geometry.hot_frames => {
+                    claim(&mut durable, "warm", warm, Owner::Index);
+                }
+                _ => claim(&mut hot, "hot", frame, Owner::Index),
+            }
         }
         for (slot, segment) in engine.segments().iter().enumerate() {
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
