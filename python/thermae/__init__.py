@@ -106,8 +106,8 @@ def open(  # noqa: A001 - thermae.open, as one says gzip.open
     Args:
         location: A directory, or "shm://name" for shared memory alone.
         codec: For values that have no encoding of their own: "msgpack", "pickle", or your own `Codec`.
-        **options: See `OpenOptions`: hot, cold, frame, durability, when_full, read_only, create,
-            verify_reads, placement, participants_max, background.
+        **options: See `OpenOptions`: hot, warm, warm_directory, index, cold, frame, durability, when_full,
+            read_only, create, verify_reads, salvage, placement, participants_max, background.
 
     Raises:
         InvalidOptionError: An option is unknown, not understood, or contradicts the store.

@@ -80,6 +80,8 @@ class OpenOptions(TypedDict, total=False):
     """Create the store where there is none; the default."""
     verify_reads: bool
     """Verify the checksum of every value read; the default."""
+    salvage: bool
+    """Recover from the log alone where both index checkpoints are lost: deleted keys may come back."""
     placement: Placement
     """Where a directory's hot tier is: "auto" takes the directory where shared memory is too small."""
     participants_max: int

@@ -60,6 +60,8 @@ pub struct Engine {
     pub read_only: bool,
     /// Whether reads verify checksums in the hot tier too.
     pub verify_reads: bool,
+    /// Whether a recovery may do without checkpoints that it needs, see [`crate::options::Options::salvage`].
+    pub salvage: bool,
     /// The control file.
     pub control: Mapping,
     /// A writable mapping of this participant's pages alone, where `control` is read-only; else null. A fork replaces the child's.

@@ -697,6 +697,7 @@ fn assemble(
         member,
         read_only: options.read_only,
         verify_reads: options.verify_reads,
+        salvage: options.salvage,
         control,
         own_pages: std::sync::atomic::AtomicPtr::new(
             own_pages.map_or(std::ptr::null_mut(), |pages| Box::into_raw(Box::new(pages))),

@@ -266,6 +266,8 @@ pub struct Options {
     pub create: bool,
     /// Verify the checksum of every record read.
     pub verify_reads: bool,
+    /// Recover from the log alone where every checkpoint is lost that could tell deleted and evicted keys from others: they may come back.
+    pub salvage: bool,
     /// Where the volatile half is kept.
     pub shm: ShmPlacement,
     /// Looked at only when the store is created.
@@ -290,6 +292,7 @@ impl Default for Options {
             read_only: false,
             create: true,
             verify_reads: true,
+            salvage: false,
             shm: ShmPlacement::Auto,
             participants_max: PARTICIPANTS_MAX_DEFAULT,
             background: true,

@@ -176,9 +176,16 @@ impl<'a> Recovery<'a> {
         if floor == 0 {
             return Ok(());
         }
+        if engine.salvage {
+            self.damaged(format!(
+                "no checkpoint was intact, so keys that were deleted or evicted up to sequence number {floor} may be back"
+            ));
+            return Ok(());
+        }
         Err(Error::corrupt(format!(
             "no checkpoint in {} is intact ({}), and without one keys that were deleted or evicted up to sequence number {floor} can't be told \
-             from others: put checkpoint.0 and checkpoint.1 back as they were, or restore a snapshot",
+             from others: put checkpoint.0 and checkpoint.1 back as they were, or restore a snapshot, or have the store recovered all the same, \
+             with such keys in it, by `thermae check --repair`",
             engine.paths.directory.display(),
             if self.report.damaged.is_empty() {
                 "none is there that is new enough".to_owned()
@@ -602,8 +609,9 @@ impl<'a> Recovery<'a> {
         globals.watermark.store(prefix, Ordering::SeqCst);
         globals.watermark_recorded.store(prefix, Ordering::SeqCst);
         globals.flush_wanted.store(prefix, Ordering::SeqCst);
-        // What both checkpoints cover; the next one will cover more.
-        globals.checkpoint_sequence.store(engine.superblock.tombstone_floor, Ordering::SeqCst);
+        // What both checkpoints cover; the next one will cover more. After a salvage there are none.
+        let covered = if self.report.from_checkpoint { engine.superblock.tombstone_floor } else { 0 };
+        globals.checkpoint_sequence.store(covered, Ordering::SeqCst);
         globals.next_segment.store(self.next_segment, Ordering::SeqCst);
         // What was replayed is replayed again until a checkpoint covers it.
         globals.log_bytes.store(self.report.bytes, Ordering::Relaxed);

@@ -283,7 +283,20 @@ fn a_checkpoint_and_what_came_after_it_add_up() {
     forget_shared_memory(&SystemEnv, &place.location).unwrap();
     let error = Store::open(&place.location, &settings()).unwrap_err();
     assert!(matches!(error, Error::Corrupt(_)), "{error}");
-    assert!(error.to_string().contains("checkpoint.1") && error.to_string().contains("snapshot"), "{error}");
+    assert!(error.to_string().contains("checkpoint.1") && error.to_string().contains("--repair"), "{error}");
+    // Unless it is asked for.
+    let store = place.open(&Options { salvage: true, ..settings() });
+    for (key, value) in &model {
+        assert_eq!(store.get(key).unwrap().unwrap().1, *value);
+    }
+    let report = store.check(true).unwrap();
+    let is_told = report.problems.iter().any(|problem| problem.description.contains("may be back"));
+    assert!(is_told, "{:#?}", report.problems);
+    store.engine().write_checkpoint().unwrap();
+    let store = reboot(&place, store, &settings());
+    assert!(model.iter().all(|(key, value)| store.get(key).unwrap().unwrap().1 == *value));
+    assert!(store.check(false).unwrap().ok);
+    store.close().unwrap();
 }
 
 #[test]

@@ -60,6 +60,7 @@ pub(crate) fn engine_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
             "read_only" => options.read_only = flag(&name, &value)?,
             "create" => options.create = flag(&name, &value)?,
             "verify_reads" => options.verify_reads = flag(&name, &value)?,
+            "salvage" => options.salvage = flag(&name, &value)?,
             "background" => options.background = flag(&name, &value)?,
             "participants_max" => {
                 options.participants_max = value.extract().map_err(|_| {

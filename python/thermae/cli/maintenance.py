@@ -28,7 +28,7 @@ def check(context: click.Context, location: str, repair: bool, as_json: bool) ->
       thermae check data/ --repair
       thermae check data/ --json || echo damaged
     """
-    with attached(location) as store, working(f"checking {location}"):
+    with attached(location, salvage=repair) as store, working(f"checking {location}"):
         document = store.check(repair=repair)
     if as_json:
         print_json(document)

@@ -15,6 +15,6 @@ def store_argument(command: Command) -> Command:
     return click.argument("location", metavar="STORE")(command)
 
 
-def attached(location: str) -> thermae.Store:
+def attached(location: str, *, salvage: bool = False) -> thermae.Store:
     """A store that must exist already: a mistyped path is an error, not a new empty store."""
-    return thermae.open(location, create=False)
+    return thermae.open(location, create=False, salvage=salvage)
