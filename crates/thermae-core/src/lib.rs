@@ -5,6 +5,7 @@
 //! - check: verifying every invariant
 //! - snapshot: a consistent copy while writers go on, and restoring it
 //! - store: what a caller sees
+//! - stats: what a store holds, has done, and is configured as
 //! - keeper: the background threads and which duty runs when
 //! - scan: walking over all keys
 //! - open: creating, attaching, removing
@@ -98,6 +99,7 @@ mod room;
 mod scan;
 mod segment;
 mod snapshot;
+mod stats;
 mod store;
 mod superblock;
 mod sync;
@@ -114,6 +116,7 @@ pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use scan::Scan;
 pub use snapshot::{RestoreReport, SnapshotReport, restore};
-pub use store::{Condition, Config, Current, SetOptions, SetOutcome, Stats, Store, Update};
+pub use stats::{Config, Stats};
+pub use store::{Condition, Current, SetOptions, SetOutcome, Store, Update};
 pub use transaction::BatchOp;
 pub use view::View;

@@ -7,17 +7,16 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
 use crate::large::write_large;
-use crate::layout::state;
 use crate::names::LockToken;
 use crate::open;
 use crate::options::{Durability, Location, Options, WhenFull};
 use crate::read::{RecordMeta, Wanted, show_key};
 use crate::scan::Scan;
 use crate::segment::Room;
+use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
 use crate::view::{self, View};
 use crate::write::{Change, NewValue, Payload, Present};
-use serde::Serialize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -96,92 +95,6 @@ pub enum Update {
     },
     /// Delete it.
     Delete,
-}
-
-/// How a store is configured.
-#[derive(Debug, Clone, Serialize)]
-pub struct Config {
-    /// What it was opened by.
-    pub location: String,
-    /// Hot tier, in bytes.
-    pub hot_bytes: u64,
-    /// Cold tier, in bytes.
-    pub cold_bytes: u64,
-    /// Frame, in bytes.
-    pub frame_bytes: u32,
-    /// `none`, `everysec` or `always`.
-    pub durability: String,
-    /// `evict` or `error`.
-    pub when_full: String,
-    /// Whether this handle may only read.
-    pub read_only: bool,
-    /// Participant slots.
-    pub participants_max: u32,
-    /// Where the shared half is.
-    pub volatile_directory: String,
-}
-
-/// What a store holds and has done. Counts are of all participants since the shared half was made.
-#[derive(Debug, Clone, Serialize)]
-pub struct Stats {
-    /// Keys, expired ones included until they are removed (at most two seconds).
-    pub keys: u64,
-    /// Reads that found their key.
-    pub hits: u64,
-    /// Reads that did not.
-    pub misses: u64,
-    /// Values stored.
-    pub sets: u64,
-    /// Keys deleted.
-    pub deletes: u64,
-    /// Records dropped to make room.
-    pub evicted: u64,
-    /// Records removed because they expired.
-    pub expired: u64,
-    /// Cold records copied to the hot tier.
-    pub promoted: u64,
-    /// Segments whose hot frame was given up.
-    pub demoted_segments: u64,
-    /// Reads that went to the cold tier.
-    pub cold_reads: u64,
-    /// Reads that started over.
-    pub retries: u64,
-    /// Locks taken over from dead participants.
-    pub inherited_locks: u64,
-    /// Bytes that compaction copied.
-    pub compacted_bytes: u64,
-    /// Hot tier, in bytes.
-    pub hot_bytes: u64,
-    /// Of it in frames that hold something.
-    pub hot_used_bytes: u64,
-    /// Cold tier, in bytes.
-    pub cold_bytes: u64,
-    /// Of it in frames that hold something.
-    pub cold_used_bytes: u64,
-    /// Bytes of records that are alive, headers included.
-    pub live_bytes: u64,
-    /// Bytes of index tables.
-    pub index_bytes: u64,
-    /// Bytes of the frames that hold them.
-    pub index_frame_bytes: u64,
-    /// Bytes of the control file.
-    pub control_bytes: u64,
-    /// Bytes appended to closed segments of the log.
-    pub log_bytes: u64,
-    /// Bytes written to the cold tier.
-    pub cold_written_bytes: u64,
-    /// Last sequence number given out.
-    pub sequence: u64,
-    /// Up to this one, everything is durable.
-    pub watermark: u64,
-    /// Flushes completed.
-    pub flushes: u64,
-    /// Sequence number of the last index checkpoint.
-    pub checkpoint_sequence: u64,
-    /// Living participants.
-    pub participants: u32,
-    /// Segments that views and snapshots keep from being reused.
-    pub pinned_segments: u32,
 }
 
 impl Store {
@@ -589,7 +502,7 @@ impl Store {
         if !self.engine.read_only {
             self.engine.expire_all(self.engine.now_ms())?;
         }
-        Ok(self.count_entries())
+        Ok(self.engine.count_entries())
     }
 
     /// Whether there is no key.
@@ -598,14 +511,6 @@ impl Store {
     /// As [`Store::len`].
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
-    }
-
-    fn count_entries(&self) -> u64 {
-        self.engine
-            .partitions()
-            .iter()
-            .map(|partition| u64::from(partition.count.load(Ordering::Relaxed)))
-            .sum()
     }
 
     /// Deletes all keys; returns how many.
@@ -724,19 +629,7 @@ impl Store {
 
     /// How the store is configured now.
     pub fn config(&self) -> Config {
-        let engine = &self.engine;
-        let fixed = &engine.superblock.options;
-        Config {
-            location: engine.paths.location.to_string(),
-            hot_bytes: fixed.hot_bytes,
-            cold_bytes: fixed.cold_bytes,
-            frame_bytes: fixed.frame_bytes,
-            durability: engine.durability().to_string(),
-            when_full: engine.when_full().to_string(),
-            read_only: engine.read_only,
-            participants_max: fixed.participants_max,
-            volatile_directory: engine.paths.volatile.display().to_string(),
-        }
+        self.engine.config()
     }
 
     /// What the store holds and has done.
@@ -745,61 +638,7 @@ impl Store {
     /// Closed.
     pub fn stats(&self) -> Result<Stats> {
         self.enter()?;
-        let engine = &self.engine;
-        let globals = engine.globals();
-        let frame_bytes = u64::from(engine.geometry.frame_bytes);
-        let sum = |field: fn(&crate::layout::Counters) -> &std::sync::atomic::AtomicU64| -> u64 {
-            (0..engine.geometry.participants)
-                .map(|slot| field(&engine.participant(slot).counters).load(Ordering::Relaxed))
-                .sum()
-        };
-        let (index_bytes, index_frame_bytes) = engine.index_bytes();
-        let free = |count: &std::sync::atomic::AtomicU32| u64::from(count.load(Ordering::Relaxed));
-        let live_bytes = engine
-            .segments()
-            .iter()
-            .filter(|segment| {
-                matches!(segment.state.load(Ordering::Relaxed), state::OPEN | state::CLOSED | state::EXTENT)
-            })
-            .map(|segment| u64::from(segment.live_bytes.load(Ordering::Relaxed)))
-            .sum();
-        let participants = (0..engine.geometry.participants)
-            .filter(|&slot| {
-                engine.participant(slot).state.load(Ordering::Relaxed) != 0 && engine.member.is_alive(slot)
-            })
-            .count();
-        Ok(Stats {
-            keys: self.count_entries(),
-            hits: sum(|counters| &counters.hits),
-            misses: sum(|counters| &counters.misses),
-            sets: sum(|counters| &counters.sets),
-            deletes: sum(|counters| &counters.deletes),
-            evicted: sum(|counters| &counters.evicted),
-            expired: sum(|counters| &counters.expired),
-            promoted: sum(|counters| &counters.promoted),
-            demoted_segments: sum(|counters| &counters.demoted_segments),
-            cold_reads: sum(|counters| &counters.cold_reads),
-            retries: sum(|counters| &counters.retries),
-            inherited_locks: sum(|counters| &counters.inherited_locks),
-            compacted_bytes: sum(|counters| &counters.compacted_bytes),
-            hot_bytes: engine.superblock.options.hot_bytes,
-            hot_used_bytes: (u64::from(engine.geometry.hot_frames) - free(&globals.free_hot)) * frame_bytes,
-            cold_bytes: engine.superblock.options.cold_bytes,
-            cold_used_bytes: (u64::from(engine.geometry.cold_frames) - free(&globals.free_cold))
-                * frame_bytes,
-            live_bytes,
-            index_bytes,
-            index_frame_bytes,
-            control_bytes: engine.geometry.control_bytes() as u64,
-            log_bytes: globals.log_bytes.load(Ordering::Relaxed),
-            cold_written_bytes: globals.cold_written_bytes.load(Ordering::Relaxed),
-            sequence: globals.next_sequence.load(Ordering::Relaxed).saturating_sub(1),
-            watermark: globals.watermark.load(Ordering::Relaxed),
-            flushes: globals.flush_count.load(Ordering::Relaxed),
-            checkpoint_sequence: globals.checkpoint_sequence.load(Ordering::Relaxed),
-            participants: participants as u32,
-            pinned_segments: engine.pinned_count(),
-        })
+        Ok(self.engine.stats())
     }
 
     /// Frees at least one frame of a full tier, as a writer would. For tests and tools.
