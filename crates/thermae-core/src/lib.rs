@@ -47,6 +47,7 @@
 //! - record: a record's bytes
 //! - crash: points at which tests kill
 //! - sync: atomics, threads and time
+//! - waiting: telling a caller of waits, and giving up
 //! - options: what a user may choose
 //! - env: files, clock, randomness
 //! - error: what can go wrong
@@ -105,6 +106,7 @@ mod superblock;
 mod sync;
 mod transaction;
 mod view;
+mod waiting;
 mod write;
 
 pub use check::{CheckReport, Problem};
@@ -120,3 +122,4 @@ pub use stats::{Config, Stats};
 pub use store::{Condition, Current, SetOptions, SetOutcome, Store, Update};
 pub use transaction::BatchOp;
 pub use view::View;
+pub use waiting::{Cancellation, WaitHooks, set_wait_hooks};
