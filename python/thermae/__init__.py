@@ -34,6 +34,7 @@ from typing import Unpack
 
 from thermae._thermae import KEY_BYTES_MAX, VALUE_BYTES_MAX, __version__
 from thermae.errors import (
+    CallCancelledError,
     CorruptStoreError,
     CounterOverflowError,
     InvalidKeyError,
@@ -63,6 +64,7 @@ from thermae.transactions import Transaction
 __all__ = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
+    "CallCancelledError",
     "Codec",
     "CorruptStoreError",
     "CounterOverflowError",

@@ -88,3 +88,7 @@ class TooManyParticipantsError(ThermaeError):
 
 class TransactionTooLargeError(ThermaeError):
     """A transaction that does not fit into one segment of the log."""
+
+
+class CallCancelledError(ThermaeError):
+    """A long call was given up before its end because its caller asked for that."""

@@ -15,6 +15,7 @@
 //! may read and write different frames and entries at once. Who may write which frame, and who may write the
 //! watermark, is decided by locks and leases above. An entry never crosses a 512-byte sector.
 
+use crate::waiting::before_wait;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -334,12 +335,14 @@ impl ColdPool {
     /// Reads all of `buffer` from within a frame.
     pub fn read_at(&self, frame: u32, offset: u32, buffer: &mut [u8]) -> Result<()> {
         let position = self.position(frame, offset, buffer.len())?;
+        before_wait();
         self.file.read_exact_at(buffer, position).map_err(|error| self.read_error(error))
     }
 
     /// Writes all of `bytes` within a frame. Not durable before [`ColdPool::sync`].
     pub fn write_at(&self, frame: u32, offset: u32, bytes: &[u8]) -> Result<()> {
         let position = self.position(frame, offset, bytes.len())?;
+        before_wait();
         self.file.write_all_at(bytes, position).map_err(|error| Error::io("write", &self.path, error))
     }
 
@@ -348,6 +351,7 @@ impl ColdPool {
     /// After an error nothing is known about what was written since the last success, and a later success proves
     /// nothing: the caller stops all writes.
     pub fn sync(&self) -> Result<()> {
+        before_wait();
         self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
     }
 

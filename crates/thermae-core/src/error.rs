@@ -77,6 +77,9 @@ pub enum Error {
     /// The operations of one transaction do not fit into one segment of the log.
     #[error("{0}")]
     TransactionTooLarge(String),
+    /// The call was given up because its caller asked for that.
+    #[error("{0}")]
+    Cancelled(String),
 }
 
 impl Error {
@@ -101,6 +104,7 @@ impl Error {
         "WritesStopped",
         "TooManyParticipants",
         "TransactionTooLarge",
+        "Cancelled",
     ];
 
     /// The variant's name, as in [`Error::NAMES`].
@@ -125,6 +129,7 @@ impl Error {
             Error::WritesStopped(_) => "WritesStopped",
             Error::TooManyParticipants(_) => "TooManyParticipants",
             Error::TransactionTooLarge(_) => "TransactionTooLarge",
+            Error::Cancelled(_) => "Cancelled",
         }
     }
 
@@ -213,6 +218,7 @@ mod tests {
             Error::WritesStopped(text()),
             Error::TooManyParticipants(text()),
             Error::TransactionTooLarge(text()),
+            Error::Cancelled(text()),
         ]
     }
 

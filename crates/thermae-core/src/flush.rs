@@ -36,6 +36,7 @@ use crate::options::Durability;
 use crate::record::{self, Word0, kind};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Purpose};
 use crate::sync::{futex_wait, futex_wake_all};
+use crate::waiting::{before_wait, check_cancelled};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -409,7 +410,7 @@ impl Engine {
     /// Returns when everything up to `sequence` is durable, flushing for all who wait if nobody does.
     ///
     /// # Errors
-    /// As [`Engine::flush_once`].
+    /// As [`Engine::flush_once`]; Cancelled, and then it becomes durable all the same.
     pub fn wait_durable(&self, sequence: u64) -> Result<()> {
         let globals = self.globals();
         if self.durable.is_none() {
@@ -420,6 +421,8 @@ impl Engine {
             if globals.watermark.load(Ordering::SeqCst) >= sequence {
                 return Ok(());
             }
+            before_wait();
+            check_cancelled()?;
             if globals.writes_stopped.load(Ordering::SeqCst) != 0 {
                 return Err(self.unwritable());
             }

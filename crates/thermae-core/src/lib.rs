@@ -52,6 +52,7 @@
 //! - record: a record's bytes
 //! - crash: points at which tests kill
 //! - sync: atomics, threads and time
+//! - waiting: telling a caller of waits, and giving up
 //! - options: what a user may choose
 //! - env: files, clock, randomness
 //! - error: what can go wrong
@@ -115,6 +116,7 @@ mod sync;
 mod transaction;
 mod updates;
 mod view;
+mod waiting;
 mod write;
 
 pub use check::{CheckReport, Problem};
@@ -130,3 +132,4 @@ pub use stats::{Config, Stats};
 pub use store::{Condition, Current, SetOptions, SetOutcome, Store, Update};
 pub use transaction::BatchOp;
 pub use view::View;
+pub use waiting::{Cancellation, WaitHooks, set_wait_hooks};

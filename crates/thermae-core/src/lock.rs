@@ -12,7 +12,7 @@
 //! Rejected: robust process-shared mutexes. They unblock the survivor but say nothing of other PID namespaces,
 //! are 40 bytes, and still leave half-changed data to be repaired.
 
-use crate::sync::{AtomicU32, Instant, Ordering, spin_loop, thread};
+use crate::sync::{AtomicU32, Instant, Ordering, before_wait, spin_loop, thread};
 use std::time::Duration;
 
 /// How long a waiter waits before it asks whether the owner is alive.
@@ -82,6 +82,7 @@ impl SharedLock {
                 continue;
             }
             if rounds < 192 {
+                before_wait();
                 thread::yield_now();
                 continue;
             }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
 use crate::layout::{ADDRESS_MIN, Place, Segment, Table};
 use crate::record::{self, Parsed, Word0, flag, kind};
+use crate::waiting::before_wait;
 use std::sync::atomic::{Ordering, fence};
 
 /// What is known of a value besides its bytes.
@@ -120,6 +121,7 @@ impl Engine {
         *retries += 1;
         Self::count(&self.counters().retries, 1);
         if *retries > 16 {
+            before_wait();
             std::thread::yield_now();
         }
     }

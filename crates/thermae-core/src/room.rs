@@ -26,6 +26,7 @@ use crate::layout::{Place, RESERVE_FRAMES, state};
 use crate::options::{WhenFull, size_text};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
 use crate::sync::futex_wait;
+use crate::waiting::{before_wait, check_cancelled};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -56,9 +57,11 @@ impl Engine {
     /// Makes room of a kind, for a writer that holds no lock and found none. `attempts` is the writer's own count, zero at first.
     ///
     /// # Errors
-    /// Full when nothing can be freed; those of reading, writing and flushing.
+    /// Full when nothing can be freed; Cancelled; those of reading, writing and flushing.
     pub(crate) fn make_room(&self, room: Room, attempts: &mut u32) -> Result<()> {
         self.check_writable()?;
+        before_wait();
+        check_cancelled()?;
         // Without a cold tier, what is missing is a slot of the segment table, and evicting frees those too.
         let room = if self.durable.is_none() { Room::Hot } else { room };
         let is_first = *attempts == 0;

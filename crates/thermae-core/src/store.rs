@@ -16,6 +16,7 @@ use crate::segment::Room;
 use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
 use crate::view::{self, View};
+use crate::waiting::{LONG_COPY_BYTES, before_wait};
 use crate::write::{Change, NewValue, Payload, Present};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -217,6 +218,9 @@ impl Store {
     pub fn get(&self, key: &[u8]) -> Result<Option<(RecordMeta, Vec<u8>)>> {
         let mut value = Vec::new();
         let meta = self.get_into(key, |meta| {
+            if meta.value_len >= LONG_COPY_BYTES {
+                before_wait();
+            }
             value = vec![0_u8; meta.value_len as usize];
             value.as_mut_ptr()
         })?;

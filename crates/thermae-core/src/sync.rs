@@ -8,10 +8,13 @@ pub use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 pub use std::thread;
 pub use std::time::Instant;
 
+pub(crate) use crate::waiting::before_wait;
+
 use std::time::Duration;
 
 /// Sleeps until `word` is no longer `seen`, someone wakes its waiters, or `timeout` is over.
 pub(crate) fn futex_wait(word: &AtomicU32, seen: u32, timeout: Duration) {
+    before_wait();
     let time = libc::timespec {
         tv_sec: timeout.as_secs().cast_signed(),
         tv_nsec: i64::from(timeout.subsec_nanos()),

@@ -11,7 +11,7 @@ use thermae_core::{Condition, SetOptions};
 
 use crate::destination::{Arrived, Destinations};
 use crate::errors::{IntoPython, wrong_type};
-use crate::handle::{Handle, expires_at_ms, releases_for};
+use crate::handle::{Handle, expires_at_ms};
 use crate::key::key_bytes;
 use crate::value::{Naming, decode};
 
@@ -59,8 +59,9 @@ pub(crate) fn get_many<'py>(
     let mut metas = vec![None; keys.len()];
     let core = handle.opened.enter(py)?;
     let mut destinations = Destinations::new(py, keys.len());
-    let outcome =
-        core.get_many_into(&keys, &mut |position, meta| destinations.prepare(position, meta), &mut metas);
+    let outcome = core.call(|core| {
+        core.get_many_into(&keys, &mut |position, meta| destinations.prepare(position, meta), &mut metas)
+    });
     destinations.finish()?;
     outcome.into_python(py)?;
     let mut values = Vec::with_capacity(metas.len());
@@ -83,8 +84,8 @@ pub(crate) fn delete_many(handle: &Handle, keys: &Bound<'_, PyAny>) -> PyResult<
     let owned: Vec<_> = owned.iter_borrowed().collect();
     let keys = owned.iter().map(|key| key_bytes(key)).collect::<PyResult<Vec<&[u8]>>>()?;
     let core = handle.opened.enter(py)?;
-    let releases = keys.len() >= DELETE_KEYS_RELEASE || releases_for(&core, 0);
-    core.run(releases, |core| core.delete_many(&keys)).into_python(py)
+    let work = |core: &thermae_core::Store| core.delete_many(&keys);
+    if keys.len() >= DELETE_KEYS_RELEASE { core.detached(work) } else { core.call(work) }.into_python(py)
 }
 
 /// Writes every item of a mapping, or of an iterable of pairs.
@@ -164,5 +165,5 @@ fn set_piece<'py>(
         encoded.iter().map(|(key, value, encoding)| (*key, value.as_bytes(), *encoding)).collect();
     let options = SetOptions { encoding: 0, expires_at_ms, keep_ttl: false, condition: Condition::Always };
     let core = handle.opened.enter(py)?;
-    core.run(releases_for(&core, value_bytes), |core| core.set_many(&items, &options)).into_python(py)
+    core.call_with_bytes(value_bytes, |core| core.set_many(&items, &options)).into_python(py)
 }

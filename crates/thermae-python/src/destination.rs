@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use thermae_core::RecordMeta;
 
 use crate::encoding::{ENCODING_ARRAY, ENCODING_BYTES, ENCODING_SCALAR_LAST};
-use crate::gil::{COPY_BYTES_RELEASE, LateRelease};
+use crate::gil::{self, COPY_BYTES_RELEASE};
 
 /// Holds most texts, and every number but the largest integers.
 const SCRATCH_BYTES: usize = 256;
@@ -75,7 +75,6 @@ fn out_of_memory() -> PyErr {
 /// Where one value goes.
 pub(crate) struct Destination<'py> {
     py: Python<'py>,
-    gil: LateRelease,
     slot: Slot,
     failed: bool,
     scratch: [MaybeUninit<u8>; SCRATCH_BYTES],
@@ -91,7 +90,6 @@ impl<'py> Destination<'py> {
     pub(crate) fn new(py: Python<'py>) -> Destination<'py> {
         Destination {
             py,
-            gil: LateRelease::new(py),
             slot: Slot(ptr::null_mut()),
             failed: false,
             scratch: [MaybeUninit::uninit(); SCRATCH_BYTES],
@@ -107,7 +105,7 @@ impl<'py> Destination<'py> {
     /// Memory for the value; null where there is none, on which the engine gives up.
     #[inline]
     pub(crate) fn prepare(&mut self, meta: &RecordMeta) -> *mut u8 {
-        self.gil.take_back();
+        gil::take_back();
         if Self::fits_scratch(meta) {
             self.failed = false;
             return self.scratch.as_mut_ptr().cast();
@@ -115,7 +113,7 @@ impl<'py> Destination<'py> {
         let address = self.slot.allocate(meta);
         self.failed = address.is_null();
         if !self.failed && meta.value_len >= COPY_BYTES_RELEASE {
-            self.gil.release();
+            gil::release();
         }
         address
     }
@@ -123,7 +121,7 @@ impl<'py> Destination<'py> {
     /// Ends the call into the engine: the GIL is held again, and a failed allocation is an error.
     #[inline]
     pub(crate) fn finish(&mut self) -> PyResult<()> {
-        self.gil.take_back();
+        gil::take_back();
         if self.failed { Err(out_of_memory()) } else { Ok(()) }
     }
 
@@ -145,7 +143,7 @@ impl<'py> Destination<'py> {
 
 impl Drop for Destination<'_> {
     fn drop(&mut self) {
-        self.gil.take_back();
+        gil::take_back();
         self.slot.clear();
     }
 }
@@ -153,7 +151,6 @@ impl Drop for Destination<'_> {
 /// Where the values of a batch go; all of them become objects first.
 pub(crate) struct Destinations<'py> {
     py: Python<'py>,
-    gil: LateRelease,
     slots: Vec<Slot>,
     failed: bool,
 }
@@ -161,23 +158,23 @@ pub(crate) struct Destinations<'py> {
 impl<'py> Destinations<'py> {
     pub(crate) fn new(py: Python<'py>, count: usize) -> Destinations<'py> {
         let slots = (0..count).map(|_| Slot(ptr::null_mut())).collect();
-        Destinations { py, gil: LateRelease::new(py), slots, failed: false }
+        Destinations { py, slots, failed: false }
     }
 
     /// As [`Destination::prepare`], for the value at `position`.
     #[inline]
     pub(crate) fn prepare(&mut self, position: usize, meta: &RecordMeta) -> *mut u8 {
-        self.gil.take_back();
+        gil::take_back();
         let address = self.slots[position].allocate(meta);
         self.failed |= address.is_null();
         if !address.is_null() && meta.value_len >= COPY_BYTES_RELEASE {
-            self.gil.release();
+            gil::release();
         }
         address
     }
 
     pub(crate) fn finish(&mut self) -> PyResult<()> {
-        self.gil.take_back();
+        gil::take_back();
         if self.failed { Err(out_of_memory()) } else { Ok(()) }
     }
 
@@ -189,7 +186,7 @@ impl<'py> Destinations<'py> {
 
 impl Drop for Destinations<'_> {
     fn drop(&mut self) {
-        self.gil.take_back();
+        gil::take_back();
         self.slots.iter_mut().for_each(Slot::clear);
     }
 }

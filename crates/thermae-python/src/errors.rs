@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thermae_core::Error;
 
+use crate::gil::take_raised;
+
 /// The Python class for each variant of the engine's enum, by name.
 fn class_name(variant: &str) -> &'static str {
     match variant {
@@ -30,6 +32,7 @@ fn class_name(variant: &str) -> &'static str {
         "WritesStopped" => "WritesStoppedError",
         "TooManyParticipants" => "TooManyParticipantsError",
         "TransactionTooLarge" => "TransactionTooLargeError",
+        "Cancelled" => "CallCancelledError",
         // A variant added to the engine alone; a test compares the two sets, so no release gets here.
         _ => "ThermaeError",
     }
@@ -47,6 +50,11 @@ pub(crate) fn class_names(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// The exception for an error of the engine.
 #[cold]
 pub(crate) fn to_python(py: Python<'_>, error: &Error) -> PyErr {
+    if matches!(error, Error::Cancelled(_))
+        && let Some(raised) = take_raised()
+    {
+        return raised;
+    }
     let class = match py.import("thermae.errors").and_then(|module| module.getattr(class_name(error.name())))
     {
         Ok(class) => class,

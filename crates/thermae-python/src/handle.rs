@@ -1,20 +1,18 @@
 //! An open store with its codecs: one value read or written, which every verb is made of.
 //!
 //! Small values are copied with the GIL held, because that takes less time than letting it go and back. It is
-//! released for a large value, and for every write of a store whose durability makes the writer wait for the
-//! disk.
+//! released for a large value, and where the engine waits (see `gil`).
 
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
-use thermae_core::{Condition, Durability, RecordMeta, SetOptions, SetOutcome};
+use thermae_core::{Condition, RecordMeta, SetOptions, SetOutcome};
 
 use crate::destination::{Arrived, Destination};
 use crate::encoding::ENCODING_ARRAY;
 use crate::errors::{IntoPython, invalid_option, wrong_type};
-use crate::gil::COPY_BYTES_RELEASE;
-use crate::opened::Opened;
+use crate::opened::{Entered, Opened};
 use crate::value::{Encoded, Naming, decode, encode};
 
 /// Longer lifetimes than 30,000 years are taken for mistakes.
@@ -42,7 +40,7 @@ impl Handle {
     ) -> PyResult<Option<(RecordMeta, Bound<'py, PyAny>)>> {
         let core = self.opened.enter(py)?;
         let mut destination = Destination::new(py);
-        let found = core.get_into(key, |meta| destination.prepare(meta));
+        let found = core.call(|core| core.get_into(key, |meta| destination.prepare(meta)));
         destination.finish()?;
         let Some(meta) = found.into_python(py)? else { return Ok(None) };
         let value = decode(py, meta.encoding, destination.arrived(&meta), &self.codecs, naming)?;
@@ -57,7 +55,7 @@ impl Handle {
         naming: Naming<'_, 'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let core = self.opened.enter(py)?;
-        let taken = core.run(releases_for(&core, 0), |core| core.pop(key));
+        let taken = core.call(|core| core.pop(key));
         let Some((meta, value)) = taken.into_python(py)? else { return Ok(None) };
         self.decode(py, meta.encoding, &value, naming).map(Some)
     }
@@ -105,24 +103,17 @@ impl Handle {
             condition: writing.condition,
         };
         let bytes = encoded.as_bytes();
-        let outcome =
-            core.run(releases_for(&core, bytes.len() as u64), |core| core.set(key, bytes, &options));
+        let outcome = core.call_with_bytes(bytes.len() as u64, |core| core.set(key, bytes, &options));
         Ok(matches!(outcome.into_python(py)?, SetOutcome::Stored(_)))
     }
 }
 
-/// Whether a write of so many bytes is worth releasing the GIL for.
-#[inline]
-pub(crate) fn releases_for(core: &thermae_core::Store, value_bytes: u64) -> bool {
-    value_bytes >= COPY_BYTES_RELEASE || core.durability() == Durability::Always
-}
-
 /// When a value written now with this lifetime expires; 0 is never.
 #[inline]
-pub(crate) fn expires_at_ms(core: &thermae_core::Store, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
+pub(crate) fn expires_at_ms(core: &Entered<'_, '_>, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
     match ttl {
         None => Ok(0),
-        Some(ttl) => Ok(core.now_ms().saturating_add(lifetime_ms(ttl)?)),
+        Some(ttl) => Ok(core.call(thermae_core::Store::now_ms).saturating_add(lifetime_ms(ttl)?)),
     }
 }
 

@@ -21,8 +21,8 @@
 //! - `opened`: the engine's store, until it is closed and the last call has left
 //! - `encoding`: the encodings' numbers
 //! - `key`: Python key to bytes, and back
-//! - `gil`: the GIL, released late and taken back early
 //! - `errors`: the engine's errors as Python exceptions
+//! - `gil`: the GIL, let go of where the engine waits, and signals looked for
 
 mod batch;
 mod destination;
@@ -61,6 +61,7 @@ mod _thermae {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::gil::install_hooks();
         module.add("KEY_BYTES_MAX", thermae_core::KEY_BYTES_MAX)?;
         module.add("VALUE_BYTES_MAX", thermae_core::VALUE_BYTES_MAX)?;
         module.add("ERROR_CLASSES", super::errors::class_names(module.py())?)?;

@@ -39,7 +39,7 @@ pub(crate) fn acquire(
             })
         })
     };
-    let outcome = core.run(true, |core| core.lock_acquire(name, timeout, &mut interrupted));
+    let outcome = core.detached(|core| core.lock_acquire(name, timeout, &mut interrupted));
     match raised {
         Some(error) => Err(error),
         None => Ok(LockToken { token: outcome.into_python(py)? }),

@@ -7,13 +7,13 @@
 //! would cost a tenth of a small get.
 
 use std::cell::{Cell, UnsafeCell};
-use std::ops::Deref;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 use thermae_core::Error;
 
 use crate::errors::{IntoPython, to_python};
+use crate::gil::{self, COPY_BYTES_RELEASE};
 
 /// A store that may be closed at any time.
 pub(crate) struct Opened {
@@ -62,14 +62,14 @@ impl Opened {
     }
 
     pub(crate) fn is_closed(&self, py: Python<'_>) -> bool {
-        self.enter(py).map_or(true, |entered| entered.is_closed())
+        self.enter(py).map_or(true, |entered| entered.call(thermae_core::Store::is_closed))
     }
 
     /// Closes the store; calls that are inside end as the engine lets them.
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
         let Ok(entered) = self.enter(py) else { return Ok(()) };
         self.is_closing.set(true);
-        entered.run(true, thermae_core::Store::close).into_python(py)
+        entered.detached(thermae_core::Store::close).into_python(py)
     }
 }
 
@@ -78,13 +78,13 @@ impl Drop for Opened {
         if let Some(core) = self.core.get_mut().take() {
             // Closing flushes and waits for the background threads; others may run meanwhile, unless Python
             // is at its end. There is nobody to tell about a failure: who wants to know calls close().
-            let closed = Python::try_attach(|py| py.detach(|| core.close()));
+            let closed = Python::try_attach(|py| gil::detached_unheard(py, || core.close()));
             drop(closed);
         }
     }
 }
 
-/// A call that is inside; holds the GIL, unless it lends the engine's store to `run`.
+/// A call that is inside; holds the GIL, but for what the engine is called with.
 pub(crate) struct Entered<'a, 'py> {
     opened: &'a Opened,
     core: &'a Arc<thermae_core::Store>,
@@ -92,29 +92,32 @@ pub(crate) struct Entered<'a, 'py> {
 }
 
 impl Entered<'_, '_> {
-    /// Calls the engine, without the GIL where `releases`.
+    /// Calls the engine with the GIL, which it lets go where it waits.
     #[inline]
-    pub(crate) fn run<T: Send>(
+    pub(crate) fn call<T>(&self, work: impl FnOnce(&thermae_core::Store) -> T) -> T {
+        let _taking = gil::Taking;
+        work(self.core)
+    }
+
+    /// Calls the engine without the GIL.
+    pub(crate) fn detached<T: Send>(&self, work: impl FnOnce(&thermae_core::Store) -> T + Send) -> T {
+        let core: &thermae_core::Store = self.core;
+        gil::detached(self.py, || work(core))
+    }
+
+    /// Calls the engine with a value of so many bytes: without the GIL where copying them is worth it.
+    #[inline]
+    pub(crate) fn call_with_bytes<T: Send>(
         &self,
-        releases: bool,
+        value_bytes: u64,
         work: impl FnOnce(&thermae_core::Store) -> T + Send,
     ) -> T {
-        let core: &thermae_core::Store = self.core;
-        if releases { self.py.detach(|| work(core)) } else { work(core) }
+        if value_bytes >= COPY_BYTES_RELEASE { self.detached(work) } else { self.call(work) }
     }
 
     /// For work that goes on if its caller leaves.
     pub(crate) fn share(&self) -> Arc<thermae_core::Store> {
         Arc::clone(self.core)
-    }
-}
-
-impl Deref for Entered<'_, '_> {
-    type Target = thermae_core::Store;
-
-    #[inline]
-    fn deref(&self) -> &thermae_core::Store {
-        self.core
     }
 }
 

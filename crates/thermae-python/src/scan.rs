@@ -11,6 +11,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::errors::to_python;
+use crate::gil;
 use crate::handle::Handle;
 use crate::key::key_object;
 use crate::value::Naming;
@@ -36,7 +37,7 @@ impl Scan {
             let scan = scan
                 .get_mut()
                 .map_err(|_| PyRuntimeError::new_err("this iterator failed before: start a new one"))?;
-            match py.detach(|| scan.next_batch()) {
+            match gil::detached(py, || scan.next_batch()) {
                 Ok(Some(batch)) => self.batch.extend(batch.into_iter().map(|(key, _)| key)),
                 Ok(None) => self.scan = None,
                 Err(error) => {

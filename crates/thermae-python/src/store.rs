@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView};
-use thermae_core::{BatchOp, Condition, Location, Options};
+use thermae_core::{BatchOp, Condition, Location, Options, RecordMeta};
 
 use crate::batch;
 use crate::errors::{IntoPython, invalid_option};
-use crate::handle::{Handle, Writing, expires_at_ms, releases_for};
+use crate::gil;
+use crate::handle::{Handle, Writing, expires_at_ms};
 use crate::key::{key_bytes, missing};
 use crate::lock::{self, LockToken};
 use crate::opened::Opened;
@@ -55,6 +56,14 @@ pub(crate) struct Store {
     config: thermae_core::Config,
 }
 
+impl Store {
+    #[inline]
+    fn meta(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<RecordMeta>> {
+        let key = key_bytes(key)?;
+        self.handle.opened.enter(py)?.call(|core| core.meta(key)).into_python(py)
+    }
+}
+
 /// Opening, closing, and what the store was opened as.
 #[pymethods]
 impl Store {
@@ -68,7 +77,7 @@ impl Store {
     ) -> PyResult<Store> {
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
-        let core = py.detach(|| thermae_core::Store::open(&location, &options)).into_python(py)?;
+        let core = gil::detached(py, || thermae_core::Store::open(&location, &options)).into_python(py)?;
         let config = core.config();
         let opened = Arc::new(Opened::new(core, location.to_string()));
         Ok(Store { handle: Handle { opened, codecs }, location, config })
@@ -129,25 +138,25 @@ impl Store {
     /// processes.
     #[getter]
     fn durability(&self, py: Python<'_>) -> PyResult<&'static str> {
-        Ok(self.handle.opened.enter(py)?.durability().as_str())
+        Ok(self.handle.opened.enter(py)?.call(|core| core.durability().as_str()))
     }
 
     #[setter]
     fn set_durability(&self, py: Python<'_>, durability: &Bound<'_, PyAny>) -> PyResult<()> {
         let durability = word("durability", durability)?.parse().into_python(py)?;
-        self.handle.opened.enter(py)?.run(true, |core| core.set_durability(durability)).into_python(py)
+        self.handle.opened.enter(py)?.detached(|core| core.set_durability(durability)).into_python(py)
     }
 
     /// What a full store does: "evict" or "error". Set it to change it, for all processes.
     #[getter]
     fn when_full(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(self.handle.opened.enter(py)?.config().when_full)
+        Ok(self.handle.opened.enter(py)?.call(|core| core.config().when_full))
     }
 
     #[setter]
     fn set_when_full(&self, py: Python<'_>, when_full: &Bound<'_, PyAny>) -> PyResult<()> {
         let when_full = word("when_full", when_full)?.parse().into_python(py)?;
-        self.handle.opened.enter(py)?.run(true, |core| core.set_when_full(when_full)).into_python(py)
+        self.handle.opened.enter(py)?.detached(|core| core.set_when_full(when_full)).into_python(py)
     }
 
     // The mapping protocol.
@@ -168,11 +177,11 @@ impl Store {
     }
 
     fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(self.handle.opened.enter(py)?.meta(key_bytes(key)?).into_python(py)?.is_some())
+        Ok(self.meta(py, key)?.is_some())
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.handle.opened.enter(py)?.run(true, thermae_core::Store::len).into_python(py)? as usize)
+        Ok(self.handle.opened.enter(py)?.detached(thermae_core::Store::len).into_python(py)? as usize)
     }
 
     // Verbs for one key.
@@ -229,13 +238,7 @@ impl Store {
     /// >>> store.version("key")
     /// 0
     fn version(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<u64> {
-        Ok(self
-            .handle
-            .opened
-            .enter(py)?
-            .meta(key_bytes(key)?)
-            .into_python(py)?
-            .map_or(0, |meta| meta.version))
+        Ok(self.meta(py, key)?.map_or(0, |meta| meta.version))
     }
 
     /// The size of the key's value as stored, without reading it; None where it is missing.
@@ -244,7 +247,7 @@ impl Store {
     /// >>> store.value_bytes("key")
     /// 5
     fn value_bytes(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
-        Ok(self.handle.opened.enter(py)?.meta(key_bytes(key)?).into_python(py)?.map(|meta| meta.value_len))
+        Ok(self.meta(py, key)?.map(|meta| meta.value_len))
     }
 
     /// Seconds until the key expires; None for never. Raises `KeyError` where it is missing.
@@ -254,13 +257,12 @@ impl Store {
     /// >>> 59 < store.ttl("key") <= 60
     /// True
     fn ttl(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
-        let core = self.handle.opened.enter(py)?;
-        let meta = core.meta(key_bytes(key)?).into_python(py)?;
-        match meta {
+        match self.meta(py, key)? {
             None => Err(missing(key)),
             Some(meta) if meta.expires_at_ms == 0 => Ok(None),
             Some(meta) => {
-                let left_ms = meta.expires_at_ms.saturating_sub(core.now_ms());
+                let now_ms = self.handle.opened.enter(py)?.call(thermae_core::Store::now_ms);
+                let left_ms = meta.expires_at_ms.saturating_sub(now_ms);
                 Ok(Some(left_ms as f64 / 1000.0))
             }
         }
@@ -357,7 +359,7 @@ impl Store {
     fn delete(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         let key = key_bytes(key)?;
         let core = self.handle.opened.enter(py)?;
-        core.run(releases_for(&core, 0), |core| core.delete(key)).into_python(py)
+        core.call(|core| core.delete(key)).into_python(py)
     }
 
     /// Removes a key and returns its value; `default`, or `KeyError` without one, where it is missing.
@@ -396,7 +398,7 @@ impl Store {
         let key = key_bytes(key)?;
         let core = self.handle.opened.enter(py)?;
         let expires_at_ms = expires_at_ms(&core, ttl)?;
-        core.run(releases_for(&core, 0), |core| core.touch(key, expires_at_ms)).into_python(py)
+        core.call(|core| core.touch(key, expires_at_ms)).into_python(py)
     }
 
     /// Adds `by` to an integer and returns the sum; a missing key counts as `default` and gets the lifetime
@@ -419,7 +421,7 @@ impl Store {
         let bytes = key_bytes(key)?;
         let core = self.handle.opened.enter(py)?;
         let expires_at_ms = expires_at_ms(&core, ttl)?;
-        let counted = core.run(releases_for(&core, 0), |core| core.incr(bytes, by, default, expires_at_ms));
+        let counted = core.call(|core| core.incr(bytes, by, default, expires_at_ms));
         counted.into_python(py)?.ok_or_else(|| missing(key))
     }
 
@@ -449,7 +451,8 @@ impl Store {
         key: &Bound<'py, PyAny>,
     ) -> PyResult<Option<(u8, Bound<'py, PyMemoryView>)>> {
         let key = key_bytes(key)?;
-        let Some(view) = self.handle.opened.enter(py)?.view(key).into_python(py)? else { return Ok(None) };
+        let found = self.handle.opened.enter(py)?.call(|core| core.view(key));
+        let Some(view) = found.into_python(py)? else { return Ok(None) };
         let encoding = view.meta().encoding;
         let owner = Bound::new(py, View { view })?;
         Ok(Some((encoding, PyMemoryView::from(owner.as_any())?)))
@@ -506,12 +509,13 @@ impl Store {
     /// >>> len(store)
     /// 0
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
-        self.handle.opened.enter(py)?.run(true, thermae_core::Store::clear).into_python(py).map(drop)
+        self.handle.opened.enter(py)?.detached(thermae_core::Store::clear).into_python(py).map(drop)
     }
 
     /// Iterates over the keys with a prefix, or over their items.
     fn _scan(&self, py: Python<'_>, prefix: &Bound<'_, PyAny>, with_values: bool) -> PyResult<Scan> {
-        let scan = self.handle.opened.enter(py)?.scan(key_bytes(prefix)?);
+        let prefix = key_bytes(prefix)?;
+        let scan = self.handle.opened.enter(py)?.call(|core| core.scan(prefix));
         Ok(Scan::new(self.handle.clone_ref(py), scan, with_values))
     }
 
@@ -573,7 +577,7 @@ impl Store {
             .iter()
             .map(|(key, version)| Ok((key_bytes(key)?, (*version != 0).then_some(*version))))
             .collect::<PyResult<Vec<_>>>()?;
-        core.run(true, |core| core.transaction(&operations, &expected)).into_python(py)
+        core.detached(|core| core.transaction(&operations, &expected)).into_python(py)
     }
 
     fn _lock_acquire(
@@ -586,7 +590,7 @@ impl Store {
     }
 
     fn _lock_release(&self, py: Python<'_>, token: &LockToken) -> PyResult<bool> {
-        self.handle.opened.enter(py)?.run(true, |core| core.lock_release(&token.token)).into_python(py)
+        self.handle.opened.enter(py)?.detached(|core| core.lock_release(&token.token)).into_python(py)
     }
 
     // The whole store.
@@ -600,7 +604,7 @@ impl Store {
     }
 
     fn _stats(&self, py: Python<'_>) -> PyResult<String> {
-        json(&self.handle.opened.enter(py)?.run(true, thermae_core::Store::stats).into_python(py)?)
+        json(&self.handle.opened.enter(py)?.detached(thermae_core::Store::stats).into_python(py)?)
     }
 
     fn _check(&self, py: Python<'_>, repair: bool) -> PyResult<String> {
@@ -636,7 +640,7 @@ pub(crate) fn restore(
 pub(crate) fn destroy(py: Python<'_>, location: &str) -> PyResult<()> {
     let location = Location::parse(location).into_python(py)?;
     let env = Options::default().env;
-    py.detach(|| thermae_core::destroy(&*env, &location)).into_python(py)
+    gil::detached(py, || thermae_core::destroy(&*env, &location)).into_python(py)
 }
 
 /// Removes the volatile half of a store, as a reboot of the machine would.
@@ -644,5 +648,5 @@ pub(crate) fn destroy(py: Python<'_>, location: &str) -> PyResult<()> {
 pub(crate) fn forget_shared_memory(py: Python<'_>, location: &str) -> PyResult<()> {
     let location = Location::parse(location).into_python(py)?;
     let env = Options::default().env;
-    py.detach(|| thermae_core::forget_shared_memory(&*env, &location)).into_python(py)
+    gil::detached(py, || thermae_core::forget_shared_memory(&*env, &location)).into_python(py)
 }

@@ -7,13 +7,11 @@
 
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// How long Ctrl-C may go unnoticed.
-const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+use crate::gil::{self, SIGNALS_EVERY};
 
 /// Runs `work` without the GIL, and raises what a signal handler raises while it runs.
 pub(crate) fn interruptibly<T: Send + 'static>(
@@ -29,13 +27,13 @@ pub(crate) fn interruptibly<T: Send + 'static>(
     // A receiver may be used by one thread at a time, which is more than `detach` is able to see.
     let receiver = std::sync::Mutex::new(receiver);
     loop {
-        let received = py.detach(|| {
+        let received = gil::detached(py, || {
             receiver.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv_timeout(SIGNALS_EVERY)
         });
         match received {
             Ok(result) => {
                 // The worker only has its end left to do.
-                drop(py.detach(|| worker.join()));
+                drop(gil::detached(py, || worker.join()));
                 return Ok(result);
             }
             Err(RecvTimeoutError::Timeout) => py.check_signals()?,
