@@ -86,6 +86,7 @@ def test_the_verbs_are_those_of_the_store() -> None:
         "location",
         "read_only",
         "hot_bytes",
+        "warm_bytes",
         "cold_bytes",
         "frame_bytes",
         "durability",

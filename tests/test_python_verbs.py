@@ -223,7 +223,8 @@ def test_a_very_short_lifetime_is_at_least_a_millisecond(store: thermae.Store) -
 def test_what_it_was_opened_as(tmp_path: Path) -> None:
     with thermae.open(tmp_path / "data", hot="16MiB", cold="32MiB", durability="none") as store:
         assert store.location == str(tmp_path / "data")
-        assert (store.hot_bytes, store.cold_bytes, store.frame_bytes) == (16 << 20, 32 << 20, 1 << 20)
+        assert (store.hot_bytes, store.warm_bytes) == (16 << 20, 0)
+        assert (store.cold_bytes, store.frame_bytes) == (32 << 20, 1 << 20)
         assert (store.durability, store.when_full, store.read_only) == ("none", "evict", False)
         store.durability = "always"
         store.when_full = "error"

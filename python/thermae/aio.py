@@ -127,7 +127,7 @@ class Store:
         is_small = isinstance(value, (int, float)) or (
             isinstance(value, (str, bytes)) and len(value) <= INLINE_BYTES_MAX
         )
-        if self.sync.cold_bytes or not (is_small or value is None):
+        if self.sync.cold_bytes or self.sync.warm_bytes or not (is_small or value is None):
             return await self._wait(call, *args, **kwargs)
         return call(*args, **kwargs)
 

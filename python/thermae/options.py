@@ -63,7 +63,7 @@ class OpenOptions(TypedDict, total=False):
     warm: int | str | None
     """Size of the warm tier, on persistent memory; fixed at creation. Default none."""
     warm_directory: str | os.PathLike[str] | None
-    """A directory on persistent memory for the warm tier; looked at only at creation. Default the store's own."""
+    """A directory on persistent memory for it; looked at only at creation. Default the store's own."""
     index: IndexPlacement | None
     """Which mapped tier holds the index, "hot" or "warm"; fixed at creation. Default "hot"."""
     cold: int | str | None

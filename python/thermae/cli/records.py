@@ -87,8 +87,8 @@ def get_value(location: str, key: str, as_json: bool, output: Path | None) -> No
     "--if-absent", is_flag=True, help="Store only when there is no such key; exit code 1 when there is."
 )
 @click.option("--hot", help="Size of the hot tier (DRAM) of a store that is created, such as 512MiB.")
-@click.option("--warm", help="Size of the warm tier (persistent memory) of a store that is created, such as 16GiB.")
-@click.option("--warm-directory", help="Directory on persistent memory for the warm tier; the store's own by default.")
+@click.option("--warm", help="Size of the warm tier (persistent memory) of a store that is created.")
+@click.option("--warm-directory", help="Directory on persistent memory for it.  [default: STORE]")
 @click.option("--cold", help="Size of the cold tier (flash) of a store that is created, such as 20GiB.")
 @click.option(
     "--durability",
