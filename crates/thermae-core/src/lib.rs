@@ -17,6 +17,7 @@
 //! - expire: removing what has expired
 //! - demote: what leaves the hot tier for the cold one, and what comes back
 //! - evict: what a store without a cold tier drops
+//! - pack: what is dead before it is flushed is not written
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
 //! - census: what is in the tiers now
@@ -85,6 +86,7 @@ mod membership;
 mod names;
 mod open;
 mod options;
+mod pack;
 mod participants;
 mod partition;
 mod pool;
