@@ -19,10 +19,17 @@ pub(crate) struct Candidate {
     pub is_hot: bool,
     /// Whether its durable frame is the warm tier's.
     pub is_warm: bool,
+    /// Nothing of it was written to the cold tier yet.
+    pub is_unwritten: bool,
     pub sequence_max: u64,
 }
 
 impl Candidate {
+    /// Bytes that need not be moved.
+    pub(crate) fn dead_bytes(&self) -> u32 {
+        self.tail.saturating_sub(self.live_bytes)
+    }
+
     /// Whether so little of it is alive that moving the rest costs next to nothing.
     pub(crate) fn is_nearly_dead(&self) -> bool {
         self.live_bytes <= self.tail / 8
@@ -86,6 +93,7 @@ impl Engine {
                 live_bytes: segment.live_bytes.load(Ordering::Relaxed).saturating_add(tombstone_bytes),
                 is_hot: place.hot.is_some(),
                 is_warm: place.cold.is_some_and(|frame| frame < self.geometry.warm_frames),
+                is_unwritten: segment.flushed.load(Ordering::Relaxed) == 0,
                 sequence_max,
             };
             let is_hot = u32::from(candidate.is_hot);

@@ -15,7 +15,7 @@
 use crate::census::{Census, Tried};
 use crate::crash::crash_point;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::{SLOT_BITS, SURVIVOR_HEAD, class, state};
 use crate::relocate::{Fate, Keep, Walk, Wanted};
 use crate::segment::Room;
@@ -76,14 +76,38 @@ impl Engine {
         let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else {
             return Ok(false);
         };
+        if self.has_batches_to_flush(&walk) {
+            match self.flush_once() {
+                Ok(_) if !self.has_batches_to_flush(&walk) => {}
+                Ok(_) | Err(Error::Full(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        self.compact_walked(&walk)
+    }
+
+    /// Whether a segment holds records of transactions that a power failure could still undo. Such a batch is on disk whole or not at all, but
+    /// copies of its records would each count alone: so it is flushed before any of it is moved.
+    pub(crate) fn has_batches_to_flush(&self, walk: &Walk<'_>) -> bool {
+        let watermark = self.globals().watermark.load(Ordering::SeqCst);
+        self.is_flushed()
+            && self.segment(walk.slot).sequence_max.load(Ordering::Acquire) > watermark
+            && walk.items.iter().any(|&item| {
+                self.item_record(walk, item)
+                    .is_some_and(|record| record.word.is_in_batch() && record.sequence > watermark)
+            })
+    }
+
+    /// The same as [`Engine::compact_segment`], for a segment that was walked and holds no such records.
+    pub(crate) fn compact_walked(&self, walk: &Walk<'_>) -> Result<bool> {
         let is_cache = walk.class == class::CACHE;
         let tally = self
-            .pass(&walk, usize::MAX, |live| if is_cache { Fate::Home } else { Fate::Survive(live.access) });
+            .pass(walk, usize::MAX, |live| if is_cache { Fate::Home } else { Fate::Survive(live.access) });
         Self::count(&self.counters().compacted_bytes, tally.copied_bytes);
         if !tally.is_emptied() {
             return Ok(false);
         }
-        self.retire_emptied(&walk)
+        self.retire_emptied(walk)
     }
 
     /// Retires a segment in which nothing is alive, after carrying along what a replay needs. False where there is no room for that.

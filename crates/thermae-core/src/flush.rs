@@ -439,32 +439,19 @@ impl Engine {
         }
     }
 
-    /// Returns when everything written so far is durable.
+    /// Flushes if something is due and nobody else is at it.
     ///
     /// # Errors
     /// As [`Engine::flush_once`].
-    pub fn flush_all(&self) -> Result<()> {
-        self.wait_durable(self.last_sequence())
-    }
-
-    /// One round of the background flusher: sleeps up to `tick`, then flushes if something is due.
-    ///
-    /// # Errors
-    /// As [`Engine::flush_once`].
-    pub(crate) fn flush_step(&self, tick: Duration) -> Result<()> {
-        let globals = self.globals();
-        let seen = globals.flush_wakes.load(Ordering::Acquire);
-        futex_wait(&globals.flush_wakes, seen, tick);
-        if globals.writes_stopped.load(Ordering::SeqCst) != 0 || !self.is_flush_due() {
-            return Ok(());
-        }
+    pub(crate) fn flush_if_due(&self) -> Result<()> {
         match self.try_flush_lease() {
             Some(lease) if self.is_flush_due() => self.flush_with(&lease).map(drop),
             _ => Ok(()),
         }
     }
 
-    fn is_flush_due(&self) -> bool {
+    /// Whether someone waits for a flush, or the oldest unflushed record is as old as may be.
+    pub(crate) fn is_flush_due(&self) -> bool {
         let globals = self.globals();
         let watermark = globals.watermark.load(Ordering::SeqCst);
         if globals.flush_wanted.load(Ordering::Relaxed) > watermark {

@@ -19,6 +19,7 @@
 //! - migrate: what leaves the warm tier for the cold one
 //! - demote: what leaves the hot tier for the durable ones, and what comes back
 //! - evict: what a store without a cold tier drops
+//! - pack: what is dead before it is flushed is not written
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
 //! - census: what is in the tiers now
@@ -95,6 +96,7 @@ mod migrate;
 mod names;
 mod open;
 mod options;
+mod pack;
 mod participants;
 mod partition;
 mod persistent;

@@ -19,7 +19,6 @@ use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::{Place, class, state};
-use crate::segment::FLUSHES_BEFORE_REUSE;
 use std::sync::atomic::Ordering;
 
 /// Share of the warm tier's frames that is kept free.
@@ -176,21 +175,9 @@ impl Engine {
         }
         crash_point!("migrate.moved");
         durable.sync_watermark_file()?;
-        for moving in batch {
-            self.retire_holder(moving.holder);
-        }
+        // A holder whose frame's entry is cleared is free as soon as no pin needs its bytes.
+        batch.iter().for_each(|moving| self.retire(moving.holder));
         Ok(())
-    }
-
-    /// Frees what a slot holds as soon as pins allow: at once where its frame's entry is cleared, else as any retired segment's.
-    fn retire_holder(&self, holder: u32) {
-        let segment = self.segment(holder);
-        let is_cleared = segment.flushed.load(Ordering::Acquire) == 0;
-        self.retire(holder);
-        if is_cleared {
-            let flushes = self.globals().flush_count.load(Ordering::SeqCst);
-            segment.retired_flush.store(flushes.saturating_sub(FLUSHES_BEFORE_REUSE), Ordering::Relaxed);
-        }
     }
 
     fn sync_cold(&self, durable: &DurableTiers) -> Result<()> {
@@ -207,7 +194,7 @@ impl Engine {
         batch
             .iter()
             .filter(|moving| self.segment(moving.holder).state.load(Ordering::Acquire) == state::OPENING)
-            .for_each(|moving| self.retire_holder(moving.holder));
+            .for_each(|moving| self.retire(moving.holder));
         if self.is_flushed() { self.stop_writes(error) } else { error }
     }
 }

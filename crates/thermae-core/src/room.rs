@@ -22,8 +22,9 @@ use crate::compact::{COMPACT_ALIVE_PERCENT_MAX, COMPACT_BEFORE_EVICT_PERCENT_MAX
 use crate::demote::Demoted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::layout::{Place, RESERVE_FRAMES, state};
+use crate::layout::{Place, RESERVE_FRAMES, class, state};
 use crate::options::{WhenFull, size_text};
+use crate::pack::PACK_FOR_ROOM_DEAD_PERCENT_MIN;
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
 use crate::sync::futex_wait;
 use crate::waiting::{before_wait, check_cancelled};
@@ -31,7 +32,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Segments that one call empties at most.
-const STEPS_MAX: usize = 24;
+const STEPS_MAX: usize = 48;
 /// Segments that the keeper empties at most in one round.
 const KEEPER_STEPS_MAX: usize = 16;
 /// Calls without progress after which a writer is told that the store is full.
@@ -50,6 +51,10 @@ const CHECKPOINTED: u32 = u32::MAX;
 const HEADS_CLOSED: u32 = u32::MAX - 1;
 /// Share of the hot tier's frames that the keeper keeps free.
 const HOT_FREE_PERCENT: u32 = 3;
+/// Share of the cold tier's frames that a writer frees at once where this takes flushes.
+const COLD_FREED_PERCENT: u32 = 3;
+/// The most of them, so that nobody waits long.
+const COLD_FREED_MAX: u32 = 16;
 /// Share of the cold tier's frames that the keeper keeps free: what is kept free makes compaction work harder.
 const COLD_FREE_PERCENT: u32 = 1;
 
@@ -76,7 +81,7 @@ impl Engine {
                 std::thread::sleep(SNAPSHOT_PAUSE);
                 return Ok(());
             }
-            is_made || self.free_some(room, 1, STEPS_MAX)?
+            is_made || self.free_some(room, STEPS_MAX)?
         };
         if freed {
             *attempts = 1;
@@ -164,9 +169,22 @@ impl Engine {
     }
 
     /// Takes steps until more frames of a kind are free than before. The caller holds the room lock.
-    fn free_some(&self, room: Room, wanted: u32, steps_max: usize) -> Result<bool> {
+    fn free_some(&self, room: Room, steps_max: usize) -> Result<bool> {
         let before = self.free_frames(room);
         let mut tried = Tried::new();
+        let mut wanted = 1;
+        if room == Room::Cold && self.is_packed() {
+            for _ in 0..steps_max {
+                if self.pack_step(PACK_FOR_ROOM_DEAD_PERCENT_MIN, &mut tried)?.is_none() {
+                    break;
+                }
+                if self.free_frames(room) > before {
+                    return Ok(true);
+                }
+            }
+            // What is compacted now must be flushed, and with it all that is unwritten and might yet have died: so it is made to last.
+            wanted = (self.geometry.durable_frames() * COLD_FREED_PERCENT / 100).clamp(1, COLD_FREED_MAX);
+        }
         for _ in 0..steps_max {
             let has_more = self.step(room, &mut tried, true)?;
             self.reclaim();
@@ -190,6 +208,7 @@ impl Engine {
 
     /// Flushes as often as it takes until the frames that are retired now may be reused.
     fn flush_for_reuse(&self) -> Result<()> {
+        self.pack_before_flush(true)?;
         for _ in 0..FLUSHES_BEFORE_REUSE {
             self.flush_once()?;
         }
@@ -202,11 +221,19 @@ impl Engine {
         match (room, self.durable.is_some(), self.when_full()) {
             (Room::Hot, false, WhenFull::Evict) => self.evict_step(tried),
             (Room::Hot, false, WhenFull::Error) => self.compact_step(COMPACT_ALIVE_PERCENT_MAX, tried),
-            (Room::Hot, true, _) => match self.demote_step(tried, may_flush)? {
-                Demoted::Some => Ok(true),
-                Demoted::Nothing => Ok(false),
-                Demoted::NeedsCold => self.cold_step(tried),
-            },
+            (Room::Hot, true, _) => {
+                if may_flush && self.must_flush_to_demote() {
+                    if self.pack_step(PACK_FOR_ROOM_DEAD_PERCENT_MIN, tried)?.is_some() {
+                        return Ok(true);
+                    }
+                    self.pack_before_flush(true)?;
+                }
+                match self.demote_step(tried, may_flush)? {
+                    Demoted::Some => Ok(true),
+                    Demoted::Nothing => Ok(false),
+                    Demoted::NeedsCold => self.cold_step(tried),
+                }
+            }
             (Room::Cold, ..) => {
                 // Survivors pass through the hot tier.
                 if self.free_frames(Room::Hot) == 0 && self.demote_step(tried, may_flush)? == Demoted::Some {
@@ -215,6 +242,15 @@ impl Engine {
                 self.cold_step(tried)
             }
         }
+    }
+
+    /// Whether nothing that could be demoted is in the cold tier yet.
+    fn must_flush_to_demote(&self) -> bool {
+        let census = self.census();
+        self.is_packed()
+            && !census.closed.iter().chain(&census.extents).any(|candidate| {
+                candidate.is_hot && !candidate.is_unwritten && candidate.class != class::CACHE
+            })
     }
 
     fn cold_step(&self, tried: &mut Tried) -> Result<bool> {
@@ -229,6 +265,9 @@ impl Engine {
 
     /// Compacts the best segment for it; true if there was one, whatever came of it.
     fn compact_step(&self, alive_percent_max: u64, tried: &mut Tried) -> Result<bool> {
+        if self.durable.is_some() && self.pack_step(PACK_FOR_ROOM_DEAD_PERCENT_MIN, tried)?.is_some() {
+            return Ok(true);
+        }
         let census = self.census();
         let Some(slot) = self.best_to_compact(&census, alive_percent_max, tried) else {
             if self.durable.is_some()

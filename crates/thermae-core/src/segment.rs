@@ -7,8 +7,10 @@
 //! A slot leaves FREE and returns to it under the pool lock, together with its frames; so frames in use are exactly those
 //! that some slot's place word (or the list of index frames) names, and the free stacks can be recomputed after a death.
 //! A retired slot keeps its frames while a living participant pins it, and its cold frame until a flush that began later has
-//! recorded a watermark that covers the retirement: until then a power failure could need its bytes.
+//! recorded a watermark that covers the retirement: until then a power failure could need its bytes. A slot that was retired before
+//! anything of it was written keeps its cold frame no longer than its hot one.
 
+use crate::cold::FrameState;
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
 use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state};
@@ -63,6 +65,9 @@ pub(crate) fn header(segment_id: u64, class: u32) -> [u8; SEGMENT_HEADER_BYTES] 
 /// Flushes that must complete after a retirement before the cold frame may be reused: one may be under way, one
 /// makes the survivors durable, one records that watermark.
 pub const FLUSHES_BEFORE_REUSE: u64 = 3;
+/// Stands for the count of flushes at a retirement before anything of the segment was written: its cold frame holds nothing that a
+/// power failure could need, and may be reused at once.
+const RETIRED_UNWRITTEN: u64 = u64::MAX;
 
 impl Engine {
     /// Takes the pool lock.
@@ -262,7 +267,12 @@ impl Engine {
         let segment = self.segment(slot);
         let globals = self.globals();
         segment.retired_sequence.store(globals.next_sequence.load(Ordering::SeqCst), Ordering::Relaxed);
-        segment.retired_flush.store(globals.flush_count.load(Ordering::SeqCst), Ordering::Relaxed);
+        let retired_flush = if segment.flushed.load(Ordering::Acquire) == 0 {
+            RETIRED_UNWRITTEN
+        } else {
+            globals.flush_count.load(Ordering::SeqCst)
+        };
+        segment.retired_flush.store(retired_flush, Ordering::Relaxed);
         segment.live_bytes.store(0, Ordering::Relaxed);
         segment.state.store(state::RETIRED, Ordering::Release);
     }
@@ -315,12 +325,10 @@ impl Engine {
                 // Who pinned the segment before it moved is still using its bytes where they were.
                 continue;
             }
-            let flushes = globals
-                .flush_count
-                .load(Ordering::SeqCst)
-                .saturating_sub(segment.retired_flush.load(Ordering::Relaxed));
+            let retired_flush = segment.retired_flush.load(Ordering::Relaxed);
+            let flushes = globals.flush_count.load(Ordering::SeqCst).saturating_sub(retired_flush);
             let is_reusable = before.cold.is_none() || !self.is_flushed() || flushes >= FLUSHES_BEFORE_REUSE;
-            if before.hot.is_none() && !is_reusable {
+            if before.hot.is_none() && !is_reusable && retired_flush != RETIRED_UNWRITTEN {
                 continue;
             }
             // A pin keeps the cold frame too: a snapshot reads from there.
@@ -328,13 +336,35 @@ impl Engine {
                 continue;
             }
             hot_count += u32::from(before.hot.is_some());
-            if is_reusable {
+            // Without a pin no flush is at it, and none will be.
+            let is_unwritten =
+                retired_flush == RETIRED_UNWRITTEN && segment.flushed.load(Ordering::Acquire) == 0;
+            if retired_flush == RETIRED_UNWRITTEN && !is_unwritten {
+                // A flush had noted its tail before it was retired, and what supersedes it may not be in that flush.
+                segment.retired_flush.store(globals.flush_count.load(Ordering::SeqCst), Ordering::Relaxed);
+            }
+            if is_unwritten {
+                self.forget_half_written_frame(before);
+            }
+            if is_reusable || is_unwritten {
                 self.forget_cold_frame(before, segment.flushed.load(Ordering::Relaxed));
                 cold_count += u32::from(before.cold.is_some());
                 self.free_slot(slot);
             }
         }
         (hot_count, cold_count)
+    }
+
+    /// Clears the frame record of a segment of which nothing was written, as far as is known: a flusher that died in the middle of it may
+    /// have left one, and a deleted key could come back with it.
+    fn forget_half_written_frame(&self, place: Place) {
+        if let (Some(durable), Some(frame)) = (&self.durable, place.cold)
+            && !matches!(durable.read_frame_record(frame), Ok(FrameState::Free))
+        {
+            // Should the disk fail, the next flush, which rewrites the entry or syncs the file, says so.
+            self.note_durable_write(frame);
+            let _ = durable.clear_frame_record(frame);
+        }
     }
 
     /// Clears the frame record of a cold frame that is given back without a flush, which would have cleared it: or a deleted key
