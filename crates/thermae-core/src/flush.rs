@@ -34,7 +34,7 @@ use crate::lock::SharedLock;
 use crate::log::COUNT_OFFSET;
 use crate::options::Durability;
 use crate::record::{self, Word0, kind};
-use crate::segment::{FLUSHES_BEFORE_REUSE, Purpose};
+use crate::segment::{FLUSHES_BEFORE_REUSE, Purpose, Room};
 use crate::sync::{futex_wait, futex_wake_all};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -436,12 +436,27 @@ impl Engine {
         }
     }
 
-    /// Returns when everything written so far is durable.
+    /// Returns when everything written so far is durable. Where segments that never needed a durable frame find none free, as they may when
+    /// durability was `none` until now, room is made for them. The caller holds no lock.
     ///
     /// # Errors
     /// As [`Engine::flush_once`].
     pub fn flush_all(&self) -> Result<()> {
-        self.wait_durable(self.last_sequence())
+        let sequence = self.last_sequence();
+        let mut attempts = 0;
+        for _ in 0..self.geometry.slots {
+            let full = match self.wait_durable(sequence) {
+                Err(full @ Error::Full(_)) => full,
+                flushed => return flushed,
+            };
+            match self.make_room(Room::Cold, &mut attempts) {
+                Ok(()) => {}
+                // What could not be flushed says more than what could not be freed.
+                Err(Error::Full(_)) => return Err(full),
+                Err(error) => return Err(error),
+            }
+        }
+        self.wait_durable(sequence)
     }
 
     /// One round of the background flusher: sleeps up to `tick`, then flushes if something is due.

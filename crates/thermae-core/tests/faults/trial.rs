@@ -72,7 +72,16 @@ pub struct Trial {
 
 impl Trial {
     pub fn new(hot_mib: u64, cold_mib: u64, durability: Durability, when_full: WhenFull) -> Self {
-        let directory = scratch();
+        Self::new_in(scratch(), hot_mib, cold_mib, durability, when_full)
+    }
+
+    pub fn new_in(
+        directory: tempfile::TempDir,
+        hot_mib: u64,
+        cold_mib: u64,
+        durability: Durability,
+        when_full: WhenFull,
+    ) -> Self {
         let env = FaultEnv::new(Arc::new(SystemEnv));
         let options = Options {
             shm: ShmPlacement::SharedMemory,
