@@ -165,7 +165,7 @@ fn outlive_a_creation_without_room(device: &Device, mut trial: Trial) -> Trial {
 fn outlive_full_memory(device: &Device, mut trial: Trial) {
     let before = volatile_names();
     if matches!(device, Device::Pretended) {
-        trial.env.inject(FaultRule::always(Site::Allocate, MEMORY, Fault::ENOSPC));
+        trial.env.inject(FaultRule::always(Site::Allocate, "/dev/shm/thermae-", Fault::ENOSPC));
     }
     assert!(!trial.open(), "16 MiB of hot tier fit into 8 MiB");
     let error = trial.errors.pop().unwrap();

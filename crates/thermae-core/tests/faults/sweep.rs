@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thermae_core::env::SystemEnv;
 use thermae_core::env_test::{Fault, FaultRule, Operation, Site};
 use thermae_core::{Durability, Error, Location, SetOptions, Store, WhenFull, destroy, restore};
 
-const RUNS_DEFAULT: usize = 40;
+const RUNS_DEFAULT: usize = 16;
 /// Longest that one run may take before it counts as hung.
 const RUN_MAX: Duration = Duration::from_secs(60);
 
@@ -190,6 +190,7 @@ fn watch(doing: &'static Mutex<String>, count: &'static AtomicU64) {
 
 fn sweep(phase: &Phase, count: &'static AtomicU64, doing: &'static Mutex<String>) {
     watch(doing, count);
+    let started = Instant::now();
     let mut trial = (phase.begin)();
     trial.env.trace();
     (phase.run)(&mut trial);
@@ -219,10 +220,11 @@ fn sweep(phase: &Phase, count: &'static AtomicU64, doing: &'static Mutex<String>
     }
     count.store(0, Ordering::SeqCst);
     println!(
-        "{}: {} operations, {} runs, {seen} errors seen, {hidden} faults to be gone on with",
+        "{}: {} operations, {} runs, {seen} errors seen, {hidden} faults to be gone on with, {:.1} s",
         phase.name,
         operations.len(),
-        injections.len()
+        injections.len(),
+        started.elapsed().as_secs_f32()
     );
     assert!(seen > injections.len() / 8, "hardly anything of {} was made to fail", phase.name);
 }

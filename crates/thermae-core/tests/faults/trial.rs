@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 use thermae_core::env::SystemEnv;
 use thermae_core::env_test::FaultEnv;
 use thermae_core::{
-    BatchOp, Durability, Error, Location, Options, Result, SetOptions, ShmPlacement, Store, WhenFull,
-    destroy, forget_shared_memory,
+    BatchOp, Durability, Error, Location, Options, Problem, Result, SetOptions, ShmPlacement, Store,
+    WhenFull, destroy, forget_shared_memory,
 };
 
 /// Values longer than this are in extents.
@@ -408,8 +408,15 @@ impl Trial {
         self.lose_memory();
         self.reopen("rebooted", Held::Recovered);
         let store = self.store.take().unwrap();
-        let report = store.check(!self.damaged.is_empty()).unwrap();
-        assert!(report.ok || !self.damaged.is_empty(), "{report:?}");
+        // A checkpoint that could not be read when nothing newer was there is told of until a repair, though the log replaced it.
+        let is_told = |problem: &Problem| {
+            problem.kind == "lost in a recovery" && problem.description.contains("it can't be read")
+        };
+        let report = store.check(false).unwrap();
+        assert!(!self.damaged.is_empty() || report.problems.iter().all(is_told), "{report:?}");
+        if !report.ok {
+            store.check(true).unwrap();
+        }
         let report = store.check(false).unwrap();
         assert!(report.ok, "{report:?}");
         store.close().unwrap();
