@@ -18,7 +18,7 @@ use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, get_u32,
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::env::{Env, EnvFile, OpenHow};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_device_failure};
 use crate::index::{ADDRESS_MASK, entry};
 use crate::layout::{ADDRESS_BITS, class, state};
 use crate::record::{self, LINK_OFFSET, Word0, kind};
@@ -418,12 +418,24 @@ pub(crate) fn read_checkpoint(engine: &Engine, path: &Path) -> Result<Found> {
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
         Err(source) => return Err(Error::io("open", path, source)),
     };
-    let mut reader = ChunkReader { file, position: 0, seed: 0, number: 0, payload: Vec::new() };
-    match reader.read_all(engine) {
+    let read_all = || {
+        let payload = Vec::new();
+        ChunkReader { file: file.clone(), position: 0, seed: 0, number: 0, payload }.read_all(engine)
+    };
+    let read = match read_all() {
+        // Not everything that fails once is lost.
+        Err(Unreadable::Io(source)) if is_device_failure(&source) => read_all(),
+        read => read,
+    };
+    match read {
         Ok(checkpoint) => Ok(Found::Whole(Box::new(checkpoint))),
         Err(Unreadable::Damaged(reason)) => Ok(Found::Damaged(reason)),
         Err(Unreadable::Io(source)) if source.kind() == io::ErrorKind::UnexpectedEof => {
             Ok(Found::Damaged("it was cut short".into()))
+        }
+        // The other file, or the log, tells the same: no reason to serve nothing.
+        Err(Unreadable::Io(source)) if is_device_failure(&source) => {
+            Ok(Found::Damaged(format!("it can't be read ({source})")))
         }
         Err(Unreadable::Io(source)) => Err(Error::io("read", path, source)),
     }

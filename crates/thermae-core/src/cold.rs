@@ -39,6 +39,9 @@ const ENTRIES_PER_BLOCK: usize = BLOCK_BYTES / ENTRY_BYTES;
 /// How much of the frame table is read at once.
 const TABLE_READ_BLOCKS: usize = 64;
 
+/// So many unreadable blocks in a row, and none beside them, are a device that is gone.
+const SALVAGED_BLOCKS_MIN: usize = 16;
+
 /// A place word numbers cold frames with 24 bits, 0 meaning none.
 const FRAMES_MAX: u32 = (1 << 24) - 2;
 const FRAME_BYTES_MAX: u32 = 1 << 30;
@@ -337,6 +340,33 @@ impl ColdPool {
         let position = self.position(frame, offset, buffer.len())?;
         before_wait();
         self.file.read_exact_at(buffer, position).map_err(|error| self.read_error(error))
+    }
+
+    /// The same for those who save what can be saved: where the device fails, each 4 KiB is tried for itself, and what can't be read becomes zeros,
+    /// which are no record. Returns the first failure that stayed. Where nothing of many blocks can be read, it is not some sectors that are
+    /// bad, and what would be given up now may be there when the device is back: that is an error.
+    pub fn read_salvaging(&self, frame: u32, offset: u32, buffer: &mut [u8]) -> Result<Option<Error>> {
+        match self.read_at(frame, offset, buffer) {
+            Err(error) if error.is_device_failure() => {}
+            result => return result.map(|()| None),
+        }
+        let (mut failure, mut failures) = (None, 0);
+        let pieces = buffer.len().div_ceil(BLOCK_BYTES);
+        for (piece, start) in buffer.chunks_mut(BLOCK_BYTES).zip((offset..).step_by(BLOCK_BYTES)) {
+            match self.read_at(frame, start, piece) {
+                Ok(()) => {}
+                Err(error) if error.is_device_failure() => {
+                    piece.fill(0);
+                    failures += 1;
+                    failure.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match failure {
+            Some(failure) if failures == pieces && pieces >= SALVAGED_BLOCKS_MIN => Err(failure),
+            failure => Ok(failure),
+        }
     }
 
     /// Writes all of `bytes` within a frame. Not durable before [`ColdPool::sync`].

@@ -148,6 +148,12 @@ impl DurableTiers {
         file.read_at(frame, offset, buffer)
     }
 
+    /// The same for those who save what can be saved, see [`ColdPool::read_salvaging`].
+    pub fn read_salvaging(&self, frame: u32, offset: u32, buffer: &mut [u8]) -> Result<Option<Error>> {
+        let (file, frame) = self.locate(frame)?;
+        file.read_salvaging(frame, offset, buffer)
+    }
+
     /// Writes all of `bytes` within a frame. Not durable before a sync.
     pub fn write_at(&self, frame: u32, offset: u32, bytes: &[u8]) -> Result<()> {
         let (file, frame) = self.locate(frame)?;

@@ -337,7 +337,8 @@ impl Engine {
         let errno = self.globals().writes_stopped.load(Ordering::Relaxed);
         Error::WritesStopped(format!(
             "writing to {} stopped for good because a flush failed ({}): what was acknowledged as durable before is safe, reads go on; \
-             mend the disk, close all users of the store and open it again, which recovers it",
+             take a snapshot to another disk if you need what was not durable yet; then mend the disk, close all users of the store and open it \
+             again, which recovers it",
             self.paths.location,
             std::io::Error::from_raw_os_error(errno.cast_signed())
         ))

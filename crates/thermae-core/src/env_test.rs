@@ -4,5 +4,5 @@
 mod fault;
 mod recording;
 
-pub use fault::{Fault, FaultEnv, FaultRule, Site};
+pub use fault::{Fault, FaultEnv, FaultRule, Operation, Site};
 pub use recording::{Image, Recording, RecordingEnv, Tear};

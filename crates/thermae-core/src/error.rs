@@ -154,6 +154,11 @@ impl Error {
         }
     }
 
+    /// Whether the device could not give back what it holds. That says nothing of the bytes beside those, and of what is written elsewhere.
+    pub fn is_device_failure(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if is_device_failure(source))
+    }
+
     /// [`Error::Full`]
     pub fn full(message: impl Into<String>) -> Error {
         Error::Full(message.into())
@@ -170,6 +175,13 @@ impl Error {
     }
 }
 
+/// EIO, and what file systems and devices answer where their own checksums or sectors are bad.
+pub(crate) fn is_device_failure(source: &io::Error) -> bool {
+    const NUMBERS: [i32; 6] =
+        [libc::EIO, libc::EBADMSG, libc::EUCLEAN, libc::ENODATA, libc::EILSEQ, libc::EREMOTEIO];
+    source.raw_os_error().is_some_and(|number| NUMBERS.contains(&number))
+}
+
 /// What to do about the failures that a user can do something about.
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
@@ -182,9 +194,14 @@ fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => "; mount that file system writable, or open the store read-only",
         io::ErrorKind::NotFound => "; check the path",
         io::ErrorKind::NotADirectory => "; a part of the path is a file: name a directory",
-        // EIO and EMFILE have no stable kind of their own.
+        io::ErrorKind::FileTooLarge => {
+            "; raise the limit on the size of files (ulimit -f), or use a file system that takes such files"
+        }
+        _ if is_device_failure(source) => {
+            "; the device failed: look into the system's log, then run `thermae check`"
+        }
+        // EMFILE has no stable kind of its own.
         _ => match source.raw_os_error() {
-            Some(5) => "; the device failed: look into the system's log, then run `thermae check`",
             Some(23 | 24) => "; too many files are open: raise the limit on open files",
             Some(40) => "; symbolic links are not followed: name the file's real place",
             _ => "",

@@ -101,14 +101,14 @@ impl Engine {
         let walk = match self.walk(slot, Wanted::Due { after_ms, until_ms: now_ms }) {
             Ok(Some(walk)) => walk,
             other => {
-                segment.next_expiry_ms.fetch_min(now_ms + AGAIN_MS, Ordering::AcqRel);
+                segment.next_expiry_ms.fetch_min(now_ms.saturating_add(AGAIN_MS), Ordering::AcqRel);
                 return other.map(|_| 0);
             }
         };
         let tally = self.pass(&walk, usize::MAX, |_| Fate::Stay);
         let is_open = segment.state.load(Ordering::Acquire) == state::OPEN;
         segment.next_expiry_ms.fetch_min(
-            if walk.has_unwritten { now_ms + AGAIN_MS } else { walk.next_expiry_ms },
+            if walk.has_unwritten { now_ms.saturating_add(AGAIN_MS) } else { walk.next_expiry_ms },
             Ordering::AcqRel,
         );
         if !walk.has_unwritten {

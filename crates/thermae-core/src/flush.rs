@@ -459,7 +459,10 @@ impl Engine {
         }
         let is_behind = self.last_sequence() > watermark
             || globals.watermark_recorded.load(Ordering::Relaxed) < watermark;
-        let age_ms = self.now_ms().saturating_sub(globals.flushed_at_ms.load(Ordering::Relaxed));
-        is_behind && self.durability() != Durability::None && age_ms >= FLUSH_EVERY_MS
+        // A clock that went back says nothing about an age, and must not put flushes off until it has caught up.
+        let age_ms = self.now_ms().checked_sub(globals.flushed_at_ms.load(Ordering::Relaxed));
+        is_behind
+            && self.durability() != Durability::None
+            && age_ms.is_none_or(|age_ms| age_ms >= FLUSH_EVERY_MS)
     }
 }

@@ -29,13 +29,22 @@ pub(crate) fn add(env: &dyn Env, directory: &Path, found: &[String]) -> Result<(
     let lines: Vec<String> =
         all.iter().map(|line| serde_json::Value::from(line.as_str()).to_string()).collect();
     let temporary = temporary_path(&path);
-    let file =
-        env.open(&temporary, OpenHow::REPLACE).map_err(|source| Error::io("create", &temporary, source))?;
-    file.write_all_at(lines.join("\n").as_bytes(), 0)
-        .and_then(|()| file.sync_all())
-        .map_err(|source| Error::io("write", &temporary, source))?;
-    env.rename(&temporary, &path).map_err(|source| Error::io("rename a new file to", &path, source))?;
+    let written = write_new(env, &temporary, lines.join("\n").as_bytes()).and_then(|()| {
+        env.rename(&temporary, &path).map_err(|source| Error::io("rename a new file to", &path, source))
+    });
+    if written.is_err() {
+        // The first failure is the one to report; what is left over is replaced by the next attempt.
+        let _ = env.remove_file(&temporary);
+    }
+    written?;
     env.sync_dir(directory).map_err(|source| Error::io("sync the directory", directory, source))
+}
+
+fn write_new(env: &dyn Env, path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = env.open(path, OpenHow::REPLACE).map_err(|source| Error::io("create", path, source))?;
+    file.write_all_at(bytes, 0)
+        .and_then(|()| file.sync_all())
+        .map_err(|source| Error::io("write", path, source))
 }
 
 /// What is written down; nothing where there is no file.

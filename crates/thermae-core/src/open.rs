@@ -10,8 +10,8 @@ use crate::engine::{Engine, Paths};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result};
 use crate::layout::{
-    CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, LAYOUT_VERSION, PAGE_BYTES, Participant,
-    STRUCT_BYTES, TTL_HEADS_MAX,
+    CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
+    Participant, STRUCT_BYTES, TTL_HEADS_MAX,
 };
 use crate::lock::SharedLock;
 use crate::losses;
@@ -20,7 +20,7 @@ use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement, 
 use crate::participants::register_for_forks;
 use crate::pool::{HUGE_PAGE_BYTES, Mapping};
 use crate::recover;
-use crate::superblock::Superblock;
+use crate::superblock::{Superblock, parent};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,8 @@ const SHARED_MEMORY: &str = "/dev/shm";
 const HUGE_PAGES_JUDGED: u32 = 8;
 /// What a huge page may take on average: about as long as small ones with their first faults.
 const HUGE_PAGE_MS_MAX: u64 = 1;
+/// Attempts to lock a lock file that others remove meanwhile.
+const LOCK_ATTEMPTS_MAX: u32 = 16;
 
 /// The attach byte of a lock file, held.
 pub(crate) struct AttachGuard {
@@ -49,9 +51,7 @@ fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
         Location::SharedMemory(name) => {
             let root = Path::new(SHARED_MEMORY);
             env.metadata(root).map_err(|source| Error::io("use shared memory at", root, source))?;
-            // SAFETY: no preconditions.
-            let uid = unsafe { libc::geteuid() };
-            Ok(root.join(format!("thermae-shm-{uid}-{name}")))
+            Ok(root.join(format!("thermae-shm-{}-{name}", env.user_id())))
         }
     }
 }
@@ -64,8 +64,7 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
             path.display()
         ))),
         Ok(found) => {
-            // SAFETY: no preconditions.
-            let uid = unsafe { libc::geteuid() };
+            let uid = env.user_id();
             if found.uid != uid {
                 return Err(Error::Permission(format!(
                     "{} belongs to user {}, and this process runs as user {uid}: open it as its owner, or use another directory",
@@ -96,15 +95,32 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
     }
 }
 
-fn open_lock_file(env: &dyn Env, path: &Path) -> Result<Arc<dyn EnvFile>> {
-    let how = OpenHow { read: true, write: true, create: true, ..OpenHow::default() };
-    env.open(path, how).map_err(|source| Error::io("open", path, source))
+/// Whether a path names anything. Not to know is an error: what looks absent is made anew, and takes the place of what was there.
+fn exists(env: &dyn Env, path: &Path) -> Result<bool> {
+    env.exists(path).map_err(|source| Error::io("look at", path, source))
 }
 
-/// Waits for the attach byte.
-fn lock_attach(file: &Arc<dyn EnvFile>, path: &Path) -> Result<AttachGuard> {
-    lock_byte(file.fd(), ATTACH_BYTE, true).map_err(|source| Error::io("lock", path, source))?;
-    Ok(AttachGuard { file: file.clone() })
+/// Opens the lock file and waits for its attach byte.
+fn lock_attach(env: &dyn Env, path: &Path) -> Result<(Arc<dyn EnvFile>, AttachGuard)> {
+    for _ in 0..LOCK_ATTEMPTS_MAX {
+        let file = env.open(path, OpenHow::CREATE).map_err(|source| Error::io("open", path, source))?;
+        lock_byte(file.fd(), ATTACH_BYTE, true).map_err(|source| Error::io("lock", path, source))?;
+        let guard = AttachGuard { file: file.clone() };
+        let locked = file.metadata().map_err(|source| Error::io("look at", path, source))?;
+        // Whoever held it may have removed the store, and another may have made a new one with a lock file of its own.
+        match env.metadata(path) {
+            Ok(named) if (named.device, named.inode) == (locked.device, locked.inode) => {
+                return Ok((file, guard));
+            }
+            Ok(_) => {}
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::io("look at", path, source)),
+        }
+    }
+    Err(Error::InUse(format!(
+        "{} is being removed and made again all the time by other processes: end them, then open the store again",
+        parent(path).display()
+    )))
 }
 
 /// Refuses to make a store among foreign files.
@@ -258,8 +274,12 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
     let directory = directory_of(&*env, location)?;
     let may_create = options.create && !options.read_only;
     let superblock_path = directory.join("store");
-    // A path through a file is answered below, by what is said of the directory.
-    let has_store = env.exists(&superblock_path).unwrap_or(false);
+    let has_store = match env.exists(&superblock_path) {
+        // A path through a file is answered below, by what is said of the directory.
+        Err(source) if source.kind() == io::ErrorKind::NotADirectory => false,
+        found => found.map_err(|source| Error::io("look at", &superblock_path, source))?,
+    };
+    let has_directory = has_store || env.exists(&directory).unwrap_or(true);
     if !has_store && may_create {
         // Options that can't be are refused before anything is made.
         geometry_of(&options.resolve(location)?, None)?;
@@ -280,19 +300,65 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
         check_vacant(&*env, &directory)?;
     }
     let lock_path = directory.join("lock");
-    let lock_file = open_lock_file(&*env, &lock_path)?;
-    let attach_guard = lock_attach(&lock_file, &lock_path)?;
+    let (lock_file, attach_guard) = lock_attach(&*env, &lock_path)?;
+    let is_new = !exists(&*env, &superblock_path)?;
+    let attached = attach_locked(env.clone(), location, &directory, lock_file, is_new, options);
+    if is_new && attached.is_err() {
+        undo_creation(&*env, location, &directory, !has_directory);
+    }
+    drop(attach_guard);
+    let engine = Arc::new(attached?);
+    register_for_forks(&engine);
+    Ok(engine)
+}
 
-    let superblock = match env.exists(&superblock_path) {
-        Ok(true) => Superblock::read(&*env, &superblock_path)?,
-        _ => {
-            check_vacant(&*env, &directory)?;
-            let resolved = options.resolve(location)?;
-            if let Some(warm_directory) = absolute_warm_directory(options)? {
-                prepare_directory(&*env, &warm_directory, true)?;
-            }
-            create_superblock(&*env, &superblock_path, resolved, options)?
+/// Removes what a failed creation has made, under the attach lock, as far as that is possible: another attempt may ask for other sizes, and
+/// memory that no store will ever use must not stay taken. The failure that led here is the one to report.
+fn undo_creation(env: &dyn Env, location: &Location, directory: &Path, with_directory: bool) {
+    let superblock_path = directory.join("store");
+    if matches!(location, Location::Directory(_))
+        && let (Ok(superblock), Ok(found)) =
+            (Superblock::read(env, &superblock_path), env.metadata(&superblock_path))
+    {
+        if superblock.warm_directory.is_some()
+            && let Ok(path) = warm_path(env, directory, &superblock)
+        {
+            let _ = env.remove_file(&path);
         }
+        let volatile = volatile_name(&superblock, found.device, found.inode);
+        let _ = env.remove_dir_all(&Path::new(SHARED_MEMORY).join(volatile));
+    }
+    if with_directory {
+        let _ = env.remove_dir_all(directory);
+        return;
+    }
+    // The superblock last: with it, what is left is a store that was never completely made, and the next opening completes it.
+    for name in ["control", "hot", "warm", "cold", "store"] {
+        let _ = env.remove_file(&directory.join(name));
+    }
+    let _ = env.sync_dir(directory);
+}
+
+/// The rest of attaching, under the attach lock.
+fn attach_locked(
+    env: Arc<dyn Env>,
+    location: &Location,
+    directory: &Path,
+    lock_file: Arc<dyn EnvFile>,
+    is_new: bool,
+    options: &Options,
+) -> Result<Engine> {
+    let directory = directory.to_path_buf();
+    let (superblock_path, lock_path) = (directory.join("store"), directory.join("lock"));
+    let superblock = if is_new {
+        check_vacant(&*env, &directory)?;
+        let resolved = options.resolve(location)?;
+        if let Some(warm_directory) = absolute_warm_directory(options)? {
+            prepare_directory(&*env, &warm_directory, true)?;
+        }
+        create_superblock(&*env, &superblock_path, resolved, options)?
+    } else {
+        Superblock::read(&*env, &superblock_path)?
     };
     options.check_against(location, &superblock.options)?;
     let geometry = geometry_of(&superblock.options, Some(superblock.partitions))?;
@@ -328,15 +394,9 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
         volatile,
     };
     let mut durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
-    let is_usable = match env.exists(&paths.control) {
-        Ok(true) => {
-            let header = map_file(&*env, &paths.control, size_of::<ControlHeader>(), false)?;
-            judge(header.at(0), &stamp, &geometry, &paths.control)?
-        }
-        _ => false,
-    };
-    if !is_usable {
-        if is_anyone_attached(lock_file.fd(), geometry.participants) {
+    let is_attached = is_anyone_attached(lock_file.fd(), geometry.participants);
+    if !is_usable(&*env, &paths.control, &stamp, &geometry, is_attached)? {
+        if is_attached {
             return Err(Error::InUse(format!(
                 "{} is open in processes that do not share this process's {}: let containers share it (--ipc or a common mount), \
                  or create the store with shm=\"directory\"",
@@ -344,14 +404,47 @@ pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engin
                 paths.volatile.display()
             )));
         }
-        build(&env, &paths, &superblock, &geometry, &stamp, durable, &lock_file, options)?;
+        build(&env, &paths, &superblock, &geometry, &stamp, durable, &lock_file, options)
+            .inspect_err(|_| discard_shared_half(&*env, &paths))?;
         durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
     }
-    let engine = join(env, paths, superblock, geometry, durable, lock_file, options)?;
-    drop(attach_guard);
-    let engine = Arc::new(engine);
-    register_for_forks(&engine);
-    Ok(engine)
+    join(env, paths, superblock, geometry, durable, lock_file, options)
+}
+
+/// Whether the shared half is there and can be attached to.
+fn is_usable(
+    env: &dyn Env,
+    path: &Path,
+    stamp: &Stamp,
+    geometry: &Geometry,
+    is_attached: bool,
+) -> Result<bool> {
+    if !exists(env, path)? {
+        return Ok(false);
+    }
+    let file = env.open(path, OpenHow::READ).map_err(|source| Error::io("open", path, source))?;
+    if file.len().map_err(|source| Error::io("measure", path, source))? == 0 {
+        // Whoever made it died before it had its length.
+        return Ok(false);
+    }
+    let control = Mapping::new(file, path, PAGE_BYTES + size_of::<Globals>(), false)?;
+    if !judge(control.at(0), stamp, geometry, path)? {
+        return Ok(false);
+    }
+    // After a failed flush only what the disk gives back is certain: once nobody is attached any more, that is what the store becomes.
+    let globals: &Globals = control.at(PAGE_BYTES);
+    Ok(is_attached || globals.writes_stopped.load(Ordering::SeqCst) == 0)
+}
+
+/// Removes a shared half that could not be completed: it holds nothing that is not on disk, and takes memory.
+fn discard_shared_half(env: &dyn Env, paths: &Paths) {
+    // What can't be removed now is replaced by the next attempt.
+    if paths.volatile == paths.directory {
+        let _ = env.remove_file(&paths.control);
+        let _ = env.remove_file(&paths.hot);
+    } else {
+        let _ = env.remove_dir_all(&paths.volatile);
+    }
 }
 
 /// Opens the durable tiers, making those that a new store does not have yet.
@@ -392,20 +485,20 @@ fn open_frames(
     shape: ColdGeometry,
     options: &Options,
 ) -> Result<ColdPool> {
-    let exists = env.exists(path).map_err(|source| Error::io("look at", path, source))?;
-    if exists && superblock.sequence_limit != 0 {
+    let has_file = exists(env, path)?;
+    if has_file && superblock.sequence_limit != 0 {
         // A snapshot that was never opened, so nobody else is at it: its file ends after the frames in use.
         let file = ColdPool::open(env, path, shape, false)?;
         if file.damage().missing_bytes > 0 {
             file.repair_shape()?;
         }
     }
-    if exists || options.read_only {
+    if has_file || options.read_only {
         return ColdPool::open(env, path, shape, options.read_only);
     }
     // Only a store that was never completely made lacks a file: one with data lost it, which must not pass for an empty one.
-    if env.exists(&paths.directory.join("checkpoint.0")).unwrap_or(true)
-        || env.exists(&paths.directory.join("checkpoint.1")).unwrap_or(true)
+    if exists(env, &paths.directory.join("checkpoint.0"))?
+        || exists(env, &paths.directory.join("checkpoint.1"))?
     {
         let remedy = match &superblock.warm_directory {
             Some(directory) if path == paths.warm => format!(
@@ -462,11 +555,11 @@ fn volatile_directory(
     if matches!(location, Location::SharedMemory(_)) {
         return Ok(directory.to_path_buf());
     }
-    if env.exists(&directory.join("control")).unwrap_or(false) {
+    if exists(env, &directory.join("control"))? {
         return Ok(directory.to_path_buf());
     }
     let shared = Path::new(SHARED_MEMORY).join(volatile_name(superblock, stamp.device, stamp.inode));
-    if env.exists(&shared.join("control")).unwrap_or(false) {
+    if exists(env, &shared.join("control"))? {
         return Ok(shared);
     }
     let needed = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
@@ -630,7 +723,10 @@ fn build(
     }
     if is_snapshot {
         // A snapshot holds nothing above its limit, and what is written from here on must not be ignored by the next recovery.
-        Superblock::update(&**env, &paths.superblock, |superblock| superblock.sequence_limit = 0)?;
+        // Both copies: the limit must not come back with the older one, should the newer one be damaged some day.
+        for _ in 0..2 {
+            Superblock::update(&**env, &paths.superblock, |superblock| superblock.sequence_limit = 0)?;
+        }
     }
     // Last of all: from here on the shared half is one that can be attached to.
     engine.control.at::<ControlHeader>(0).magic.store(CONTROL_MAGIC, Ordering::SeqCst);
@@ -774,8 +870,7 @@ fn with_unused_store(
     let superblock_path = directory.join("store");
     let superblock = Superblock::read(env, &superblock_path)?;
     let lock_path = directory.join("lock");
-    let lock_file = open_lock_file(env, &lock_path)?;
-    let _guard = lock_attach(&lock_file, &lock_path)?;
+    let (lock_file, _guard) = lock_attach(env, &lock_path)?;
     if is_anyone_attached(lock_file.fd(), superblock.options.participants_max) {
         return Err(Error::InUse(format!(
             "{location} is in use: close every handle of it in every process first"
@@ -784,9 +879,9 @@ fn with_unused_store(
     let found =
         env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
     let shared = Path::new(SHARED_MEMORY).join(volatile_name(&superblock, found.device, found.inode));
-    let has_shared = matches!(location, Location::Directory(_)) && env.exists(&shared).unwrap_or(false);
+    let has_shared = matches!(location, Location::Directory(_)) && exists(env, &shared)?;
     let warm = warm_path(env, &directory, &superblock)?;
-    let is_elsewhere = superblock.warm_directory.is_some() && env.exists(&warm).unwrap_or(false);
+    let is_elsewhere = superblock.warm_directory.is_some() && exists(env, &warm)?;
     remove(&directory, has_shared.then_some(&*shared), is_elsewhere.then_some(&*warm))
 }
 
@@ -818,7 +913,7 @@ pub fn forget_shared_memory(env: &dyn Env, location: &Location) -> Result<()> {
         } else if matches!(location, Location::Directory(_)) {
             for name in ["control", "hot"] {
                 let path = directory.join(name);
-                if env.exists(&path).unwrap_or(false) {
+                if exists(env, &path)? {
                     env.remove_file(&path).map_err(|source| Error::io("remove", &path, source))?;
                 }
             }
@@ -865,8 +960,7 @@ impl Engine {
     /// Changes the superblock, durably, excluding whoever attaches at the same time.
     pub(crate) fn update_superblock(&self, change: impl FnOnce(&mut Superblock)) -> Result<()> {
         // A file of its own: locks of one open file do not exclude its own threads.
-        let file = open_lock_file(&*self.env, &self.paths.lock)?;
-        let _guard = lock_attach(&file, &self.paths.lock)?;
+        let (_file, _guard) = lock_attach(&*self.env, &self.paths.lock)?;
         Superblock::update(&*self.env, &self.paths.superblock, change).map(drop)
     }
 }

@@ -12,10 +12,11 @@
 
 use crate::census::Tried;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::{CACHE_HEAD, HEADS, class};
 use crate::options::Durability;
 use crate::relocate::Wanted;
+use crate::segment::Room;
 use crate::sync::futex_wait;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -107,13 +108,28 @@ impl Engine {
         }
     }
 
-    /// Returns when everything written so far is durable.
+    /// Returns when everything written so far is durable. Where segments that never needed a durable frame find none free, as they may when
+    /// durability was `none` until now, room is made for them. The caller holds no lock.
     ///
     /// # Errors
     /// As [`Engine::flush_once`].
     pub fn flush_all(&self) -> Result<()> {
         self.pack_before_flush(false)?;
-        self.wait_durable(self.last_sequence())
+        let sequence = self.last_sequence();
+        let mut attempts = 0;
+        for _ in 0..self.geometry.slots {
+            let full = match self.wait_durable(sequence) {
+                Err(full @ Error::Full(_)) => full,
+                flushed => return flushed,
+            };
+            match self.make_room(Room::Cold, &mut attempts) {
+                Ok(()) => {}
+                // What could not be flushed says more than what could not be freed.
+                Err(Error::Full(_)) => return Err(full),
+                Err(error) => return Err(error),
+            }
+        }
+        self.wait_durable(sequence)
     }
 
     /// One round of the background flusher: sleeps up to `tick`, then flushes if something is due.

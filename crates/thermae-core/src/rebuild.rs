@@ -172,8 +172,8 @@ impl Rebuild<'_> {
         let is_whole = run.len() >= READ_WHOLE_FROM;
         if is_whole {
             buffer.resize(self.covered[slot as usize] as usize, 0);
-            match durable.read_at(frame, 0, buffer) {
-                Ok(()) => {}
+            match durable.read_salvaging(frame, 0, buffer) {
+                Ok(_) => {}
                 Err(Error::Corrupt(_)) => buffer.clear(),
                 Err(error) => return Err(error),
             }
@@ -184,10 +184,7 @@ impl Rebuild<'_> {
             let bytes: &[u8] = if is_whole {
                 buffer.get(offset..).unwrap_or(&[])
             } else {
-                read = match engine.read_cold(place, offset) {
-                    Err(Error::Corrupt(_)) => None,
-                    other => other?,
-                };
+                read = engine.salvage_cold(place, offset)?;
                 read.as_deref().unwrap_or(&[])
             };
             let entry_index = candidate.entry_index;

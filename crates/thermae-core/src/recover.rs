@@ -198,8 +198,10 @@ impl<'a> Recovery<'a> {
     /// What a frame with a damaged entry holds, as far as its own first bytes tell. `Err(true)`: nothing was ever written there.
     fn identify(&mut self, frame: u32) -> Result<std::result::Result<FrameRecord, bool>> {
         let mut bytes = [0_u8; 4096];
-        match self.durable.read_at(frame, 0, &mut bytes) {
-            Ok(()) => {}
+        match self.durable.read_salvaging(frame, 0, &mut bytes) {
+            Ok(None) => {}
+            // What can't be read is not known to be empty.
+            Ok(Some(_)) => return Ok(Err(false)),
             Err(Error::Corrupt(_)) => return Ok(Err(false)),
             Err(error) => return Err(error),
         }
@@ -551,10 +553,8 @@ impl<'a> Recovery<'a> {
         while let Some((_, word)) = probe.next() {
             let Some((slot, offset)) = engine.split(word & ADDRESS_MASK) else { continue };
             let segment = engine.segment(slot);
-            let bytes = match engine.read_cold(Place::unpack(segment.place.load(Ordering::Relaxed)), offset) {
-                Err(Error::Corrupt(_)) => None,
-                other => other?,
-            };
+            let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+            let bytes = engine.salvage_cold(place, offset)?;
             let segment_id = segment.segment_id.load(Ordering::Relaxed);
             let record = bytes.as_deref().and_then(|bytes| record::parse(bytes, offset, frame_bytes));
             match record.filter(|record| record.is_intact(segment_id)) {

@@ -183,7 +183,12 @@ impl Engine {
                 Some(base) => Cow::Borrowed(unsafe { std::slice::from_raw_parts(base, tail) }),
                 None => {
                     let mut bytes = vec![0_u8; tail];
-                    durable.read_at(frame, 0, &mut bytes)?;
+                    match durable.read_at(frame, 0, &mut bytes) {
+                        Ok(()) => {}
+                        // Damaged like any other, so it is left where it is: one bad sector must not end the making of room.
+                        Err(error) if error.is_device_failure() => return Ok(None),
+                        Err(error) => return Err(error),
+                    }
                     Cow::Owned(bytes)
                 }
             };

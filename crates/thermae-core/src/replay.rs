@@ -132,7 +132,13 @@ pub(crate) fn scan(engine: &Engine, harvest: &mut Harvest, task: Task, floor: u6
         is_unreadable: false,
     };
     match read_frame(engine, task.frame, task.from as usize, &mut bytes) {
-        Ok(()) => {
+        Ok(failure) => {
+            if let Some(failure) = failure {
+                harvest.damaged.push(format!(
+                    "segment {:#x} (slot {}) can't be read in part, which is taken for damaged: {failure}",
+                    task.segment_id, task.slot
+                ));
+            }
             let mut scanner = Scanner {
                 engine,
                 harvest,
@@ -157,13 +163,33 @@ pub(crate) fn scan(engine: &Engine, harvest: &mut Harvest, task: Task, floor: u6
     Ok(())
 }
 
-fn read_frame(engine: &Engine, frame: u32, from: usize, bytes: &mut [u8]) -> Result<()> {
-    let Some(durable) = &engine.durable else { return Ok(()) };
+/// Returns what failed where the device can't read all of it.
+fn read_frame(engine: &Engine, frame: u32, from: usize, bytes: &mut [u8]) -> Result<Option<Error>> {
+    let Some(durable) = &engine.durable else { return Ok(None) };
+    let mut failure = None;
     for start in (from..bytes.len()).step_by(READ_BYTES) {
         let end = (start + READ_BYTES).min(bytes.len());
-        durable.read_at(frame, start as u32, &mut bytes[start..end])?;
+        failure = durable.read_salvaging(frame, start as u32, &mut bytes[start..end])?.or(failure);
     }
-    Ok(())
+    Ok(failure)
+}
+
+impl Engine {
+    /// The record at an offset of a cold frame, for a recovery; `None` where it is cut off, no record, or can't be read though others can.
+    pub(crate) fn salvage_cold(&self, place: Place, offset: usize) -> Result<Option<Vec<u8>>> {
+        match self.read_cold(place, offset) {
+            Err(Error::Corrupt(_)) => return Ok(None),
+            Err(error) if error.is_device_failure() => {}
+            read => return read,
+        }
+        let (Some(durable), Some(frame)) = (&self.durable, place.cold) else { return Ok(None) };
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        let mut bytes = vec![0; frame_bytes];
+        durable.read_salvaging(frame, 0, &mut bytes)?;
+        let bytes = &bytes[offset..];
+        let sized = record::total_len(bytes, offset, frame_bytes, bytes.len());
+        Ok(sized.map(|(_, total)| bytes[..total].to_vec()))
+    }
 }
 
 struct Scanner<'a> {
@@ -412,8 +438,8 @@ pub(crate) fn has_extents(engine: &Engine, large: &LargeRecord, with_bytes: bool
         let piece = left.min(frame_bytes);
         for start in (0..piece).step_by(READ_BYTES) {
             let chunk = &mut buffer[..READ_BYTES.min(piece - start)];
-            match durable.read_at(frame, start as u32, chunk) {
-                Ok(()) => crc = crc32c::crc32c_append(crc, chunk),
+            match durable.read_salvaging(frame, start as u32, chunk) {
+                Ok(_) => crc = crc32c::crc32c_append(crc, chunk),
                 Err(Error::Corrupt(_)) => return Ok(false),
                 Err(error) => return Err(error),
             }

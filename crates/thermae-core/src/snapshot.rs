@@ -171,7 +171,11 @@ impl<'a> Staged<'a> {
             .map_err(|source| Error::io("rename a new directory to", directory, source))?;
         self.is_finished = true;
         let above = parent(directory);
-        env.sync_dir(above).map_err(|source| Error::io("sync the directory", above, source))
+        env.sync_dir(above).map_err(|source| {
+            // Nothing is left behind by what failed, or a second attempt would find its directory taken.
+            let _ = env.remove_dir_all(directory);
+            Error::io("sync the directory", above, source)
+        })
     }
 }
 
@@ -422,11 +426,14 @@ impl Copier<'_> {
     fn read_cold(&mut self, planned: Planned, place: Place) -> Result<bool> {
         let segment = self.engine.segment(planned.slot);
         let (Some(durable), Some(frame)) = (&self.engine.durable, place.cold) else { return Ok(false) };
-        durable.read_at(frame, 0, &mut self.buffer)?;
+        let failure = durable.read_salvaging(frame, 0, &mut self.buffer)?;
         // Compared without the generation: a pin that came too late for a demotion changes that alone.
         let now = Place::unpack(segment.place.load(Ordering::SeqCst));
         if now.cold != place.cold {
             return Ok(false);
+        }
+        if failure.is_some() {
+            self.note_damage(planned, 0)?;
         }
         if segment.class.load(Ordering::Relaxed) != class::EXTENT {
             self.cut(planned, None)?;
@@ -562,10 +569,10 @@ pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Resul
                 ..options.clone()
             };
             // Recovered and checkpointed at once, so that what is wrong shows now and the first user attaches warm.
-            let store = Store::open(location, &opening)?;
-            store.engine().write_checkpoint()?;
-            report.keys = store.stats()?.keys;
-            store.close()?;
+            report.keys = first_opening(location, &opening).inspect_err(|_| {
+                // Unless somebody has it open by now, in which case it is a store in use and not what a failure has left.
+                let _ = open::destroy(&*env, location);
+            })?;
             report.milliseconds = started.elapsed().as_millis() as u64;
             Ok(report)
         }
@@ -574,6 +581,15 @@ pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Resul
              durability=\"none\" if it need not be durable"
         ))),
     }
+}
+
+/// Opens a store just restored, writes a checkpoint, and closes it. Returns how many keys are in it.
+fn first_opening(location: &Location, options: &Options) -> Result<u64> {
+    let store = Store::open(location, options)?;
+    store.engine().write_checkpoint()?;
+    let keys = store.stats()?.keys;
+    store.close()?;
+    Ok(keys)
 }
 
 /// The options of the restored store.
@@ -669,13 +685,23 @@ fn restore_frames(
     let mut buffer = Vec::new();
     for (to, (from, record)) in used.iter().enumerate() {
         buffer.resize(record.used_bytes as usize, 0);
-        let is_read = source.read_at(*from, 0, &mut buffer).is_ok();
-        if !is_read || !is_frame_intact(&buffer, record, geometry.frame_bytes as usize) {
-            report.damaged.push(format!("segment {} (frame {from})", record.segment_id >> SLOT_BITS));
+        let name = format!("segment {} (frame {from})", record.segment_id >> SLOT_BITS);
+        let failure = match source.read_salvaging(*from, 0, &mut buffer) {
+            // The end of the file is missing: nothing of it is there, and nothing is written either.
+            Err(error @ Error::Corrupt(_)) => {
+                buffer.clear();
+                Some(error)
+            }
+            read => read?,
+        };
+        match failure {
+            Some(failure) => report.damaged.push(format!("{name}: {failure}")),
+            None if !is_frame_intact(&buffer, record, geometry.frame_bytes as usize) => {
+                report.damaged.push(name);
+            }
+            None => {}
         }
-        if is_read {
-            target.write_at(to as u32, 0, &buffer)?;
-        }
+        target.write_at(to as u32, 0, &buffer)?;
         target.write_frame_record(to as u32, record)?;
         report.bytes += u64::from(record.used_bytes);
     }

@@ -611,8 +611,9 @@ impl Store {
                 self.engine.paths.location
             )));
         }
-        self.engine.globals().durability.store(u32::from(durability.code()), Ordering::SeqCst);
+        // Written down first: where that fails, the store goes on as it was.
         self.engine.update_superblock(|superblock| superblock.options.durability = durability)?;
+        self.engine.globals().durability.store(u32::from(durability.code()), Ordering::SeqCst);
         if durability == Durability::None { Ok(()) } else { self.engine.flush_all() }
     }
 
@@ -623,8 +624,9 @@ impl Store {
     pub fn set_when_full(&self, when_full: WhenFull) -> Result<()> {
         self.enter()?;
         self.engine.check_writable()?;
+        self.engine.update_superblock(|superblock| superblock.options.when_full = when_full)?;
         self.engine.globals().when_full.store(u32::from(when_full.code()), Ordering::SeqCst);
-        self.engine.update_superblock(|superblock| superblock.options.when_full = when_full)
+        Ok(())
     }
 
     /// What is acknowledged survives what, at present.

@@ -253,8 +253,9 @@ impl Engine {
             let len = if place.hot.is_some() || flushed > 0 { flushed } else { tail };
             let mut bytes = vec![0; len];
             if len > 0 {
-                match durable.read_at(frame, 0, &mut bytes) {
-                    Ok(()) => {}
+                match durable.read_salvaging(frame, 0, &mut bytes) {
+                    // What the device can't read is zeros now, and found to be damaged below.
+                    Ok(_) => {}
                     // The end of the file is missing: what can't be read is as good as damaged.
                     Err(crate::error::Error::Corrupt(_)) => bytes.fill(0),
                     Err(error) => return Err(error),

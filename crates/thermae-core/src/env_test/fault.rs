@@ -1,14 +1,14 @@
 //! An [`Env`] that fails on command, and whose clocks, boot and user can be changed.
 //!
-//! A sweep over every I/O of an operation: count its operations with [`FaultEnv::operations`] once, then run it again
-//! for each n with a rule that skips n. Accesses through a mapping are not seen.
+//! A sweep over every I/O of an operation: note its operations with [`FaultEnv::trace`] once, then run it again
+//! for each n with a rule that skips n. Accesses through a mapping are not seen, and neither is locking.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::env::{Env, EnvFile, FileMetadata, OpenHow};
 
@@ -16,6 +16,10 @@ use crate::env::{Env, EnvFile, FileMetadata, OpenHow};
 const EIO: i32 = 5;
 /// Error number of a full file system.
 const ENOSPC: i32 = 28;
+/// Error number of a call that a signal interrupted.
+const EINTR: i32 = 4;
+
+const SECTOR_BYTES: u64 = 512;
 
 /// The kinds of I/O that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +53,7 @@ pub enum Site {
 pub enum Fault {
     /// Nothing is done, and this error number comes back.
     Error(i32),
-    /// A write puts down its first half, and then this error number comes back.
+    /// A write puts down its first half, in whole sectors, and then this error number comes back.
     HalfThenError(i32),
     /// A read or write does its first half and says so: no error, the caller must go on.
     Short,
@@ -60,6 +64,8 @@ impl Fault {
     pub const EIO: Fault = Fault::Error(EIO);
     /// The file system is full.
     pub const ENOSPC: Fault = Fault::Error(ENOSPC);
+    /// A signal arrived: the caller must try again.
+    pub const EINTR: Fault = Fault::Error(EINTR);
 }
 
 /// When something happens instead.
@@ -94,13 +100,44 @@ impl FaultRule {
     }
 }
 
+/// An operation as it was seen.
+pub type Operation = (Site, PathBuf);
+
+/// A clock: the inner environment's, moved, or stopped.
+#[derive(Debug, Default)]
+struct Clock {
+    offset_ms: AtomicI64,
+    is_stopped: AtomicBool,
+    stopped_at_ms: AtomicU64,
+}
+
+impl Clock {
+    fn read(&self, inner_ms: u64) -> u64 {
+        if self.is_stopped.load(Ordering::Acquire) {
+            return self.stopped_at_ms.load(Ordering::Relaxed);
+        }
+        inner_ms.saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
+    }
+
+    fn stop_at(&self, ms: u64) {
+        self.stopped_at_ms.store(ms, Ordering::Relaxed);
+        self.is_stopped.store(true, Ordering::Release);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[derive(Debug, Default)]
 struct State {
     rules: Mutex<Vec<FaultRule>>,
     operations: AtomicU64,
     injected: AtomicU64,
-    boot_offset_ms: AtomicI64,
-    wall_offset_ms: AtomicI64,
+    trace: Mutex<Option<Vec<Operation>>>,
+    injections: Mutex<Vec<Operation>>,
+    boot: Clock,
+    wall: Clock,
     reboots: AtomicU64,
     other_user: AtomicBool,
     user_id: AtomicU32,
@@ -112,8 +149,11 @@ impl State {
     /// Counts an operation and says what is to happen to it.
     fn next(&self, site: Site, path: &Path) -> Option<Fault> {
         self.operations.fetch_add(1, Ordering::Relaxed);
+        if let Some(trace) = lock(&self.trace).as_mut() {
+            trace.push((site, path.to_path_buf()));
+        }
         let text = path.to_string_lossy();
-        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = lock(&self.rules);
         let mut chosen = None;
         for rule in rules.iter_mut() {
             let matches = rule.site.is_none_or(|wanted| wanted == site) && text.contains(&rule.path_part);
@@ -133,6 +173,7 @@ impl State {
         }
         if chosen.is_some() {
             self.injected.fetch_add(1, Ordering::Relaxed);
+            lock(&self.injections).push((site, path.to_path_buf()));
         }
         chosen
     }
@@ -163,12 +204,12 @@ impl FaultEnv {
 
     /// Adds a rule; the first of several that match decides, and the others count on.
     pub fn inject(&self, rule: FaultRule) {
-        self.state.rules.lock().unwrap_or_else(PoisonError::into_inner).push(rule);
+        lock(&self.state.rules).push(rule);
     }
 
     /// Forgets all rules.
     pub fn heal(&self) {
-        self.state.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.state.rules).clear();
     }
 
     /// How many operations there were.
@@ -181,14 +222,39 @@ impl FaultEnv {
         self.state.injected.load(Ordering::Relaxed)
     }
 
+    /// Notes every operation from now on.
+    pub fn trace(&self) {
+        *lock(&self.state.trace) = Some(Vec::new());
+    }
+
+    /// What was noted since [`FaultEnv::trace`].
+    pub fn traced(&self) -> Vec<Operation> {
+        lock(&self.state.trace).clone().unwrap_or_default()
+    }
+
+    /// The operations that a rule applied to.
+    pub fn injections(&self) -> Vec<Operation> {
+        lock(&self.state.injections).clone()
+    }
+
     /// Moves the wall clock, either way.
     pub fn jump_wall_clock_ms(&self, by_ms: i64) {
-        self.state.wall_offset_ms.fetch_add(by_ms, Ordering::Relaxed);
+        self.state.wall.offset_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    /// The wall clock stands still there.
+    pub fn stop_wall_clock_at_ms(&self, ms: u64) {
+        self.state.wall.stop_at(ms);
+    }
+
+    /// The boot clock stands still there.
+    pub fn stop_boot_clock_at_ms(&self, ms: u64) {
+        self.state.boot.stop_at(ms);
     }
 
     /// Moves the boot clock; forward is time passing, backward is a machine that booted again.
     pub fn jump_boot_clock_ms(&self, by_ms: i64) {
-        self.state.boot_offset_ms.fetch_add(by_ms, Ordering::Relaxed);
+        self.state.boot.offset_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
     /// From now on the boot has another identity.
@@ -260,11 +326,11 @@ impl Env for FaultEnv {
     }
 
     fn boot_time_ms(&self) -> u64 {
-        self.inner.boot_time_ms().saturating_add_signed(self.state.boot_offset_ms.load(Ordering::Relaxed))
+        self.state.boot.read(self.inner.boot_time_ms())
     }
 
     fn wall_time_ms(&self) -> u64 {
-        self.inner.wall_time_ms().saturating_add_signed(self.state.wall_offset_ms.load(Ordering::Relaxed))
+        self.state.wall.read(self.inner.wall_time_ms())
     }
 
     fn random_u64(&self) -> u64 {
@@ -314,7 +380,10 @@ impl EnvFile for FaultFile {
         match self.state.next(Site::Write, &self.path) {
             Some(Fault::Error(number)) => Err(io::Error::from_raw_os_error(number)),
             Some(Fault::HalfThenError(number)) => {
-                self.inner.write_all_at(&bytes[..half(bytes.len())], offset)?;
+                // Neither the page cache nor a disk tears a sector.
+                let end = (offset + half(bytes.len()) as u64) / SECTOR_BYTES * SECTOR_BYTES;
+                let count = end.saturating_sub(offset) as usize;
+                self.inner.write_all_at(&bytes[..count], offset)?;
                 Err(io::Error::from_raw_os_error(number))
             }
             Some(Fault::Short) => self.inner.write_at(&bytes[..half(bytes.len())], offset),
@@ -342,6 +411,7 @@ impl EnvFile for FaultFile {
     }
 
     fn len(&self) -> io::Result<u64> {
+        self.state.check(Site::Examine, &self.path)?;
         self.inner.len()
     }
 
@@ -351,6 +421,7 @@ impl EnvFile for FaultFile {
     }
 
     fn metadata(&self) -> io::Result<FileMetadata> {
+        self.state.check(Site::Examine, &self.path)?;
         self.inner.metadata()
     }
 
@@ -418,12 +489,16 @@ mod tests {
     fn rules_match_site_path_and_count() {
         let (_directory, path, env) = faulty();
         let pool = ColdPool::create(&env, &path, GEOMETRY).unwrap();
+        env.trace();
+        pool.examine().unwrap();
+        assert_eq!(env.traced(), [(Site::Examine, path.clone()), (Site::Read, path.clone())]);
         env.inject(FaultRule::nth(Site::Sync, "cold", 1, Fault::EIO));
         env.inject(FaultRule::always(Site::Sync, "elsewhere", Fault::EIO));
         pool.sync().unwrap();
         assert_eq!(pool.sync().unwrap_err().os_error(), Some(EIO));
         pool.sync().unwrap();
         assert_eq!(env.injected(), 1);
+        assert_eq!(env.injections(), [(Site::Sync, path)]);
     }
 
     #[test]

@@ -1,0 +1,22 @@
+//! What fails: devices, full disks and memory, interrupted calls, clocks. Nothing of it may cost what was acknowledged, hang, or be kept quiet.
+#![cfg(feature = "test-env")]
+
+#[path = "faults/clock.rs"]
+mod clock;
+mod common;
+#[path = "faults/full.rs"]
+mod full;
+#[path = "faults/sweep.rs"]
+mod sweep;
+#[path = "faults/trial.rs"]
+mod trial;
+
+/// What child processes run.
+#[test]
+fn role() {
+    match common::role().as_deref() {
+        None => {}
+        Some("full") => full::play(),
+        Some(other) => panic!("no part is called {other}"),
+    }
+}
