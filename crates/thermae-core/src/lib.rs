@@ -8,7 +8,8 @@
 //! - stats: what a store holds, has done, and is configured as
 //! - keeper: the background threads and which duty runs when
 //! - scan: walking over all keys
-//! - open: creating, attaching, removing
+//! - remove: removing all of a store, or its shared half
+//! - open: creating and attaching
 //! - transaction: several keys at once, all or nothing
 //! - view: values used where they lie
 //! - names: named locks
@@ -106,6 +107,7 @@ mod rebuild;
 pub mod record;
 mod recover;
 mod relocate;
+mod remove;
 mod replay;
 mod room;
 mod scan;
@@ -124,10 +126,10 @@ mod write;
 pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
 pub use names::LockToken;
-pub use open::{destroy, forget_shared_memory};
 pub use options::{Durability, IndexPlacement, Location, Options, ShmPlacement, WhenFull, parse_size};
 pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+pub use remove::{destroy, forget_shared_memory};
 pub use scan::Scan;
 pub use snapshot::{RestoreReport, SnapshotReport, restore};
 pub use stats::{Config, Stats};

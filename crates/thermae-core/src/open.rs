@@ -1,8 +1,9 @@
-//! Creating a store, attaching to one, rebuilding its shared half, removing it.
+//! Creating a store, attaching to one, rebuilding its shared half.
 //!
 //! Everything here happens under the attach byte of the lock file, so that one process at a time decides whether the shared half is usable.
 //! It is, if its magic (stored last) is there, it is of this layout, this store and this boot; then attaching maps two files and
-//! claims a slot, whatever is stored. Otherwise, if nobody is attached, it is built anew and recovered from the durable tiers.
+//! claims a slot, whatever is stored. Otherwise, if nobody is attached, it is built anew and recovered from the durable tiers. So it is after a
+//! failed flush, once nobody is attached any more. What a creation or a recovery that fails has made is removed again, under the same lock.
 
 use crate::cold::{ColdGeometry, ColdPool};
 use crate::durable::{DurableTiers, WarmTier, cold_geometry, warm_geometry};
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-const SHARED_MEMORY: &str = "/dev/shm";
+pub(crate) const SHARED_MEMORY: &str = "/dev/shm";
 /// How often it is judged whether huge pages come fast enough.
 const HUGE_PAGES_JUDGED: u32 = 8;
 /// What a huge page may take on average: about as long as small ones with their first faults.
@@ -45,7 +46,7 @@ impl Drop for AttachGuard {
     }
 }
 
-fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
+pub(crate) fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
     match location {
         Location::Directory(path) => Ok(path.clone()),
         Location::SharedMemory(name) => {
@@ -96,12 +97,12 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
 }
 
 /// Whether a path names anything. Not to know is an error: what looks absent is made anew, and takes the place of what was there.
-fn exists(env: &dyn Env, path: &Path) -> Result<bool> {
+pub(crate) fn exists(env: &dyn Env, path: &Path) -> Result<bool> {
     env.exists(path).map_err(|source| Error::io("look at", path, source))
 }
 
 /// Opens the lock file and waits for its attach byte.
-fn lock_attach(env: &dyn Env, path: &Path) -> Result<(Arc<dyn EnvFile>, AttachGuard)> {
+pub(crate) fn lock_attach(env: &dyn Env, path: &Path) -> Result<(Arc<dyn EnvFile>, AttachGuard)> {
     for _ in 0..LOCK_ATTEMPTS_MAX {
         let file = env.open(path, OpenHow::CREATE).map_err(|source| Error::io("open", path, source))?;
         lock_byte(file.fd(), ATTACH_BYTE, true).map_err(|source| Error::io("lock", path, source))?;
@@ -203,7 +204,7 @@ pub(crate) fn warm_path(env: &dyn Env, directory: &Path, superblock: &Superblock
 }
 
 /// The name of a store's directory in shared memory: its identity and the place of its superblock, so that a copy gets another.
-fn volatile_name(superblock: &Superblock, device: u64, inode: u64) -> String {
+pub(crate) fn volatile_name(superblock: &Superblock, device: u64, inode: u64) -> String {
     let mut bytes = superblock.uuid.to_vec();
     bytes.extend_from_slice(&device.to_le_bytes());
     bytes.extend_from_slice(&inode.to_le_bytes());
@@ -857,69 +858,6 @@ fn join(
         }
     }
     Ok(engine)
-}
-
-/// Everything of a store that `remove` may delete; an error while anyone is attached.
-fn with_unused_store(
-    env: &dyn Env,
-    location: &Location,
-    remove: impl FnOnce(&Path, Option<&Path>, Option<&Path>) -> Result<()>,
-) -> Result<()> {
-    let directory = directory_of(env, location)?;
-    prepare_directory(env, &directory, false)?;
-    let superblock_path = directory.join("store");
-    let superblock = Superblock::read(env, &superblock_path)?;
-    let lock_path = directory.join("lock");
-    let (lock_file, _guard) = lock_attach(env, &lock_path)?;
-    if is_anyone_attached(lock_file.fd(), superblock.options.participants_max) {
-        return Err(Error::InUse(format!(
-            "{location} is in use: close every handle of it in every process first"
-        )));
-    }
-    let found =
-        env.metadata(&superblock_path).map_err(|source| Error::io("look at", &superblock_path, source))?;
-    let shared = Path::new(SHARED_MEMORY).join(volatile_name(&superblock, found.device, found.inode));
-    let has_shared = matches!(location, Location::Directory(_)) && exists(env, &shared)?;
-    let warm = warm_path(env, &directory, &superblock)?;
-    let is_elsewhere = superblock.warm_directory.is_some() && exists(env, &warm)?;
-    remove(&directory, has_shared.then_some(&*shared), is_elsewhere.then_some(&*warm))
-}
-
-/// Removes a store: its files and its shared memory. Everything in it is gone.
-///
-/// # Errors
-/// InUse while any process has it open; NotAStore where there is none.
-pub fn destroy(env: &dyn Env, location: &Location) -> Result<()> {
-    with_unused_store(env, location, |directory, shared, warm| {
-        if let Some(path) = warm {
-            env.remove_file(path).map_err(|source| Error::io("remove", path, source))?;
-        }
-        for path in shared.into_iter().chain([directory]) {
-            env.remove_dir_all(path).map_err(|source| Error::io("remove", path, source))?;
-        }
-        Ok(())
-    })
-}
-
-/// Removes the volatile half of a store in a directory, as a reboot of the machine would; the next open recovers it from the
-/// cold tier. For benchmarks and tests of recovery, and to return a closed store's shared memory.
-///
-/// # Errors
-/// InUse while any process has it open; NotAStore where there is none.
-pub fn forget_shared_memory(env: &dyn Env, location: &Location) -> Result<()> {
-    with_unused_store(env, location, |directory, shared, _| {
-        if let Some(path) = shared {
-            env.remove_dir_all(path).map_err(|source| Error::io("remove", path, source))?;
-        } else if matches!(location, Location::Directory(_)) {
-            for name in ["control", "hot"] {
-                let path = directory.join(name);
-                if exists(env, &path)? {
-                    env.remove_file(&path).map_err(|source| Error::io("remove", &path, source))?;
-                }
-            }
-        }
-        Ok(())
-    })
 }
 
 impl Engine {

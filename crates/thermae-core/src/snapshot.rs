@@ -29,6 +29,7 @@ use crate::lock::SharedLock;
 use crate::open;
 use crate::options::{IndexPlacement, Location, Options, Resolved, size_text};
 use crate::record::{self, Word0, kind};
+use crate::remove;
 use crate::store::Store;
 use crate::superblock::{Superblock, parent, temporary_path};
 use serde::Serialize;
@@ -571,7 +572,7 @@ pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Resul
             // Recovered and checkpointed at once, so that what is wrong shows now and the first user attaches warm.
             report.keys = first_opening(location, &opening).inspect_err(|_| {
                 // Unless somebody has it open by now, in which case it is a store in use and not what a failure has left.
-                let _ = open::destroy(&*env, location);
+                let _ = remove::destroy(&*env, location);
             })?;
             report.milliseconds = started.elapsed().as_millis() as u64;
             Ok(report)

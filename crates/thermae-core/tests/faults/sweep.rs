@@ -2,6 +2,11 @@
 //!
 //! A phase is run once to note its operations. Then each distinct site (kind of operation, file) fails at its first and at its last operation, and
 //! so do operations chosen at random up to a bound (`THERMAE_FAULTS`, runs of each phase beyond the distinct sites).
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a run that fails, or hangs, is named before the test program ends"
+)]
 
 use crate::common::{MIB, Random};
 use crate::trial::{Held, LARGE_BYTES, Trial, flip, shuffle};
