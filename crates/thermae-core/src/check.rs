@@ -180,7 +180,8 @@ impl Store {
     /// Verifies every invariant. With `repair`, puts right what can be, keeping every value that is intact.
     ///
     /// # Errors
-    /// Closed; ReadOnly for a repair by a read-only handle; Io, when the check could not be completed.
+    /// Closed; ReadOnly for a repair by a read-only handle; Cancelled, and what was repaired by then stays so; Io, when the check could not
+    /// be completed.
     pub fn check(&self, repair: bool) -> Result<CheckReport> {
         let engine = self.engine();
         engine.check_usable()?;

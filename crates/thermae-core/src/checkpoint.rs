@@ -23,6 +23,7 @@ use crate::index::{ADDRESS_MASK, entry};
 use crate::layout::{ADDRESS_BITS, class, state};
 use crate::record::{self, LINK_OFFSET, Word0, kind};
 use crate::superblock::temporary_path;
+use crate::waiting::check_cancelled;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,6 +195,7 @@ impl Engine {
     pub(crate) fn dump_index(&self, each: &mut dyn FnMut(u32, &[u64]) -> Result<()>) -> Result<()> {
         let mut entries = Vec::new();
         for number in 0..self.geometry.partitions {
+            check_cancelled()?;
             entries.clear();
             let guard = self.lock_partition(number);
             entries.extend(self.locked_entries(&guard).map(|(_, word)| self.durable_entry(&guard, word)));

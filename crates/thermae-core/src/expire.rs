@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::layout::{TTL_HEAD_FIRST, class, state};
 use crate::relocate::{Fate, Wanted};
+use crate::waiting::check_cancelled;
 use std::sync::atomic::Ordering;
 
 /// Most bytes of hot segments that one call looks at.
@@ -55,7 +56,7 @@ impl Engine {
     /// Removes all that has expired at `now_ms`, however much there is to look at.
     ///
     /// # Errors
-    /// As [`Engine::expire_due`].
+    /// As [`Engine::expire_due`]; Cancelled.
     pub(crate) fn expire_all(&self, now_ms: u64) -> Result<()> {
         let now_ms = now_ms.min(self.now_ms());
         // Each call looks at one segment at least, and what it can't finish is due again later than now.
@@ -63,6 +64,7 @@ impl Engine {
             if self.read_only || !self.has_due(now_ms) {
                 break;
             }
+            check_cancelled()?;
             self.expire_due(now_ms)?;
         }
         Ok(())

@@ -17,6 +17,7 @@ use crate::layout::{ADDRESS_BITS, Place, SEGMENT_HEADER_BYTES};
 use crate::record;
 use crate::replay::{Harvest, LargeRecord, check_of, has_extents};
 use crate::updates::{IS_LARGE, IS_TOMBSTONE, Update};
+use crate::waiting::Cancellation;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -475,8 +476,14 @@ pub(crate) fn in_parallel<R: Send>(pieces: usize, work: impl Fn() -> Result<R> +
     if threads == 1 {
         return Ok(vec![work()?]);
     }
+    let (work, cancellation) = (&work, Cancellation::current());
     std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        let handles: Vec<_> = (0..threads)
+            .map(|_| {
+                let cancellation = cancellation.clone();
+                scope.spawn(move || cancellation.run(work))
+            })
+            .collect();
         handles
             .into_iter()
             .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

@@ -35,6 +35,7 @@ use crate::rebuild::{Rebuild, groups, in_parallel};
 use crate::record;
 use crate::replay::{Harvest, Hole, LargeRecord, Late, Scanned, Task, has_extents, scan};
 use crate::segment::SEGMENT_MAGIC;
+use crate::waiting::check_cancelled;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -62,7 +63,7 @@ pub struct RecoveryReport {
 /// Rebuilds the shared half of `engine`, which is empty and nobody else's yet.
 ///
 /// # Errors
-/// Io; Corrupt where only a checkpoint could tell deleted keys from others and none is intact; Full where the index does not fit.
+/// Io; Cancelled, before anything durable was changed; Corrupt where only a checkpoint could tell deleted keys from others and none is intact; Full where the index does not fit.
 pub(crate) fn recover(engine: &Engine) -> Result<RecoveryReport> {
     let started = Instant::now();
     let Some(durable) = &engine.durable else { return Ok(RecoveryReport::default()) };
@@ -398,6 +399,7 @@ impl<'a> Recovery<'a> {
         let harvests = in_parallel(tasks.len(), || {
             let mut harvest = Harvest::new(groups);
             while let Some(&task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                check_cancelled()?;
                 scan(engine, &mut harvest, task, floor)?;
             }
             Ok(harvest)

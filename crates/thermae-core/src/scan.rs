@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::index::ADDRESS_MASK;
 use crate::read::{RecordMeta, Wanted};
+use crate::waiting::check_cancelled;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -33,10 +34,11 @@ impl Scan {
     /// The next keys and what is known of their values; `None` at the end. Never an empty list.
     ///
     /// # Errors
-    /// Closed, and those of reading.
+    /// Closed, Cancelled, and those of reading.
     pub fn next_batch(&mut self) -> Result<Option<Vec<Key>>> {
         while self.partition < self.engine.geometry.partitions {
             self.engine.check_usable()?;
+            check_cancelled()?;
             let keys = self.read_partition(self.partition)?;
             self.partition += 1;
             if !keys.is_empty() {

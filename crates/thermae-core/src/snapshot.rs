@@ -32,6 +32,7 @@ use crate::record::{self, Word0, kind};
 use crate::remove;
 use crate::store::Store;
 use crate::superblock::{Superblock, parent, temporary_path};
+use crate::waiting::{before_wait, check_cancelled};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,10 @@ use std::time::{Duration, Instant};
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// Segments copied between two looks for retired ones, whose frames somebody may be waiting for.
 const COPIES_PER_LOOK: usize = 16;
+/// How often a snapshot looks whether the one before it is done.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// So much is copied between two syncs, so that none of them lasts long.
+const SYNC_EVERY_BYTES: u64 = 256 << 20;
 /// Attempts to copy a segment that moves between the tiers meanwhile.
 const ATTEMPTS_MAX: u32 = 100;
 
@@ -103,7 +108,7 @@ impl Store {
     ///
     /// # Errors
     /// ReadOnly, Closed; InvalidOption where the directory is not new or empty; Timeout where a stopped process does not finish
-    /// a record; Io, with nothing left behind.
+    /// a record; Cancelled; Io. Nothing is left behind.
     pub fn snapshot(&self, directory: &Path) -> Result<SnapshotReport> {
         self.snapshot_with(directory, &mut |_, _| {})
     }
@@ -241,8 +246,7 @@ impl Engine {
     ) -> Result<SnapshotReport> {
         let started = Instant::now();
         let globals = self.globals();
-        globals.snapshot_lock.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
-        let _held = Held(&globals.snapshot_lock);
+        let _held = self.lock_snapshots()?;
         // Before the barrier is noted: from here on nothing is freed that is alive at or after it.
         globals.snapshot_end.store(u64::MAX, Ordering::SeqCst);
         let number = globals.snapshot_number.fetch_add(1, Ordering::SeqCst) + 1;
@@ -307,6 +311,17 @@ impl Engine {
         })
     }
 
+    /// One snapshot at a time, which may be long for the next one.
+    fn lock_snapshots(&self) -> Result<Held<'_>> {
+        let lock = &self.globals().snapshot_lock;
+        while lock.try_lock_or_inherit(self.member.lock_word(), |slot| self.member.is_alive(slot)).is_none() {
+            check_cancelled()?;
+            before_wait();
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(Held(lock))
+    }
+
     /// The segments that may hold something of the snapshot. All others are released.
     fn plan_copies(&self, barrier: &Barrier, end: u64, number: u64) -> Vec<Planned> {
         let noted: HashSet<u64> = barrier.segments.iter().map(|noted| noted.segment_id).collect();
@@ -360,6 +375,7 @@ impl Copier<'_> {
             planned = rest;
             let later = planned.len().saturating_sub(COPIES_PER_LOOK);
             for planned in retired.into_iter().chain(planned.split_off(later).into_iter().rev()) {
+                check_cancelled()?;
                 self.copy(planned)?;
                 self.engine.segment(planned.slot).snapshot_copied.store(self.number, Ordering::SeqCst);
             }
@@ -390,8 +406,9 @@ impl Copier<'_> {
         )?;
         crash_point!("snapshot.copied");
         self.frame += 1;
+        let synced = self.bytes / SYNC_EVERY_BYTES;
         self.bytes += self.buffer.len() as u64;
-        Ok(())
+        if self.bytes / SYNC_EVERY_BYTES > synced { self.pool.sync() } else { Ok(()) }
     }
 
     /// Fills the buffer with what the segment holds of the snapshot; false where that is nothing.
@@ -548,7 +565,7 @@ impl Copier<'_> {
 ///
 /// # Errors
 /// InvalidOption where the location is in use, or the sizes have no room for what the snapshot holds; NotAStore, Corrupt where the
-/// snapshot is none or is damaged beyond use; Io, with nothing left behind.
+/// snapshot is none or is damaged beyond use; Cancelled; Io. Nothing is left behind, unless the new store was complete.
 pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Result<RestoreReport> {
     let env = options.env.clone();
     match location {
@@ -685,6 +702,7 @@ fn restore_frames(
     };
     let mut buffer = Vec::new();
     for (to, (from, record)) in used.iter().enumerate() {
+        check_cancelled()?;
         buffer.resize(record.used_bytes as usize, 0);
         let name = format!("segment {} (frame {from})", record.segment_id >> SLOT_BITS);
         let failure = match source.read_salvaging(*from, 0, &mut buffer) {
@@ -704,7 +722,11 @@ fn restore_frames(
         }
         target.write_at(to as u32, 0, &buffer)?;
         target.write_frame_record(to as u32, record)?;
+        let synced = report.bytes / SYNC_EVERY_BYTES;
         report.bytes += u64::from(record.used_bytes);
+        if report.bytes / SYNC_EVERY_BYTES > synced {
+            target.sync()?;
+        }
     }
     target.write_watermark(
         source.read_watermark()?.map_or(superblock.sequence_limit, |watermark| watermark.sequence),

@@ -16,7 +16,7 @@ use crate::segment::Room;
 use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
 use crate::view::{self, View};
-use crate::waiting::{LONG_COPY_BYTES, before_wait};
+use crate::waiting::{LONG_COPY_BYTES, before_wait, check_cancelled};
 use crate::write::{Change, NewValue, Payload, Present};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -27,6 +27,8 @@ use std::time::Duration;
 pub const ENCODING_INTEGER: u8 = 2;
 /// Keys looked up together, so that their cache misses overlap.
 const BATCH_KEYS: usize = 32;
+/// So many of them between two looks whether the call is to be given up.
+const BATCHES_PER_LOOK: usize = 32;
 
 /// An open store.
 #[derive(Debug)]
@@ -230,7 +232,7 @@ impl Store {
     /// Copies many values: `buffer(i, meta)` says where value `i` goes; `out[i]` says what was found.
     ///
     /// # Errors
-    /// As [`Store::get_into`].
+    /// As [`Store::get_into`]; Cancelled.
     pub fn get_many_into(
         &self,
         keys: &[&[u8]],
@@ -239,6 +241,7 @@ impl Store {
     ) -> Result<()> {
         self.enter()?;
         for (chunk_index, chunk) in keys.chunks(BATCH_KEYS).enumerate() {
+            look_around(chunk_index)?;
             let mut hashes = [0_u64; BATCH_KEYS];
             for (hash, key) in hashes.iter_mut().zip(chunk) {
                 *hash = self.engine.hash(key);
@@ -324,10 +327,11 @@ impl Store {
     /// Stores many values, each by itself, waiting once for all. On an error, those before it are stored.
     ///
     /// # Errors
-    /// As [`Store::set`].
+    /// As [`Store::set`]; Cancelled.
     pub fn set_many(&self, items: &[(&[u8], &[u8], u8)], options: &SetOptions) -> Result<()> {
         let mut last = 0;
-        for chunk in items.chunks(BATCH_KEYS) {
+        for (chunk_index, chunk) in items.chunks(BATCH_KEYS).enumerate() {
+            look_around(chunk_index)?;
             for (key, ..) in chunk {
                 self.engine.prefetch_bucket(self.engine.hash(key));
             }
@@ -363,16 +367,19 @@ impl Store {
         }))
     }
 
-    /// Deletes many keys; returns how many were present.
+    /// Deletes many keys; returns how many were present. On an error, those before it are deleted.
     ///
     /// # Errors
-    /// As [`Store::delete`].
+    /// As [`Store::delete`]; Cancelled.
     pub fn delete_many(&self, keys: &[&[u8]]) -> Result<u64> {
         let (mut count, mut last) = (0, 0);
-        for key in keys {
-            if let Some(sequence) = self.delete_without_waiting(key)? {
-                count += 1;
-                last = last.max(sequence);
+        for (chunk_index, chunk) in keys.chunks(BATCH_KEYS).enumerate() {
+            look_around(chunk_index)?;
+            for key in chunk {
+                if let Some(sequence) = self.delete_without_waiting(key)? {
+                    count += 1;
+                    last = last.max(sequence);
+                }
             }
         }
         self.acknowledge(last)?;
@@ -521,7 +528,7 @@ impl Store {
     /// Deletes all keys; returns how many.
     ///
     /// # Errors
-    /// As [`Store::delete`].
+    /// As [`Store::delete`]; Cancelled.
     pub fn clear(&self) -> Result<u64> {
         self.engine.check_writable()?;
         let mut scan = self.scan(b"");
@@ -686,6 +693,12 @@ impl Drop for Store {
         // A destructor has nobody to report to; whoever needs to know calls close().
         let _ = self.close();
     }
+}
+
+/// At each batch of a call with many keys.
+#[inline]
+fn look_around(batch: usize) -> Result<()> {
+    if batch % BATCHES_PER_LOOK == BATCHES_PER_LOOK - 1 { check_cancelled() } else { Ok(()) }
 }
 
 #[inline]

@@ -48,6 +48,11 @@ impl Cancellation {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// That of the work which this thread is at, for threads that help with it; one of its own where there is none.
+    pub(crate) fn current() -> Self {
+        CURRENT.with_borrow(Clone::clone).unwrap_or_default()
+    }
+
     /// Does work, on this thread, that can be cancelled from others.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         struct Restore(Option<Cancellation>);
@@ -103,6 +108,8 @@ mod tests {
             outer.cancel();
             assert!(check_cancelled().is_err());
             assert!(std::thread::spawn(check_cancelled).join().unwrap().is_ok());
+            let helper = Cancellation::current();
+            assert!(std::thread::spawn(move || helper.run(check_cancelled)).join().unwrap().is_err());
         });
         assert!(check_cancelled().is_ok());
     }

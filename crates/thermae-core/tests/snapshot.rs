@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thermae_core::env::SystemEnv;
 use thermae_core::{
-    BatchOp, Durability, Error, Location, Options, SetOptions, Store, WhenFull, destroy,
+    BatchOp, Cancellation, Durability, Error, Location, Options, SetOptions, Store, WhenFull, destroy,
     forget_shared_memory, restore,
 };
 
@@ -369,6 +369,54 @@ fn of_an_empty_store() {
         drop(copy);
         remove(&directory);
     }
+}
+
+/// Cancelled in the middle of copying, before it, and while it waits for another one.
+#[test]
+fn what_is_cancelled_leaves_nothing() {
+    let place = Place::in_directory();
+    let store = place.open(&options(32, 64, Durability::EverySec, WhenFull::Error));
+    for number in 0..9000 {
+        store.set(&account(number), &[7; 4000], &SetOptions::default()).unwrap();
+    }
+    let directory = place.beside("snapshot");
+    let left = || std::fs::read_dir(place.beside("")).unwrap().count();
+    let before = left();
+    let cancellation = Cancellation::default();
+    let mut copied = 0;
+    let cancelled = cancellation.run(|| {
+        store.snapshot_with(&directory, &mut |done, total| {
+            (copied, _) = (done, assert!(total > 2 && done < total, "cancelled too late: {done} of {total}"));
+            cancellation.cancel();
+        })
+    });
+    assert_eq!((cancelled.unwrap_err().name(), left()), ("Cancelled", before));
+    assert!(copied > 0);
+    assert_eq!(cancellation.run(|| store.check(false)).unwrap_err().name(), "Cancelled");
+    assert_eq!(cancellation.run(|| store.clear()).unwrap_err().name(), "Cancelled");
+
+    // The lock is free again, and so is what was held for the copy.
+    store.snapshot(&directory).unwrap();
+    let restored = Location::Directory(place.beside("restored"));
+    let before = left();
+    let cancelled = cancellation.run(|| restore(&directory, &restored, &Options::default()));
+    assert_eq!((cancelled.unwrap_err().name(), left()), ("Cancelled", before));
+    assert_eq!(restore(&directory, &restored, &Options::default()).unwrap().keys, 9000);
+
+    // A recovery that is given up, here in the log behind the checkpoint, leaves the next one what it found.
+    let written = Store::open(&restored, &Options::default()).unwrap();
+    written.set(&account(9000), b"new", &SetOptions::default()).unwrap();
+    written.close().unwrap();
+    drop(written);
+    forget_shared_memory(&SystemEnv, &restored).unwrap();
+    let cancelled = cancellation.run(|| Store::open(&restored, &Options::default()));
+    assert_eq!(cancelled.unwrap_err().name(), "Cancelled");
+    let again = Store::open(&restored, &Options::default()).unwrap();
+    assert_eq!(again.len().unwrap(), 9001);
+    again.close().unwrap();
+    drop(again);
+    destroy(&SystemEnv, &restored).unwrap();
+    assert!(store.check(false).unwrap().ok);
 }
 
 #[test]

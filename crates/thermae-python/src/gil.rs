@@ -15,6 +15,8 @@
 //! `Python::detach` elsewhere in this crate.
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,7 @@ use thermae_core::WaitHooks;
 /// From this many bytes on, a copy takes longer than handing the GIL over and back.
 pub(crate) const COPY_BYTES_RELEASE: u64 = 64 << 10;
 /// How long Ctrl-C may go unnoticed.
-pub(crate) const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+pub(crate) const SIGNALS_EVERY: Duration = Duration::from_millis(20);
 
 /// How a thread that is inside of the engine stands with the GIL.
 #[derive(Clone, Copy, PartialEq)]
@@ -36,7 +38,7 @@ enum Standing {
     Released(*mut ffi::PyThreadState),
     /// It does detached work.
     Detached,
-    /// The same, for work that is not to be given up: nobody would learn of what a signal handler raised.
+    /// It does work in which nothing of this is to happen: nobody would learn of what a signal handler raised.
     Unheard,
 }
 
@@ -108,6 +110,41 @@ pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send)
 #[allow(clippy::disallowed_methods, reason = "as above")]
 pub(crate) fn detached_unheard<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(|| as_standing(Standing::Unheard, work))
+}
+
+/// Something of the engine's that is dropped wherever Python drops its owner: with the GIL, which stays.
+///
+/// The last of a store's iterators and views leaves the store, for which it may have to wait a moment; there is no
+/// call around it at whose end the GIL would be taken back.
+pub(crate) struct Kept<T>(ManuallyDrop<T>);
+
+impl<T> Kept<T> {
+    pub(crate) fn new(value: T) -> Kept<T> {
+        Kept(ManuallyDrop::new(value))
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Kept<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        // SAFETY: dropped here alone, and not used afterwards.
+        as_standing(Standing::Unheard, || unsafe { ManuallyDrop::drop(&mut self.0) });
+    }
 }
 
 fn as_standing<T>(standing: Standing, work: impl FnOnce() -> T) -> T {

@@ -15,7 +15,7 @@
 //! - `view`: a stored value as a read-only buffer, without a copy
 //! - `options`: what `open` was asked for, as the engine takes it
 //! - `lock`: a named lock, waited for so that Ctrl-C works
-//! - `wait`: long work on another thread, so that Ctrl-C works
+//! - `wait`: long work on another thread, so that Ctrl-C stops it
 //! - `value`: Python value to bytes and encoding, and back
 //! - `destination`: fresh Python memory that the engine copies a value into
 //! - `opened`: the engine's store, until it is closed and the last call has left

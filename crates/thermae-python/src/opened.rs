@@ -78,7 +78,7 @@ impl Drop for Opened {
         if let Some(core) = self.core.get_mut().take() {
             // Closing flushes and waits for the background threads; others may run meanwhile, unless Python
             // is at its end. There is nobody to tell about a failure: who wants to know calls close().
-            let closed = Python::try_attach(|py| gil::detached_unheard(py, || core.close()));
+            let closed = Python::try_attach(|py| gil::detached_unheard(py, move || core.close()));
             drop(closed);
         }
     }
@@ -128,7 +128,7 @@ impl Drop for Entered<'_, '_> {
         self.opened.inside.set(inside);
         if inside == 0 && self.opened.is_closing.get() {
             // SAFETY: the GIL is held, and nobody is inside, so nobody refers to what is dropped.
-            drop(unsafe { (*self.opened.core.get()).take() });
+            drop(unsafe { (*self.opened.core.get()).take() }.map(gil::Kept::new));
         }
     }
 }

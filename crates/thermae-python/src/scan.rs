@@ -11,7 +11,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::errors::to_python;
-use crate::gil;
+use crate::gil::{self, Kept};
 use crate::handle::Handle;
 use crate::key::key_object;
 use crate::value::Naming;
@@ -21,14 +21,14 @@ use crate::value::Naming;
 pub(crate) struct Scan {
     handle: Handle,
     /// None once everything was given.
-    scan: Option<Mutex<thermae_core::Scan>>,
+    scan: Option<Kept<Mutex<thermae_core::Scan>>>,
     batch: VecDeque<Vec<u8>>,
     with_values: bool,
 }
 
 impl Scan {
     pub(crate) fn new(handle: Handle, scan: thermae_core::Scan, with_values: bool) -> Scan {
-        Scan { handle, scan: Some(Mutex::new(scan)), batch: VecDeque::new(), with_values }
+        Scan { handle, scan: Some(Kept::new(Mutex::new(scan))), batch: VecDeque::new(), with_values }
     }
 
     fn next_key(&mut self, py: Python<'_>) -> PyResult<Option<Vec<u8>>> {

@@ -12,7 +12,7 @@ use thermae_core::{BatchOp, Condition, Location, Options, RecordMeta};
 
 use crate::batch;
 use crate::errors::{IntoPython, invalid_option};
-use crate::gil;
+use crate::gil::{self, Kept};
 use crate::handle::{Handle, Writing, expires_at_ms};
 use crate::key::{key_bytes, missing};
 use crate::lock::{self, LockToken};
@@ -77,7 +77,10 @@ impl Store {
     ) -> PyResult<Store> {
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
-        let core = gil::detached(py, || thermae_core::Store::open(&location, &options)).into_python(py)?;
+        // Opening may recover, which takes as long as there is data to read.
+        let opening = location.clone();
+        let core = interruptibly(py, "open", move || thermae_core::Store::open(&opening, &options))?;
+        let core = core.into_python(py)?;
         let config = core.config();
         let opened = Arc::new(Opened::new(core, location.to_string()));
         Ok(Store { handle: Handle { opened, codecs }, location, config })
@@ -454,7 +457,7 @@ impl Store {
         let found = self.handle.opened.enter(py)?.call(|core| core.view(key));
         let Some(view) = found.into_python(py)? else { return Ok(None) };
         let encoding = view.meta().encoding;
-        let owner = Bound::new(py, View { view })?;
+        let owner = Bound::new(py, View { view: Kept::new(view) })?;
         Ok(Some((encoding, PyMemoryView::from(owner.as_any())?)))
     }
 

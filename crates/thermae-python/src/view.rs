@@ -10,10 +10,12 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::gil::Kept;
+
 /// The owner of the memory behind what `Store.view` returns.
 #[pyclass(frozen, module = "thermae._thermae")]
 pub(crate) struct View {
-    pub(crate) view: thermae_core::View,
+    pub(crate) view: Kept<thermae_core::View>,
 }
 
 #[pymethods]

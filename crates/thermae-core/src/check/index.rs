@@ -14,6 +14,7 @@ use crate::layout::{
 };
 use crate::read::show_key;
 use crate::record::{Parsed, kind};
+use crate::waiting::check_cancelled;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -249,6 +250,7 @@ impl Checker<'_> {
     pub(super) fn check_index(&mut self) -> Result<()> {
         self.check_tables();
         for partition in 0..self.engine.geometry.partitions {
+            check_cancelled()?;
             self.check_partition(partition)?;
         }
         Ok(())

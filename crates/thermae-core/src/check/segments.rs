@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::layout::{Place, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
 use crate::log::COUNT_OFFSET;
 use crate::record::{self, BATCH_BYTES, HOLE_BYTES, Word0, kind};
+use crate::waiting::check_cancelled;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -282,6 +283,7 @@ impl Checker<'_> {
     /// Verifies every segment; notes its sequence numbers; mends what is damaged if told to.
     pub(super) fn check_segments(&mut self) -> Result<()> {
         for slot in 0..self.engine.geometry.slots {
+            check_cancelled()?;
             self.check_slot_words(slot);
             let Some(mut found) = self.engine.look_at_segment(slot)? else { continue };
             for _ in 1..LOOKS_MAX {
