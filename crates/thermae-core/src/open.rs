@@ -28,10 +28,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub(crate) const SHARED_MEMORY: &str = "/dev/shm";
-/// How often it is judged whether huge pages come fast enough.
-const HUGE_PAGES_JUDGED: u32 = 8;
 /// What a huge page may take on average: about as long as small ones with their first faults.
 const HUGE_PAGE_MS_MAX: u64 = 1;
+/// How late they may be before they are given up.
+const HUGE_PAGES_DELAY_MS_MAX: u64 = 5;
 /// Attempts to lock a lock file that others remove meanwhile.
 const LOCK_ATTEMPTS_MAX: u32 = 16;
 
@@ -601,36 +601,33 @@ fn allocate_file(env: &dyn Env, path: &Path, len: u64) -> Result<Mapping> {
     Mapping::new(file, path, usize::try_from(len).unwrap_or(usize::MAX), true)
 }
 
-/// Makes the file of the hot tier, all of it allocated: in huge pages as far as the kernel gives them, then in small ones. A huge page is ready
-/// to use for a third of what its 512 small ones cost to allocate alone; each of those would then fault when it is first touched, and the
-/// housekeeper would copy them into a huge one in the end. Also returns how many there are.
-fn allocate_hot(env: &dyn Env, path: &Path, len: u64) -> Result<(Mapping, u32)> {
+/// Makes the file of the hot tier and maps it. It must not be touched before `fill_hot`.
+fn create_hot(env: &dyn Env, path: &Path, len: u64) -> Result<Mapping> {
     let file = new_file(env, path)?;
-    let fill = || {
-        file.set_len(len).map_err(|source| not_allocated(path, len, source))?;
-        let hot = Mapping::new(file.clone(), path, usize::try_from(len).unwrap_or(usize::MAX), true)?;
-        let huge_pages = take_huge_pages(env, &hot).map_err(|source| not_allocated(path, len, source))?;
-        file.allocate(0, len).map_err(|source| not_allocated(path, len, source))?;
-        Ok((hot, huge_pages))
-    };
-    fill().inspect_err(|_| {
-        let _ = env.remove_file(path);
-    })
+    file.set_len(len).map_err(|source| not_allocated(path, len, source))?;
+    Mapping::new(file, path, usize::try_from(len).unwrap_or(usize::MAX), true)
 }
 
-/// Has a new, empty file backed by huge pages until the kernel refuses one, or takes longer to find them than they save: memory may be
-/// in pieces that it first has to move about. Returns how many there are.
-fn take_huge_pages(env: &dyn Env, hot: &Mapping) -> io::Result<u32> {
+/// Allocates all of the hot tier: in huge pages as far as the kernel gives them, then in small ones. A huge page is ready to use for a third
+/// of what its 512 small ones cost to allocate alone; each of those would then fault when it is first touched, and the housekeeper would
+/// copy them into a huge one in the end. Returns how many there are.
+fn fill_hot(env: &dyn Env, hot: &Mapping, path: &Path, len: u64) -> Result<u32> {
+    take_huge_pages(env, hot, len)
+        .and_then(|huge_pages| hot.file().allocate(0, len).map(|()| huge_pages))
+        .map_err(|source| not_allocated(path, len, source))
+}
+
+/// Has a new, empty file backed by huge pages until the kernel refuses one, or takes longer over them than they save: memory may be in
+/// pieces that it first has to move about, or a hypervisor's that it has to fetch. Returns how many there are.
+fn take_huge_pages(env: &dyn Env, hot: &Mapping, len: u64) -> io::Result<u32> {
     let started_ms = env.boot_time_ms();
-    let wanted = u32::try_from(hot.len() / HUGE_PAGE_BYTES).unwrap_or(u32::MAX);
+    let wanted = u32::try_from(len / HUGE_PAGE_BYTES as u64).unwrap_or(u32::MAX);
     for page in 0..wanted {
         let offset = page as usize * HUGE_PAGE_BYTES;
         // Nothing collapses that holds nothing.
         hot.file().allocate(offset as u64, PAGE_BYTES as u64)?;
-        let is_judged = page % HUGE_PAGES_JUDGED == HUGE_PAGES_JUDGED - 1;
-        let is_slow =
-            is_judged && env.boot_time_ms().saturating_sub(started_ms) > u64::from(page) * HUGE_PAGE_MS_MAX;
-        if is_slow || !hot.collapse(offset) {
+        let allowed_ms = HUGE_PAGES_DELAY_MS_MAX + u64::from(page) * HUGE_PAGE_MS_MAX;
+        if env.boot_time_ms().saturating_sub(started_ms) > allowed_ms || !hot.collapse(offset) {
             return Ok(page);
         }
     }
@@ -654,10 +651,12 @@ fn build(
     }
     let _ = env.remove_file(&paths.control);
     let control = allocate_file(&**env, &paths.control, geometry.control_bytes() as u64)?;
-    let (hot, huge_pages) =
-        allocate_hot(&**env, &paths.hot, geometry.hot_file_bytes() as u64).inspect_err(|_| {
-            let _ = env.remove_file(&paths.control);
-        })?;
+    // Without room for the hot tier there is to be nothing; the failure to report is that one.
+    let discard = |_: &Error| {
+        let _ = env.remove_file(&paths.hot);
+        let _ = env.remove_file(&paths.control);
+    };
+    let hot = create_hot(&**env, &paths.hot, geometry.hot_file_bytes() as u64).inspect_err(discard)?;
     let header: &ControlHeader = control.at(0);
     header.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
     header.struct_bytes.store(STRUCT_BYTES, Ordering::Relaxed);
@@ -701,7 +700,6 @@ fn build(
     let globals = engine.globals();
     globals.next_sequence.store(1, Ordering::Relaxed);
     globals.next_segment.store(1, Ordering::Relaxed);
-    globals.huge_pages.store(huge_pages, Ordering::Relaxed);
     globals.durability.store(u32::from(superblock.options.durability.code()), Ordering::Relaxed);
     globals.when_full.store(u32::from(superblock.options.when_full.code()), Ordering::Relaxed);
     let frames = geometry.hot_frames;
@@ -714,8 +712,17 @@ fn build(
     globals.fresh_heads.store(fresh, Ordering::Relaxed);
     globals.ttl_heads.store(ttl, Ordering::Relaxed);
     engine.repair_pool();
+    // Allocated while the log is read, which touches none of it.
+    let report = std::thread::scope(|scope| {
+        let filling =
+            scope.spawn(|| fill_hot(&**env, &engine.hot, &paths.hot, geometry.hot_file_bytes() as u64));
+        recover::recover(&engine, || {
+            let filled = filling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            globals.huge_pages.store(filled.inspect_err(discard)?, Ordering::Relaxed);
+            Ok(())
+        })
+    })?;
     if engine.durable.is_some() {
-        let report = recover::recover(&engine)?;
         losses::add(&**env, &paths.directory, &report.damaged)?;
         // What was superseded before it was flushed is in no file: up to here, numbers may rightly be missing.
         globals

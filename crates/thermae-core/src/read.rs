@@ -529,7 +529,7 @@ impl Engine {
 
 /// A hint to the processor; no effect on the program's meaning, whatever the address.
 #[inline]
-fn prefetch(address: *const u8) {
+pub(crate) fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: prefetching never faults; SSE is part of the x86-64 baseline.
     unsafe {

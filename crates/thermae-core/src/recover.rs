@@ -60,16 +60,18 @@ pub struct RecoveryReport {
     pub from_checkpoint: bool,
 }
 
-/// Rebuilds the shared half of `engine`, which is empty and nobody else's yet.
+/// Rebuilds the shared half of `engine`, which is empty and nobody else's yet. Before `await_hot` returns its hot tier is not touched, and
+/// nothing is written.
 ///
 /// # Errors
-/// Io; Cancelled, before anything durable was changed; Corrupt where only a checkpoint could tell deleted keys from others and none is intact; Full where the index does not fit.
-pub(crate) fn recover(engine: &Engine) -> Result<RecoveryReport> {
+/// Those of `await_hot`; Io; Cancelled, before anything durable was changed; Corrupt where only a checkpoint could tell deleted keys from others and none is intact; Full where the index does not fit.
+pub(crate) fn recover(engine: &Engine, await_hot: impl FnOnce() -> Result<()>) -> Result<RecoveryReport> {
     let started = Instant::now();
-    let Some(durable) = &engine.durable else { return Ok(RecoveryReport::default()) };
+    let Some(durable) = &engine.durable else { return await_hot().map(|()| RecoveryReport::default()) };
     let mut recovery = Recovery::new(engine, durable)?;
     recovery.place_segments()?;
     let mut harvests = recovery.scan_segments()?;
+    await_hot()?;
     let prefix = recovery.prefix(&mut harvests)?;
     recovery.cut_off(&harvests, prefix)?;
     recovery.rebuild(&mut harvests, prefix)?;

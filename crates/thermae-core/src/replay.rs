@@ -15,12 +15,15 @@ use crate::layout::{Place, class, state};
 use crate::log::COUNT_OFFSET;
 use crate::record::{self, BATCH_BYTES, Parsed, Word0, kind};
 use crate::updates::{IS_LARGE, IS_SURVIVOR, IS_TOMBSTONE, Update, Updates};
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 /// Shortest record.
 pub(crate) const RECORD_BYTES_MIN: usize = 24;
-/// Bytes read at once.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes read at once: what was read last is still in the processor's cache when it is looked at.
+const READ_BYTES: usize = 256 << 10;
+/// Bytes of which some must be readable where a read failed.
+const SALVAGE_BYTES: usize = 1 << 20;
 /// Checksummed bytes of what turned out to be no records, per segment, in frames.
 const BUDGET_FRAMES: usize = 4;
 
@@ -131,23 +134,29 @@ pub(crate) fn scan(engine: &Engine, harvest: &mut Harvest, task: Task, floor: u6
         is_cut_short: false,
         is_unreadable: false,
     };
-    match read_frame(engine, task.frame, task.from as usize, &mut bytes) {
-        Ok(failure) => {
+    let mut offset = task.from as usize;
+    let mut budget = frame_bytes * BUDGET_FRAMES;
+    // The last piece is read first: that a file was cut short shows before anything is listed.
+    let last = offset + (frame_bytes - offset).saturating_sub(1) / READ_BYTES * READ_BYTES;
+    match read_piece(engine, task.frame, last..frame_bytes, &mut bytes) {
+        Ok(mut failure) => {
+            for start in (offset..=last).step_by(READ_BYTES) {
+                let end = (start + READ_BYTES).min(frame_bytes);
+                if start < last {
+                    failure = read_piece(engine, task.frame, start..end, &mut bytes)?.or(failure);
+                }
+                let bytes = &bytes[..end];
+                let mut scanner =
+                    Scanner { engine, harvest, bytes, frame_bytes, floor, budget, scanned: &mut scanned };
+                offset = scanner.run(offset);
+                budget = scanner.budget;
+            }
             if let Some(failure) = failure {
                 harvest.damaged.push(format!(
                     "segment {:#x} (slot {}) can't be read in part, which is taken for damaged: {failure}",
                     task.segment_id, task.slot
                 ));
             }
-            let mut scanner = Scanner {
-                engine,
-                harvest,
-                bytes: &bytes,
-                floor,
-                budget: frame_bytes * BUDGET_FRAMES,
-                scanned: &mut scanned,
-            };
-            scanner.run();
         }
         Err(Error::Corrupt(reason)) => {
             harvest.damaged.push(format!(
@@ -163,15 +172,17 @@ pub(crate) fn scan(engine: &Engine, harvest: &mut Harvest, task: Task, floor: u6
     Ok(())
 }
 
-/// Returns what failed where the device can't read all of it.
-fn read_frame(engine: &Engine, frame: u32, from: usize, bytes: &mut [u8]) -> Result<Option<Error>> {
+/// Fills a range of a frame's bytes. Returns what failed where the device can't read all of it.
+fn read_piece(engine: &Engine, frame: u32, range: Range<usize>, bytes: &mut [u8]) -> Result<Option<Error>> {
     let Some(durable) = &engine.durable else { return Ok(None) };
-    let mut failure = None;
-    for start in (from..bytes.len()).step_by(READ_BYTES) {
-        let end = (start + READ_BYTES).min(bytes.len());
-        failure = durable.read_salvaging(frame, start as u32, &mut bytes[start..end])?.or(failure);
+    match durable.read_at(frame, range.start as u32, &mut bytes[range.clone()]) {
+        Err(error) if error.is_device_failure() => {
+            let start = range.start / SALVAGE_BYTES * SALVAGE_BYTES;
+            let end = range.end.max(start + SALVAGE_BYTES).min(bytes.len());
+            durable.read_salvaging(frame, start as u32, &mut bytes[start..end])
+        }
+        result => result.map(|()| None),
     }
-    Ok(failure)
 }
 
 impl Engine {
@@ -195,15 +206,18 @@ impl Engine {
 struct Scanner<'a> {
     engine: &'a Engine,
     harvest: &'a mut Harvest,
+    /// What has been read so far.
     bytes: &'a [u8],
+    frame_bytes: usize,
     floor: u64,
     budget: usize,
     scanned: &'a mut Scanned,
 }
 
 impl<'a> Scanner<'a> {
-    fn run(&mut self) {
-        let mut offset = self.scanned.task.from as usize;
+    /// Takes what is whole from `offset` on, as far as the bytes have been read. Returns where to go on when more have been.
+    fn run(&mut self, mut offset: usize) -> usize {
+        let is_all = self.bytes.len() == self.frame_bytes;
         while offset + RECORD_BYTES_MIN <= self.bytes.len() {
             match self.whole(offset) {
                 Some((whole, total)) => {
@@ -211,15 +225,18 @@ impl<'a> Scanner<'a> {
                     offset += total;
                     self.scanned.end = offset as u32;
                 }
+                // Perhaps it is whole with what follows.
+                None if !is_all => break,
                 None => match self.resume(offset + RECORD_BYTES_MIN) {
                     Some(next) => {
                         self.note_hole(offset, next);
                         offset = next;
                     }
-                    None => return,
+                    None => break,
                 },
             }
         }
+        offset
     }
 
     /// The next offset from `from` on at which something whole begins.
@@ -252,7 +269,7 @@ impl<'a> Scanner<'a> {
     /// Word and length of what may begin at an offset.
     fn sized(&self, offset: usize) -> Option<(Word0, usize)> {
         let room = self.bytes.len() - offset;
-        let (word, total) = record::total_len(&self.bytes[offset..], offset, self.bytes.len(), room)?;
+        let (word, total) = record::total_len(&self.bytes[offset..], offset, self.frame_bytes, room)?;
         if word.kind() == kind::BATCH {
             let region = word.value_len as usize;
             return (region >= BATCH_BYTES && region <= room && region.is_multiple_of(record::ALIGN_BYTES))
@@ -265,7 +282,7 @@ impl<'a> Scanner<'a> {
     #[inline(always)]
     fn whole(&self, offset: usize) -> Option<(Whole<'a>, usize)> {
         if let kind::PUT | kind::TOMBSTONE | kind::LARGE = Word0::unpack(get_u64(self.bytes, offset)).kind() {
-            let record = record::parse(&self.bytes[offset..], offset, self.bytes.len())?;
+            let record = record::parse(&self.bytes[offset..], offset, self.frame_bytes)?;
             let is_whole = record.total >= RECORD_BYTES_MIN && record.is_intact(self.scanned.task.segment_id);
             return is_whole.then_some((Whole::Record(record), record.total));
         }
@@ -291,7 +308,7 @@ impl<'a> Scanner<'a> {
         let first = get_u64(self.bytes, offset + 8);
         let (mut at, end) = (offset + BATCH_BYTES, offset + region);
         for index in 0..u64::from(count) {
-            let member = record::parse(&self.bytes[at..end], at, self.bytes.len());
+            let member = record::parse(&self.bytes[at..end], at, self.frame_bytes);
             let is_whole = member.is_some_and(|record| {
                 record.word.is_in_batch()
                     && record.batch_offset as usize == offset
@@ -324,7 +341,7 @@ impl<'a> Scanner<'a> {
                 let first = get_u64(self.bytes, offset + 8);
                 let mut at = offset + BATCH_BYTES;
                 for _ in 0..count {
-                    let Some(member) = record::parse(&self.bytes[at..], at, self.bytes.len()) else { break };
+                    let Some(member) = record::parse(&self.bytes[at..], at, self.frame_bytes) else { break };
                     self.list(at, &member);
                     at += member.total;
                 }
@@ -373,7 +390,7 @@ impl<'a> Scanner<'a> {
             flags,
         ));
         if base_kind == kind::LARGE
-            && let Some((value_crc, extents)) = record.extents(self.bytes.len())
+            && let Some((value_crc, extents)) = record.extents(self.frame_bytes)
         {
             let (sequence, value_len) = (record.sequence, record.word.value_len);
             self.harvest.larges.push(LargeRecord {

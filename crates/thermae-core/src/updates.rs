@@ -6,6 +6,7 @@
 //! took as long to grow, fault by fault, as the log took to read.
 
 use crate::pool::{HUGE_PAGE_BYTES, Words};
+use crate::read::prefetch;
 
 /// The key was deleted.
 pub(crate) const IS_TOMBSTONE: u64 = 1;
@@ -99,6 +100,8 @@ struct Group {
     /// All but the last are full.
     blocks: Vec<usize>,
     count: usize,
+    /// Where the next update goes, if the last block is not full: its chunk, and the word in it.
+    next: (usize, usize),
 }
 
 impl Updates {
@@ -109,17 +112,20 @@ impl Updates {
     #[inline]
     pub(crate) fn push(&mut self, update: &Update) {
         let number = group_of(update.hash, self.groups.len());
-        let at = self.groups[number].count % BLOCK_UPDATES;
-        if at == 0 {
+        if self.groups[number].count.is_multiple_of(BLOCK_UPDATES) {
             self.add_block(number);
         }
         let group = &mut self.groups[number];
         group.count += 1;
-        let Some(&block) = group.blocks.last() else {
-            unreachable!("a block was added for the first update")
-        };
-        let start = block % CHUNK_BLOCKS * BLOCK_WORDS + at * UPDATE_WORDS;
-        self.chunks[block / CHUNK_BLOCKS][start..start + UPDATE_WORDS].copy_from_slice(&update.to_words());
+        let (chunk, word) = group.next;
+        let after = word + UPDATE_WORDS;
+        group.next = (chunk, after);
+        let words = &mut self.chunks[chunk];
+        words[word..after].copy_from_slice(&update.to_words());
+        // So many other groups have their turn first that the next update's memory arrives meanwhile.
+        if let Some(last) = words.get(after + UPDATE_WORDS - 1) {
+            prefetch(std::ptr::from_ref(last).cast());
+        }
     }
 
     #[cold]
@@ -127,7 +133,9 @@ impl Updates {
         if self.blocks == self.chunks.len() * CHUNK_BLOCKS {
             self.chunks.push(Words::new(HUGE_PAGE_BYTES / 8));
         }
-        self.groups[group].blocks.push(self.blocks);
+        let group = &mut self.groups[group];
+        group.blocks.push(self.blocks);
+        group.next = (self.blocks / CHUNK_BLOCKS, self.blocks % CHUNK_BLOCKS * BLOCK_WORDS);
         self.blocks += 1;
     }
 

@@ -83,10 +83,18 @@ class RedisConnection:
 
     def used_memory_bytes(self) -> int:
         """What Redis says that its data and structures use."""
-        for line in self.command(b"INFO", b"memory").splitlines():
-            if line.startswith(b"used_memory:"):
-                return int(line.partition(b":")[2])
-        raise RedisError("INFO memory names no used_memory")
+        return int(self._information(b"memory", b"used_memory"))
+
+    def processor_seconds(self) -> float:
+        """What the server's process has used so far, all of its threads, in user and system mode."""
+        return sum(float(self._information(b"cpu", name)) for name in (b"used_cpu_user", b"used_cpu_sys"))
+
+    def _information(self, section: bytes, name: bytes) -> bytes:
+        for line in self.command(b"INFO", section).splitlines():
+            found, _, value = line.partition(b":")
+            if found == name:
+                return value
+        raise RedisError(f"INFO {section.decode()} names no {name.decode()}")
 
     def close(self) -> None:
         """Closes the connection."""

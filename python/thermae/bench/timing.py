@@ -32,11 +32,11 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved_medians(competitors: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Each competitor's median over `rounds` rounds of what its call returns, after one that does not count.
+def interleaved_rounds(competitors: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each competitor's call returns in each of `rounds` rounds, after one that does not count.
 
-    >>> interleaved_medians({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=3)
-    {'a': 1.0, 'b': 2.0}
+    >>> interleaved_rounds({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=2)
+    {'a': [1.0, 1.0], 'b': [2.0, 2.0]}
     """
     results: dict[str, list[float]] = {name: [] for name in competitors}
     order = list(competitors)
@@ -47,7 +47,17 @@ def interleaved_medians(competitors: Mapping[str, Callable[[], float]], rounds: 
             if round_number > 0:
                 results[name].append(measured)
         order.append(order.pop(0))
-    return {name: statistics.median(measured) for name, measured in results.items()}
+    return results
+
+
+def interleaved_medians(competitors: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Each competitor's median over `rounds` rounds of what its call returns, after one that does not count.
+
+    >>> interleaved_medians({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=3)
+    {'a': 1.0, 'b': 2.0}
+    """
+    measured = interleaved_rounds(competitors, rounds)
+    return {name: statistics.median(results) for name, results in measured.items()}
 
 
 def quantile(samples: list[float], fraction: float) -> float:

@@ -148,20 +148,31 @@ def scaling(
 
 
 @bench.command()
-@_keys_option(10_000_000)
+@_keys_option(1_000_000)
+@click.option(
+    "--attach-keys",
+    "attach_key_count",
+    type=click.IntRange(min=1000),
+    default=10_000_000,
+    show_default=True,
+    help="Keys in the store that is attached to.",
+)
 @_rounds_option(5)
 @_json_option
-def restart(key_count: int, rounds: int, json_path: Path | None) -> None:
+def restart(key_count: int, attach_key_count: int, rounds: int, json_path: Path | None) -> None:
     """Attach after a close and after kill -9; recovery after a simulated reboot, beside Redis loading an RDB.
 
     \b
     Examples:
       thermae bench restart
-      thermae bench restart --keys 1000000 --rounds 3
+      thermae bench restart --keys 100000 --attach-keys 100000 --rounds 3
     """
     from thermae.bench import restart as benchmark
 
-    _finish(_measured({"restart": lambda announce: benchmark.run(key_count, rounds, announce)}), json_path)
+    def work(announce: Callable[[str], None]) -> "Report":
+        return benchmark.run(key_count, attach_key_count, rounds, announce)
+
+    _finish(_measured({"restart": work}), json_path)
 
 
 @bench.command()
@@ -254,7 +265,7 @@ def all_benchmarks(markdown_path: Path | None, quick: bool, json_path: Path | No
     steps: dict[str, Work] = {
         "embedded": lambda announce: embedded.run(1_000_000 // part, rounds, announce),
         "scaling": measure_scaling,
-        "restart": lambda announce: restart.run(10_000_000 // part, rounds, announce),
+        "restart": lambda announce: restart.run(1_000_000 // part, 10_000_000 // part, rounds, announce),
         "tiers": lambda announce: tiers.run(hot_mebibytes, rounds, announce),
         "hitratio": lambda announce: hitratio.run(cache_mebibytes, 2_000_000 // part, announce),
     }
