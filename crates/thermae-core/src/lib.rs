@@ -44,6 +44,7 @@
 //! - durable: the warm and the cold tier as one row of frames
 //! - persistent: a file on persistent memory
 //! - cold: a file of frames: the cold tier's, and the warm one's
+//! - places: where a store's parts are
 //! - superblock: identity and configuration
 //! - pool: mapped memory
 //! - lines: cache lines written back to memory
@@ -101,6 +102,7 @@ mod pack;
 mod participants;
 mod partition;
 mod persistent;
+mod places;
 mod pool;
 mod read;
 mod rebuild;

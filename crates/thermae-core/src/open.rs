@@ -19,6 +19,9 @@ use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
 use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement, size_text};
 use crate::participants::register_for_forks;
+use crate::places::{
+    SHARED_MEMORY, absolute_warm_directory, directory_of, exists, prepare_directory, volatile_name, warm_path,
+};
 use crate::pool::{HUGE_PAGE_BYTES, Mapping};
 use crate::recover;
 use crate::superblock::{Superblock, parent};
@@ -27,7 +30,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-pub(crate) const SHARED_MEMORY: &str = "/dev/shm";
 /// What a huge page may take on average: about as long as small ones with their first faults.
 const HUGE_PAGE_MS_MAX: u64 = 1;
 /// How late they may be before they are given up.
@@ -44,61 +46,6 @@ impl Drop for AttachGuard {
     fn drop(&mut self) {
         unlock_byte(self.file.fd(), ATTACH_BYTE);
     }
-}
-
-pub(crate) fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
-    match location {
-        Location::Directory(path) => Ok(path.clone()),
-        Location::SharedMemory(name) => {
-            let root = Path::new(SHARED_MEMORY);
-            env.metadata(root).map_err(|source| Error::io("use shared memory at", root, source))?;
-            Ok(root.join(format!("thermae-shm-{}-{name}", env.user_id())))
-        }
-    }
-}
-
-/// Refuses what is not this user's own directory; makes it where there is none.
-pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Result<()> {
-    match env.metadata(path) {
-        Ok(found) if !found.is_dir => Err(Error::NotAStore(format!(
-            "{} is a file; a store is a directory: name another path, or move the file away",
-            path.display()
-        ))),
-        Ok(found) => {
-            let uid = env.user_id();
-            if found.uid != uid {
-                return Err(Error::Permission(format!(
-                    "{} belongs to user {}, and this process runs as user {uid}: open it as its owner, or use another directory",
-                    path.display(),
-                    found.uid
-                )));
-            }
-            Ok(())
-        }
-        Err(source) if source.kind() == io::ErrorKind::NotFound && create => {
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-                && env.metadata(parent).is_err()
-            {
-                prepare_directory(env, parent, true)?;
-            }
-            match env.create_dir(path) {
-                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(Error::io("create the directory", path, source))
-                }
-                _ => Ok(()),
-            }
-        }
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Error::NotAStore(format!(
-            "there is no store at {}: check the path, or open it with create=True",
-            path.display()
-        ))),
-        Err(source) => Err(Error::io("look at", path, source)),
-    }
-}
-
-/// Whether a path names anything. Not to know is an error: what looks absent is made anew, and takes the place of what was there.
-pub(crate) fn exists(env: &dyn Env, path: &Path) -> Result<bool> {
-    env.exists(path).map_err(|source| Error::io("look at", path, source))
 }
 
 /// Opens the lock file and waits for its attach byte.
@@ -179,40 +126,6 @@ pub(crate) fn geometry_of(resolved: &Resolved, partitions: Option<u32>) -> Resul
             resolved.participants_max
         ))
     })
-}
-
-/// The directory asked for the warm tier's file, as it is kept.
-pub(crate) fn absolute_warm_directory(options: &Options) -> Result<Option<PathBuf>> {
-    let absolute = |path: &PathBuf| {
-        std::path::absolute(path)
-            .map_err(|source| Error::io("find the directory of the warm tier", path, source))
-    };
-    options.warm_directory.as_ref().map(absolute).transpose()
-}
-
-/// Where a store's warm tier is. Beside the store it goes with it when its directory is copied or moved. Elsewhere its name says whose it is:
-/// the superblock's inode tells a copy of the directory from the original, which must not share what one of them writes.
-///
-/// # Errors
-/// Io where `store` can't be looked at.
-pub(crate) fn warm_path(env: &dyn Env, directory: &Path, superblock: &Superblock) -> Result<PathBuf> {
-    let Some(warm_directory) = &superblock.warm_directory else { return Ok(directory.join("warm")) };
-    let path = directory.join("store");
-    let inode = env.metadata(&path).map_err(|source| Error::io("look at", &path, source))?.inode;
-    let uuid = u128::from_be_bytes(superblock.uuid);
-    Ok(warm_directory.join(format!("thermae-{uuid:032x}-{inode:x}.warm")))
-}
-
-/// The name of a store's directory in shared memory: its identity and the place of its superblock, so that a copy gets another.
-pub(crate) fn volatile_name(superblock: &Superblock, device: u64, inode: u64) -> String {
-    let mut bytes = superblock.uuid.to_vec();
-    bytes.extend_from_slice(&device.to_le_bytes());
-    bytes.extend_from_slice(&inode.to_le_bytes());
-    format!(
-        "thermae-{:016x}{:016x}",
-        xxhash_rust::xxh3::xxh3_64(&bytes),
-        u64::from_le_bytes(superblock.uuid[..8].try_into().unwrap_or_default())
-    )
 }
 
 fn words(bytes: [u8; 16]) -> [u64; 2] {

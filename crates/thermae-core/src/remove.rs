@@ -6,10 +6,9 @@
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::membership::is_anyone_attached;
-use crate::open::{
-    SHARED_MEMORY, directory_of, exists, lock_attach, prepare_directory, volatile_name, warm_path,
-};
+use crate::open::lock_attach;
 use crate::options::Location;
+use crate::places::{SHARED_MEMORY, directory_of, exists, prepare_directory, volatile_name, warm_path};
 use crate::superblock::Superblock;
 use std::path::Path;
 

@@ -28,6 +28,7 @@ use crate::layout::{Geometry, Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_
 use crate::lock::SharedLock;
 use crate::open;
 use crate::options::{IndexPlacement, Location, Options, Resolved, size_text};
+use crate::places::{absolute_warm_directory, prepare_directory, warm_path};
 use crate::record::{self, Word0, kind};
 use crate::remove;
 use crate::store::Store;
@@ -160,7 +161,7 @@ impl<'a> Staged<'a> {
         }
         let above = parent(directory);
         if !env.exists(above).unwrap_or(false) {
-            open::prepare_directory(env, above, true)?;
+            prepare_directory(env, above, true)?;
         }
         let temporary = temporary_path(&without_trailing_slash(directory));
         remove_leftover(env, &temporary)?;
@@ -667,11 +668,11 @@ fn restore_into(
         options: resolved,
         slot_count: geometry.slots,
         created_wall_ms: env.wall_time_ms(),
-        warm_directory: open::absolute_warm_directory(options)?,
+        warm_directory: absolute_warm_directory(options)?,
         ..superblock
     };
     restored.create(&**env, &temporary.join("store"))?;
-    let warm_path = open::warm_path(&**env, temporary, &restored)?;
+    let warm_path = warm_path(&**env, temporary, &restored)?;
     let result = restore_frames(env, snapshot, temporary, (&source, &used), (&restored, &warm_path));
     if result.is_err() && restored.warm_directory.is_some() {
         // Beside the error that is reported nothing more can be done; what is in the temporary directory goes with that.
