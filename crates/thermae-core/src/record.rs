@@ -536,7 +536,7 @@ mod tests {
 
     #[test]
     fn short_checksums_are_those_of_the_library() {
-        let bytes: Vec<u8> = (0..2048_u32).map(|number| (number * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..2048_u32).map(|number| ((number * 31) >> 3) as u8).collect();
         let lengths = (0..64).chain(CRC_STREAMS_FROM_BYTES - 9..=CRC_STREAMS_FROM_BYTES + 9);
         for (len, start) in lengths.flat_map(|len| (0..9).map(move |start| (len, start))) {
             let bytes = &bytes[start..start + len];
