@@ -59,6 +59,9 @@ impl Engine {
     /// As [`Engine::expire_due`]; Cancelled.
     pub(crate) fn expire_all(&self, now_ms: u64) -> Result<()> {
         let now_ms = now_ms.min(self.now_ms());
+        if !self.read_only && self.is_being_looked_at() {
+            drop(self.lock_room());
+        }
         // Each call looks at one segment at least, and what it can't finish is due again later than now.
         for _ in 0..self.geometry.slots {
             if self.read_only || !self.has_due(now_ms) {
@@ -82,6 +85,16 @@ impl Engine {
                     .fetch_min(segment.expired_until_ms.load(Ordering::Relaxed), Ordering::AcqRel);
             }
         }
+    }
+
+    /// Whether another participant may be looking through a segment: its next moment is taken away meanwhile, as if nothing in it were due.
+    fn is_being_looked_at(&self) -> bool {
+        self.segments().iter().any(|segment| {
+            matches!(segment.state.load(Ordering::Acquire), state::OPEN | state::CLOSED)
+                && segment.next_expiry_ms.load(Ordering::Relaxed) == u64::MAX
+                && segment.last_expiry_ms.load(Ordering::Relaxed)
+                    > segment.expired_until_ms.load(Ordering::Relaxed)
+        })
     }
 
     fn has_due(&self, now_ms: u64) -> bool {

@@ -488,7 +488,8 @@ mod tests {
     #[test]
     fn rules_match_site_path_and_count() {
         let (_directory, path, env) = faulty();
-        let pool = ColdPool::create(&env, &path, GEOMETRY).unwrap();
+        ColdPool::create(&env, &path, GEOMETRY).unwrap();
+        let pool = ColdPool::open(&env, &path, GEOMETRY, false).unwrap();
         env.trace();
         pool.examine().unwrap();
         assert_eq!(env.traced(), [(Site::Examine, path.clone()), (Site::Read, path.clone())]);
