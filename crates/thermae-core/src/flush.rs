@@ -16,6 +16,9 @@
 //!   bytes are there. In that third flush the frame's record is cleared; a dead segment whose frame record is still there does no harm in a recovery: each
 //!   of its records loses to a greater sequence number, to a copy with the same one, or to a tombstone, which is kept until a
 //!   checkpoint covers it; and segments retired before a checkpoint are not replayed after it.
+//! - Who makes room need not wait so long. Its flush begins after the retirement, so it makes durable what superseded the segment; and whether the
+//!   recorded watermark covers that, it can see. Often it does after one flush: where numbers are missing it is recorded at once,
+//!   and while room is made little is written.
 //! - A frame gets its new record before its data and in the same sync. Torn apart by a power failure, the record names a segment of which no byte is
 //!   found, or the bytes lie under an older name: checksums are masked with the segment's identity, so neither is taken for the other.
 //!
@@ -108,6 +111,52 @@ impl Engine {
         globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
         let lease = FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes };
         self.flush_with(&lease)
+    }
+
+    /// Flushes like [`Engine::flush_once`], and lets go of the cold frames of what was retired before, where that is safe already. For who
+    /// makes room.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_once`].
+    pub(crate) fn flush_for_frames(&self) -> Result<()> {
+        let globals = self.globals();
+        globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
+        let lease = FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes };
+        let retired: Vec<(u32, u64)> = self
+            .segments()
+            .iter()
+            .enumerate()
+            .filter(|(_, segment)| segment.state.load(Ordering::SeqCst) == state::RETIRED)
+            .map(|(slot, segment)| (slot as u32, segment.segment_id.load(Ordering::Acquire)))
+            .collect();
+        let before = globals.flush_count.load(Ordering::SeqCst);
+        self.flush_with(&lease)?;
+        // Only the lease's holder counts.
+        if globals.flush_count.load(Ordering::SeqCst) != before {
+            self.let_go_of(&retired);
+        }
+        Ok(())
+    }
+
+    /// Marks what was retired before a flush noted its tails, and that flush succeeded, for reuse: as far as the recorded watermark covers
+    /// the retirement.
+    fn let_go_of(&self, retired: &[(u32, u64)]) {
+        let globals = self.globals();
+        let recorded = globals.watermark_recorded.load(Ordering::SeqCst);
+        let Some(long_ago) = globals.flush_count.load(Ordering::SeqCst).checked_sub(FLUSHES_BEFORE_REUSE)
+        else {
+            return;
+        };
+        // Under the pool lock no slot becomes another segment's.
+        let _pool = self.lock_pool();
+        for &(slot, segment_id) in retired {
+            let segment = self.segment(slot);
+            let is_same = segment.state.load(Ordering::SeqCst) == state::RETIRED
+                && segment.segment_id.load(Ordering::Acquire) == segment_id;
+            if is_same && segment.retired_sequence.load(Ordering::Relaxed) <= recorded + 1 {
+                segment.retired_flush.fetch_min(long_ago, Ordering::Relaxed);
+            }
+        }
     }
 
     fn flush_with(&self, _lease: &FlushLease<'_>) -> Result<u64> {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::layout::Place;
 use crate::options::size_text;
 use crate::record;
+use crate::room::RoomRequest;
 use std::sync::atomic::Ordering;
 
 /// A large value, written into extents and not published yet.
@@ -30,11 +31,11 @@ pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<La
     if count > engine.geometry.hot_frames as usize / 2 {
         return Err(too_large(engine, value.len()));
     }
-    let mut attempts = 0;
+    let mut request = RoomRequest::for_frames(count);
     let slots = loop {
         match engine.open_extents(count) {
             Ok(slots) => break slots,
-            Err(room) => engine.make_room(room, &mut attempts)?,
+            Err(room) => engine.make_room(room, &mut request)?,
         }
     };
     let mut list = Vec::with_capacity(8 + 8 * count);

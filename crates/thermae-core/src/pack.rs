@@ -12,23 +12,26 @@
 
 use crate::census::Tried;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout::{CACHE_HEAD, HEADS, class};
 use crate::options::Durability;
 use crate::relocate::Wanted;
-use crate::segment::Room;
 use crate::sync::futex_wait;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Share of an unwritten segment, in percent, that must be dead for packing it when frames are needed.
 pub(crate) const PACK_FOR_ROOM_DEAD_PERCENT_MIN: u64 = 20;
 /// The same before a flush, which is the last chance to save the writing.
-const PACK_FOR_FLUSH_DEAD_PERCENT_MIN: u64 = 10;
+const PACK_FOR_FLUSH_DEAD_PERCENT_MIN: u64 = 5;
 /// Dead bytes that an open segment must hold to be closed and packed before a flush.
 const PACK_OPEN_DEAD_BYTES_MIN: u32 = 64 << 10;
-/// Bytes of segments that are packed before one flush at most: about 50 ms of work.
-const PACK_FOR_FLUSH_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of segments that are packed before one flush at most: about 100 ms of work.
+const PACK_FOR_FLUSH_BYTES_MAX: u64 = 128 << 20;
+/// How long packing may put off a flush in the background, waiting for those who make room included.
+const PACK_IN_BACKGROUND_MAX: Duration = Duration::from_millis(200);
+/// How long it may put off one that somebody waits for.
+pub(crate) const PACK_FOR_CALLER_MAX: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Whether unwritten segments are packed. Where every write is flushed by itself there is nothing to pack, and without durability what
@@ -67,21 +70,19 @@ impl Engine {
         Ok(Some(u64::from(candidate.tail)))
     }
 
-    /// Packs what the next flush would write. Who holds no room lock lets a writer in need of room go first: it packs by itself.
+    /// Packs what the next flush would write. Who holds no room lock takes it segment by segment, so that writers in need of room get on.
     ///
     /// # Errors
     /// Those of reading.
-    pub(crate) fn pack_before_flush(&self, holds_room_lock: bool) -> Result<()> {
+    pub(crate) fn pack_before_flush(&self, holds_room_lock: bool, time_max: Duration) -> Result<()> {
         if !self.is_packed() {
             return Ok(());
         }
         self.close_heads_to_pack();
         let (mut tried, mut left_bytes) = (Tried::new(), PACK_FOR_FLUSH_BYTES_MAX);
-        while left_bytes > 0 {
-            let room = if holds_room_lock { None } else { self.try_lock_room() };
-            if room.is_none() && !holds_room_lock {
-                return Ok(());
-            }
+        let began = Instant::now();
+        while left_bytes > 0 && began.elapsed() < time_max {
+            let _room = (!holds_room_lock).then(|| self.lock_room());
             match self.pack_step(PACK_FOR_FLUSH_DEAD_PERCENT_MIN, &mut tried)? {
                 Some(bytes) => left_bytes = left_bytes.saturating_sub(bytes),
                 None => return Ok(()),
@@ -108,30 +109,6 @@ impl Engine {
         }
     }
 
-    /// Returns when everything written so far is durable. Where segments that never needed a durable frame find none free, as they may when
-    /// durability was `none` until now, room is made for them. The caller holds no lock.
-    ///
-    /// # Errors
-    /// As [`Engine::flush_once`].
-    pub fn flush_all(&self) -> Result<()> {
-        self.pack_before_flush(false)?;
-        let sequence = self.last_sequence();
-        let mut attempts = 0;
-        for _ in 0..self.geometry.slots {
-            let full = match self.wait_durable(sequence) {
-                Err(full @ Error::Full(_)) => full,
-                flushed => return flushed,
-            };
-            match self.make_room(Room::Cold, &mut attempts) {
-                Ok(()) => {}
-                // What could not be flushed says more than what could not be freed.
-                Err(Error::Full(_)) => return Err(full),
-                Err(error) => return Err(error),
-            }
-        }
-        self.wait_durable(sequence)
-    }
-
     /// One round of the background flusher: sleeps up to `tick`, then flushes if something is due.
     ///
     /// # Errors
@@ -144,7 +121,7 @@ impl Engine {
             return Ok(());
         }
         // A segment that can't be packed is flushed as it is.
-        let packed = self.pack_before_flush(false);
+        let packed = self.pack_before_flush(false, PACK_IN_BACKGROUND_MAX);
         self.flush_if_due()?;
         packed
     }

@@ -15,7 +15,9 @@
 //! A frame of the cold tier that a flush must cover first is waited for by flushing here; so a full store with nobody attached but one
 //! writer, and no threads, still goes on.
 //!
-//! `Full` is answered when nothing was freed and nothing that passes by itself (a writer in the middle of a record, a flush) stands in the way.
+//! `Full` is answered when nothing was freed and nothing that passes by itself (a writer in the middle of a record, a flush) stands in the
+//! way; and, after some seconds, when frames are freed again and again and none of them comes to the writer that asked: others take them, or
+//! survivors fill them.
 
 use crate::census::Tried;
 use crate::compact::{COMPACT_ALIVE_PERCENT_MAX, COMPACT_BEFORE_EVICT_PERCENT_MAX};
@@ -24,12 +26,12 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::{Place, RESERVE_FRAMES, class, state};
 use crate::options::{WhenFull, size_text};
-use crate::pack::PACK_FOR_ROOM_DEAD_PERCENT_MIN;
+use crate::pack::{PACK_FOR_CALLER_MAX, PACK_FOR_ROOM_DEAD_PERCENT_MIN};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
 use crate::sync::futex_wait;
 use crate::waiting::{before_wait, check_cancelled};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Segments that one call empties at most.
 const STEPS_MAX: usize = 48;
@@ -37,39 +39,87 @@ const STEPS_MAX: usize = 48;
 const KEEPER_STEPS_MAX: usize = 16;
 /// Calls without progress after which a writer is told that the store is full.
 const FRUITLESS_MAX: u32 = 6;
-/// Longest pause between two such calls.
+/// How long room is made for one request, whatever comes of it, before its writer is told that the store is full.
+const MAKING_ROOM_MAX: Duration = Duration::from_secs(5);
+/// So much longer for each frame that is needed: large values take many, and moving one to flash takes its time.
+const PER_FRAME_MAX: Duration = Duration::from_millis(50);
+/// Longest pause between two calls without progress.
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 /// Longest wait for a flush under way, which pins what it writes.
 const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Pause while a snapshot copies what was given up already.
 const SNAPSHOT_PAUSE: Duration = Duration::from_micros(500);
 /// Cold frames that wait for flushes before it is worth forcing them.
-const WAITING_WORTH_A_FLUSH: u32 = 4;
+const WAITING_WORTH_A_FLUSH: u32 = 2;
 /// Notes among the slots tried that something else was tried: no slot has such a number.
 const CHECKPOINTED: u32 = u32::MAX;
 /// See [`CHECKPOINTED`].
 const HEADS_CLOSED: u32 = u32::MAX - 1;
 /// Share of the hot tier's frames that the keeper keeps free.
 const HOT_FREE_PERCENT: u32 = 3;
-/// Share of the cold tier's frames that a writer frees at once where this takes flushes.
-const COLD_FREED_PERCENT: u32 = 3;
-/// The most of them, so that nobody waits long.
-const COLD_FREED_MAX: u32 = 16;
 /// Share of the cold tier's frames that the keeper keeps free: what is kept free makes compaction work harder.
 const COLD_FREE_PERCENT: u32 = 1;
 
+/// Cold frames that a writer frees at once where this takes a flush: the more, the seldomer what might yet have died is flushed; but what
+/// lies free makes compaction work harder, and its writer waits. In simulations of 256 to 1024 frames these came out best.
+const fn frames_freed_together(frames: u32) -> u32 {
+    match frames {
+        0..64 => 1,
+        64..256 => frames / 32,
+        256..400 => 8,
+        400..800 => frames / 50,
+        _ => 16,
+    }
+}
+
+/// A writer's wish for frames, from its first call for room until it has them or gives up.
+#[derive(Debug)]
+pub(crate) struct RoomRequest {
+    /// Zero before the first call; one more than the calls without progress since the last that freed something.
+    attempts: u32,
+    /// When room was first made for it.
+    began: Option<Instant>,
+    /// Time spent waiting for a snapshot, which ends by itself.
+    waited: Duration,
+    /// How long room is made for it.
+    limit: Duration,
+}
+
+impl RoomRequest {
+    /// For what needs so many frames at once.
+    pub(crate) fn for_frames(count: usize) -> Self {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let limit = MAKING_ROOM_MAX.saturating_add(PER_FRAME_MAX.saturating_mul(count));
+        Self { attempts: 0, began: None, waited: Duration::ZERO, limit }
+    }
+
+    /// Whether room has been made for it for so long that more of the same won't help: others take what is freed, or survivors fill it.
+    fn is_overdue(&mut self) -> bool {
+        self.began.get_or_insert_with(Instant::now).elapsed().saturating_sub(self.waited) > self.limit
+    }
+
+    fn wait_for_snapshot(&mut self) {
+        let began = Instant::now();
+        std::thread::sleep(SNAPSHOT_PAUSE);
+        self.waited += began.elapsed();
+    }
+}
+
 impl Engine {
-    /// Makes room of a kind, for a writer that holds no lock and found none. `attempts` is the writer's own count, zero at first.
+    /// Makes room of a kind, for a writer that holds no lock and found none.
     ///
     /// # Errors
-    /// Full when nothing can be freed; Cancelled; those of reading, writing and flushing.
-    pub(crate) fn make_room(&self, room: Room, attempts: &mut u32) -> Result<()> {
+    /// Full when nothing can be freed, or what is freed does not come to this writer; Cancelled; those of reading, writing and flushing.
+    pub(crate) fn make_room(&self, room: Room, request: &mut RoomRequest) -> Result<()> {
         self.check_writable()?;
         before_wait();
         check_cancelled()?;
         // Without a cold tier, what is missing is a slot of the segment table, and evicting frees those too.
         let room = if self.durable.is_none() { Room::Hot } else { room };
-        let is_first = *attempts == 0;
+        let is_first = request.attempts == 0;
+        if request.is_overdue() {
+            return Err(self.full(room));
+        }
         let freed = {
             let guard = self.lock_room();
             let (hot, cold) = self.reclaim();
@@ -78,17 +128,17 @@ impl Engine {
             let is_made = reclaimed > 0 || (is_first && self.free_frames(room) > RESERVE_FRAMES);
             if !is_made && self.is_held_up_by_snapshot(room) {
                 drop(guard);
-                std::thread::sleep(SNAPSHOT_PAUSE);
+                request.wait_for_snapshot();
                 return Ok(());
             }
             is_made || self.free_some(room, STEPS_MAX)?
         };
         if freed {
-            *attempts = 1;
+            request.attempts = 1;
             return Ok(());
         }
-        *attempts = (*attempts).max(1) + 1;
-        if *attempts > FRUITLESS_MAX {
+        request.attempts = request.attempts.max(1) + 1;
+        if request.attempts > FRUITLESS_MAX {
             return Err(self.full(room));
         }
         let globals = self.globals();
@@ -98,8 +148,32 @@ impl Engine {
             return Ok(());
         }
         // What stands in the way may be another writer's record, which takes microseconds.
-        std::thread::sleep(Duration::from_millis(1 << (*attempts).min(4)).min(PAUSE_MAX));
+        std::thread::sleep(Duration::from_millis(1 << request.attempts.min(4)).min(PAUSE_MAX));
         Ok(())
+    }
+
+    /// Returns when everything written so far is durable. Where segments that never needed a durable frame find none free, as they may when
+    /// durability was `none` until now, room is made for them. The caller holds no lock.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_once`].
+    pub fn flush_all(&self) -> Result<()> {
+        self.pack_before_flush(false, PACK_FOR_CALLER_MAX)?;
+        let sequence = self.last_sequence();
+        let mut request = RoomRequest::for_frames(1);
+        for _ in 0..self.geometry.slots {
+            let full = match self.wait_durable(sequence) {
+                Err(full @ Error::Full(_)) => full,
+                flushed => return flushed,
+            };
+            match self.make_room(Room::Cold, &mut request) {
+                Ok(()) => {}
+                // What could not be flushed says more than what could not be freed.
+                Err(Error::Full(_)) => return Err(full),
+                Err(error) => return Err(error),
+            }
+        }
+        self.wait_durable(sequence)
     }
 
     /// Keeps some frames of either tier free ahead of demand. For the keeper, every tick.
@@ -124,7 +198,12 @@ impl Engine {
             if frames == 0 {
                 continue;
             }
-            let wanted = (frames / 100 * percent).max(RESERVE_FRAMES + 2);
+            let wanted = if room == Room::Cold && self.is_packed() {
+                // More would be compacted before a flush, which writers need anyway, has made it emptier.
+                RESERVE_FRAMES + 1
+            } else {
+                (frames / 100 * percent).max(RESERVE_FRAMES + 2)
+            };
             let mut steps = 0;
             let mut tried = Tried::new();
             while self.free_soon(room) < wanted
@@ -183,7 +262,7 @@ impl Engine {
                 }
             }
             // What is compacted now must be flushed, and with it all that is unwritten and might yet have died: so it is made to last.
-            wanted = (self.geometry.durable_frames() * COLD_FREED_PERCENT / 100).clamp(1, COLD_FREED_MAX);
+            wanted = frames_freed_together(self.geometry.durable_frames());
         }
         for _ in 0..steps_max {
             let has_more = self.step(room, &mut tried, true)?;
@@ -208,11 +287,14 @@ impl Engine {
 
     /// Flushes as often as it takes until the frames that are retired now may be reused.
     fn flush_for_reuse(&self) -> Result<()> {
-        self.pack_before_flush(true)?;
+        self.pack_before_flush(true, PACK_FOR_CALLER_MAX)?;
         for _ in 0..FLUSHES_BEFORE_REUSE {
-            self.flush_once()?;
+            self.flush_for_frames()?;
+            self.reclaim();
+            if self.census().retired_cold == 0 {
+                break;
+            }
         }
-        self.reclaim();
         Ok(())
     }
 
@@ -226,7 +308,7 @@ impl Engine {
                     if self.pack_step(PACK_FOR_ROOM_DEAD_PERCENT_MIN, tried)?.is_some() {
                         return Ok(true);
                     }
-                    self.pack_before_flush(true)?;
+                    self.pack_before_flush(true, PACK_FOR_CALLER_MAX)?;
                 }
                 match self.demote_step(tried, may_flush)? {
                     Demoted::Some => Ok(true),

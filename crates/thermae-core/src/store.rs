@@ -11,6 +11,7 @@ use crate::names::LockToken;
 use crate::open;
 use crate::options::{Durability, Location, Options, WhenFull};
 use crate::read::{RecordMeta, Wanted, show_key};
+use crate::room::RoomRequest;
 use crate::scan::Scan;
 use crate::segment::Room;
 use crate::stats::{Config, Stats};
@@ -662,7 +663,7 @@ impl Store {
     pub fn make_room(&self) -> Result<()> {
         self.enter()?;
         self.engine.check_writable()?;
-        self.engine.make_room(Room::Hot, &mut 0)
+        self.engine.make_room(Room::Hot, &mut RoomRequest::for_frames(1))
     }
 
     /// Moves up to `segments_max` of the oldest segments from the warm tier to the cold one, as is done in the background where the warm one

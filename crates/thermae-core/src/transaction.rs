@@ -12,6 +12,7 @@ use crate::large::{LargeValue, write_large};
 use crate::log::Sequence;
 use crate::read::{Wanted, show_key};
 use crate::record::{self, BATCH_BYTES, Draft, Word0, flag, kind};
+use crate::room::RoomRequest;
 use crate::segment::Purpose;
 use crate::write::{ColdRecords, Present, Stop};
 use std::collections::HashMap;
@@ -167,7 +168,7 @@ impl Engine {
         numbers.sort_unstable();
         numbers.dedup();
         let mut cold = ColdRecords::new();
-        let mut attempts = 0;
+        let mut request = RoomRequest::for_frames(1);
         loop {
             let guards: Vec<PartitionGuard<'_>> =
                 numbers.iter().map(|&number| self.lock_partition(number)).collect();
@@ -185,7 +186,7 @@ impl Engine {
                 }
                 Err(Stop::Room(room)) => {
                     drop(guards);
-                    self.make_room(room, &mut attempts)?;
+                    self.make_room(room, &mut request)?;
                 }
             }
         }

@@ -13,6 +13,7 @@ use crate::layout::{ADDRESS_MIN, Place, state};
 use crate::log::{Reserved, Sequence};
 use crate::read::{RecordMeta, Wanted, show_key};
 use crate::record::{self, Draft, KEY_BYTES_MAX, Word0, flag, kind};
+use crate::room::RoomRequest;
 use crate::segment::{Purpose, Room};
 use std::sync::atomic::Ordering;
 
@@ -122,7 +123,7 @@ impl Engine {
         Self::check_key(wanted.key)?;
         let partition = self.partition_of(wanted.hash);
         let mut cold = ColdRecords::new();
-        let mut attempts = 0;
+        let mut request = RoomRequest::for_frames(1);
         loop {
             let guard = self.lock_partition(partition);
             match self.update_locked(&guard, wanted, &cold, &mut decide) {
@@ -139,7 +140,7 @@ impl Engine {
                 }
                 Err(Stop::Room(room)) => {
                     drop(guard);
-                    self.make_room(room, &mut attempts)?;
+                    self.make_room(room, &mut request)?;
                 }
             }
         }

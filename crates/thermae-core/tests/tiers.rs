@@ -240,19 +240,21 @@ fn with_a_cold_tier_and_no_durability_everything_is_kept() {
 }
 
 /// Bytes written to flash for each byte stored, under Zipfian overwrites of a store whose cold tier is 85 % full.
-fn write_amplification(durability: Durability) -> f64 {
-    let options =
-        Options { hot_bytes: Some(64 * MIB), when_full: Some(WhenFull::Error), ..Options::default() };
-    let store = tiered(256, durability, options);
+fn write_amplification(durability: Durability, cold_mib: u64, writes: u64) -> f64 {
+    let options = Options {
+        hot_bytes: Some(cold_mib / 4 * MIB),
+        when_full: Some(WhenFull::Error),
+        ..Options::default()
+    };
+    let store = tiered(cold_mib, durability, options);
     let value_len = 1000;
-    let keys = 256 * MIB as usize * 85 / 100 / (value_len + 40);
+    let keys = (cold_mib * MIB) as usize * 85 / 100 / (value_len + 40);
     let mut versions = vec![1_u64; keys];
     for key in 0..keys as u64 {
         set(&store, key, 1, value_len);
     }
     let before = store.stats().unwrap();
     let mut zipf = Zipf::new(keys, 1);
-    let writes = 600_000;
     for version in 2..writes + 2 {
         let key = zipf.next();
         set(&store, key, version, value_len);
@@ -268,8 +270,34 @@ fn write_amplification(durability: Durability) -> f64 {
 
 #[test]
 fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
-    let measured = [Durability::None, Durability::EverySec].map(write_amplification);
-    assert!(measured[0] <= 1.5 && measured[1] <= 2.2, "{measured:?}");
+    let relaxed = write_amplification(Durability::None, 256, 600_000);
+    assert!(relaxed <= 1.0, "{relaxed}");
+    // 1.45 where nothing else runs. On a busy machine more flushes come in between, each of which writes what might yet have died.
+    let flushed = write_amplification(Durability::EverySec, 512, 900_000);
+    assert!(flushed <= 1.7, "{flushed}");
+}
+
+#[test]
+fn what_is_overwritten_before_a_flush_is_not_written() {
+    // No flush comes before durability is turned on.
+    let store = tiered(256, Durability::None, Options { hot_bytes: Some(64 * MIB), ..Options::default() });
+    let (keys, rounds, value_len) = (2000, 12, 1000);
+    for version in 1..=rounds {
+        for key in 0..keys {
+            set(&store, key, version, value_len);
+        }
+    }
+    assert_eq!(store.stats().unwrap().cold_written_bytes, 0);
+    store.set_durability(Durability::EverySec).unwrap();
+    let stats = store.stats().unwrap();
+    assert!(stats.watermark >= keys * rounds, "{stats:?}");
+    let live_bytes = keys * value_len as u64;
+    assert!(
+        (live_bytes..live_bytes * 3 / 2 + MIB).contains(&stats.cold_written_bytes),
+        "{} bytes were written, and {live_bytes} are alive",
+        stats.cold_written_bytes
+    );
+    assert!((0..keys).all(|key| get(&store, key) == Some(rounds)));
 }
 
 #[test]
@@ -505,6 +533,43 @@ fn a_store_full_of_views_says_so() {
     held.clear();
     set(&store, 50_000, 1, 1000);
     assert_eq!(get(&store, 50_000), Some(1));
+}
+
+/// Frames are freed for a large value again and again, but other writers take them, and views hold so many that it can never have enough
+/// at once: its writer once made room forever.
+#[test]
+fn a_writer_that_never_gets_its_frames_is_told_that_the_store_is_full() {
+    let store = cache("starved", Options::default());
+    let mut held = Vec::new();
+    for key in 0..36 {
+        set(&store, key, 1, 250_000);
+        held.push(store.view(&name(key)).unwrap().unwrap());
+    }
+    let stop = AtomicBool::new(false);
+    let (refused, took) = std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (store, stop) = (&store, &stop);
+            scope.spawn(move || {
+                let started = Instant::now();
+                for version in 1.. {
+                    if stop.load(Ordering::Relaxed) || started.elapsed() > Duration::from_secs(30) {
+                        return;
+                    }
+                    set(store, 1000 + thread * 100 + version % 100, version, 200_000);
+                }
+            });
+        }
+        let started = Instant::now();
+        let outcome = store.set(&name(999), &value(999, 1, 7 << 20), &SetOptions::default());
+        stop.store(true, Ordering::Relaxed);
+        (outcome.map(|_| ()), started.elapsed())
+    });
+    let error = refused.expect_err("seven frames are never free at once");
+    assert!(matches!(&error, Error::Full(message) if message.contains("views hold")), "{error}");
+    assert!(took < Duration::from_secs(15), "refused after {took:?} only");
+    held.clear();
+    set(&store, 999, 2, 7 << 20);
+    assert_eq!(get(&store, 999), Some(2));
 }
 
 /// Threads that write, overwrite, delete and read their own keys and read each other's, in a store that is always full.
