@@ -160,7 +160,7 @@ impl Engine {
     pub fn flush_all(&self) -> Result<()> {
         self.pack_before_flush(false, PACK_FOR_CALLER_MAX)?;
         let sequence = self.last_sequence();
-        let mut request = RoomRequest::for_frames(1);
+        let mut request = RoomRequest::for_frames(self.geometry.slots as usize);
         for _ in 0..self.geometry.slots {
             let full = match self.wait_durable(sequence) {
                 Err(full @ Error::Full(_)) => full,
