@@ -451,11 +451,10 @@ impl Copier<'_> {
         if now.cold != place.cold {
             return Ok(false);
         }
-        if failure.is_some() {
-            self.note_damage(planned, 0)?;
-        }
         if segment.class.load(Ordering::Relaxed) != class::EXTENT {
             self.cut(planned, None)?;
+        } else if failure.is_some() {
+            self.note_damage(planned, 0)?;
         }
         Ok(true)
     }

@@ -6,6 +6,8 @@ mod clock;
 mod common;
 #[path = "faults/full.rs"]
 mod full;
+#[path = "faults/sectors.rs"]
+mod sectors;
 #[path = "faults/sweep.rs"]
 mod sweep;
 #[path = "faults/trial.rs"]

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -136,6 +137,7 @@ struct State {
     injected: AtomicU64,
     trace: Mutex<Option<Vec<Operation>>>,
     injections: Mutex<Vec<Operation>>,
+    bad_sectors: Mutex<Vec<(String, Range<u64>)>>,
     boot: Clock,
     wall: Clock,
     reboots: AtomicU64,
@@ -178,6 +180,13 @@ impl State {
         chosen
     }
 
+    fn is_spoilt(&self, path: &Path, bytes: Range<u64>) -> bool {
+        let text = path.to_string_lossy();
+        lock(&self.bad_sectors)
+            .iter()
+            .any(|(part, bad)| text.contains(part) && bad.start < bytes.end && bytes.start < bad.end)
+    }
+
     /// For operations that are done or not.
     fn check(&self, site: Site, path: &Path) -> io::Result<()> {
         match self.next(site, path) {
@@ -207,9 +216,15 @@ impl FaultEnv {
         lock(&self.state.rules).push(rule);
     }
 
-    /// Forgets all rules.
+    /// Forgets all rules, and bad sectors.
     pub fn heal(&self) {
         lock(&self.state.rules).clear();
+        lock(&self.state.bad_sectors).clear();
+    }
+
+    /// From now on reads that touch these bytes fail with EIO, in files whose path contains this.
+    pub fn spoil(&self, path_part: &str, bytes: Range<u64>) {
+        lock(&self.state.bad_sectors).push((path_part.to_owned(), bytes));
     }
 
     /// How many operations there were.
@@ -364,6 +379,9 @@ fn half(len: usize) -> usize {
 
 impl EnvFile for FaultFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.state.is_spoilt(&self.path, offset..offset.saturating_add(buffer.len() as u64)) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         match self.state.next(Site::Read, &self.path) {
             Some(Fault::Error(number) | Fault::HalfThenError(number)) => {
                 Err(io::Error::from_raw_os_error(number))
@@ -500,6 +518,12 @@ mod tests {
         pool.sync().unwrap();
         assert_eq!(env.injected(), 1);
         assert_eq!(env.injections(), [(Site::Sync, path)]);
+        let place = pool.position(1, 100, 1).unwrap();
+        env.spoil("cold", place..place + 1);
+        assert!(pool.read_at(1, 0, &mut [0; 100]).is_ok() && pool.read_at(1, 101, &mut [0; 100]).is_ok());
+        assert_eq!(pool.read_at(1, 50, &mut [0; 100]).unwrap_err().os_error(), Some(EIO));
+        env.heal();
+        pool.read_at(1, 50, &mut [0; 100]).unwrap();
     }
 
     #[test]
