@@ -45,6 +45,8 @@ struct Workload {
     value_bytes_max: u64,
     /// Flushes in a hundred changes.
     flush_percent: u64,
+    /// Transactions in a hundred changes; at most 15.
+    transaction_percent: u64,
     seed: u64,
 }
 
@@ -95,7 +97,8 @@ fn settings(durability: Durability) -> Options {
 
 /// Asks a store for all kinds of things, and records what it writes.
 fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
-    let Workload { durability, changes, keys, value_bytes_max, flush_percent, seed } = workload;
+    let Workload { durability, changes, keys, value_bytes_max, flush_percent, transaction_percent, seed } =
+        workload;
     let directory = scratch();
     let root = directory.path().join("store");
     let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
@@ -120,7 +123,7 @@ fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
                 }
                 vec![(key, None)]
             }
-            20..35 => {
+            kind if (20..20 + transaction_percent).contains(&kind) => {
                 let count = random.below(5) + 1;
                 let mut members: BTreeMap<Vec<u8>, Option<Arc<Vec<u8>>>> = BTreeMap::new();
                 for _ in 0..count {
@@ -246,6 +249,7 @@ const FLUSHED: Workload = Workload {
     keys: 60,
     value_bytes_max: 2000,
     flush_percent: 6,
+    transaction_percent: 15,
     seed: 1,
 };
 
@@ -268,6 +272,15 @@ fn in_a_small_store_that_compacts() {
 #[test]
 fn with_overwrites_that_never_reach_the_disk() {
     run(Workload { changes: 1200, keys: 10, value_bytes_max: 80_000, flush_percent: 1, seed: 4, ..FLUSHED });
+}
+
+/// Segments are packed before they are flushed, but for those with transactions, which are flushed as they are.
+#[test]
+fn with_overwrites_that_are_packed() {
+    let packed =
+        Workload { changes: 1200, keys: 30, value_bytes_max: 50_000, flush_percent: 2, seed: 6, ..FLUSHED };
+    run(Workload { transaction_percent: 0, ..packed });
+    run(Workload { transaction_percent: 1, seed: 7, ..packed });
 }
 
 /// A power failure in the middle of a recovery changes nothing about its outcome.
