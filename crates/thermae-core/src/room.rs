@@ -67,7 +67,7 @@ const fn frames_freed_together(frames: u32) -> u32 {
         0..64 => 1,
         64..256 => frames / 32,
         256..400 => 8,
-        400..800 => frames / 50,
+        400..800 => 12,
         _ => 16,
     }
 }

@@ -47,6 +47,8 @@ struct Workload {
     flush_percent: u64,
     /// Warm tier, through which everything goes on its way to the cold one; 0 = none.
     warm_mib: u64,
+    /// Transactions in a hundred changes; at most 15.
+    transaction_percent: u64,
     seed: u64,
 }
 
@@ -104,7 +106,8 @@ fn settings(durability: Durability, warm_mib: u64) -> Options {
 
 /// Asks a store for all kinds of things, and records what it writes.
 fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
-    let Workload { durability, changes, keys, value_bytes_max, flush_percent, warm_mib, seed } = workload;
+    let Workload { durability, changes, keys, value_bytes_max, flush_percent, warm_mib, .. } = workload;
+    let (transaction_percent, seed) = (workload.transaction_percent, workload.seed);
     let directory = scratch();
     let root = directory.path().join("store");
     let env = RecordingEnv::new(Arc::new(SystemEnv), &root, is_durable);
@@ -130,7 +133,7 @@ fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
                 }
                 vec![(key, None)]
             }
-            20..35 => {
+            kind if (20..20 + transaction_percent).contains(&kind) => {
                 let count = random.below(5) + 1;
                 let mut members: BTreeMap<Vec<u8>, Option<Arc<Vec<u8>>>> = BTreeMap::new();
                 for _ in 0..count {
@@ -263,6 +266,7 @@ const FLUSHED: Workload = Workload {
     value_bytes_max: 2000,
     flush_percent: 6,
     warm_mib: 0,
+    transaction_percent: 15,
     seed: 1,
 };
 
@@ -291,6 +295,15 @@ fn with_overwrites_that_never_reach_the_disk() {
 #[test]
 fn in_a_small_store_with_a_warm_tier() {
     run(Workload { changes: 900, value_bytes_max: 80_000, warm_mib: 16, seed: 6, ..FLUSHED });
+}
+
+/// Segments are packed before they are flushed, but for those with transactions, which are flushed as they are.
+#[test]
+fn with_overwrites_that_are_packed() {
+    let packed =
+        Workload { changes: 1200, keys: 30, value_bytes_max: 50_000, flush_percent: 2, seed: 6, ..FLUSHED };
+    run(Workload { transaction_percent: 0, ..packed });
+    run(Workload { transaction_percent: 1, seed: 7, ..packed });
 }
 
 /// A power failure in the middle of a recovery changes nothing about its outcome.
