@@ -13,6 +13,7 @@ use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
     Participant, STRUCT_BYTES, TTL_HEADS_MAX,
 };
+use crate::leftovers::{self, SHARED_MEMORY, volatile_name};
 use crate::lock::SharedLock;
 use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
@@ -26,7 +27,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-const SHARED_MEMORY: &str = "/dev/shm";
 /// How often it is judged whether huge pages come fast enough.
 const HUGE_PAGES_JUDGED: u32 = 8;
 /// What a huge page may take on average: about as long as small ones with their first faults.
@@ -200,18 +200,6 @@ pub(crate) fn warm_path(env: &dyn Env, directory: &Path, superblock: &Superblock
     let inode = env.metadata(&path).map_err(|source| Error::io("look at", &path, source))?.inode;
     let uuid = u128::from_be_bytes(superblock.uuid);
     Ok(warm_directory.join(format!("thermae-{uuid:032x}-{inode:x}.warm")))
-}
-
-/// The name of a store's directory in shared memory: its identity and the place of its superblock, so that a copy gets another.
-fn volatile_name(superblock: &Superblock, device: u64, inode: u64) -> String {
-    let mut bytes = superblock.uuid.to_vec();
-    bytes.extend_from_slice(&device.to_le_bytes());
-    bytes.extend_from_slice(&inode.to_le_bytes());
-    format!(
-        "thermae-{:016x}{:016x}",
-        xxhash_rust::xxh3::xxh3_64(&bytes),
-        u64::from_le_bytes(superblock.uuid[..8].try_into().unwrap_or_default())
-    )
 }
 
 fn words(bytes: [u8; 16]) -> [u64; 2] {
@@ -845,6 +833,11 @@ fn join(
     let writable = !options.read_only;
     let control = map_file(&*env, &paths.control, geometry.control_bytes(), writable)?;
     let hot = map_hot(&*env, &paths, &superblock, &geometry, durable.as_ref(), writable)?;
+    leftovers::hold(&*env, hot.file(), &paths.hot)?;
+    if writable && paths.volatile != paths.directory {
+        // Anew where the store was moved.
+        leftovers::note_origin(&*env, &paths.volatile, &paths.directory)?;
+    }
     let engine = assemble(env, paths, superblock, geometry, durable, (control, hot), &lock_file, options)?;
     if writable {
         engine.free_impossible_locks();
