@@ -98,6 +98,7 @@ def test_a_restore_ends_and_leaves_nothing(large: thermae.Store, tmp_path: Path)
         "restore", lambda: thermae.restore(tmp_path / "backup", target), lambda: thermae.destroy(target)
     )
     assert [path.name for path in tmp_path.iterdir()] == ["backup"]
+    assert str(target) not in [memory["location"] for memory in thermae.shared_memory()]
     thermae.restore(tmp_path / "backup", target)
     with thermae.open(target) as again:
         assert len(again) == len(large)

@@ -58,7 +58,7 @@ from thermae.errors import (
 )
 from thermae.locks import Lock
 from thermae.options import AnyCodec, Codec, OpenOptions
-from thermae.store import Store, destroy, restore
+from thermae.store import Store, destroy, remove_orphaned_memory, restore, shared_memory
 from thermae.transactions import Transaction
 
 __all__ = [
@@ -93,7 +93,9 @@ __all__ = [
     "__version__",
     "destroy",
     "open",
+    "remove_orphaned_memory",
     "restore",
+    "shared_memory",
 ]
 
 

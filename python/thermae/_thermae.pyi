@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Final, Literal, Self, TypeVar, final, overload
 
@@ -23,7 +23,9 @@ __all__ = [
     "forget_shared_memory",
     "key_bytes",
     "parse_size",
+    "remove_orphaned_memory",
     "restore",
+    "shared_memory",
 ]
 
 KEY_BYTES_MAX: Final[int]
@@ -36,6 +38,8 @@ def parse_size(size: int | str, name: str = "size") -> int: ...
 def restore(snapshot: str | PathLike[str], location: str, options: Mapping[str, object]) -> str: ...
 def destroy(location: str) -> None: ...
 def forget_shared_memory(location: str) -> None: ...
+def shared_memory() -> str: ...
+def remove_orphaned_memory(names: Sequence[str] | None) -> str: ...
 
 @final
 class LockToken: ...

@@ -345,6 +345,37 @@ def destroy(location: str | os.PathLike[str]) -> None:
     _thermae.destroy(location_text(location))
 
 
+def shared_memory() -> list[dict[str, Any]]:
+    """The shared memory of all stores of this user, which outlives processes.
+
+    Returns:
+        For each: its `name` in /dev/shm, the `location` of its store where that is known, its size in
+        `bytes`, its `state`, and the `reason` for saying so. The state is "in_use"; "kept", where the store
+        is there and nobody has it open; "orphaned", where there is no such store any more; or "unknown".
+    """
+    found: list[dict[str, Any]] = json.loads(_thermae.shared_memory())
+    return found
+
+
+def remove_orphaned_memory(names: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Removes what `shared_memory` calls orphaned, and returns it.
+
+    A store whose directory was removed by hand leaves its memory behind. None is removed unasked: a store
+    that was moved far away, and not opened since, looks from here like one that is gone.
+
+    Args:
+        names: Of the directories in /dev/shm to remove; all that are orphaned by default.
+
+    Raises:
+        WrongTypeError: One name was given instead of a collection of them.
+    """
+    if isinstance(names, str):
+        raise WrongTypeError(f"names must be a collection of names, not one: write [{names!r}]")
+    wanted = None if names is None else list(names)
+    removed: list[dict[str, Any]] = json.loads(_thermae.remove_orphaned_memory(wanted))
+    return removed
+
+
 def _reopen(cls: type[Store], location: str, codec: AnyCodec, options: OpenOptions) -> Store:
     return cls(location, codec=codec, **options)
 

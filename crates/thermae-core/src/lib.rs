@@ -24,6 +24,7 @@
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
 //! - census: what is in the tiers now
+//! - leftovers: shared memory whose store may be gone
 //! - losses: what recoveries found damaged, kept until a repair
 //! - recover: the shared half rebuilt from the durable one
 //! - rebuild: the index filled from what was read back
@@ -89,6 +90,7 @@ mod index;
 mod keeper;
 mod large;
 pub mod layout;
+mod leftovers;
 mod lines;
 pub mod lock;
 mod log;
@@ -127,6 +129,7 @@ mod write;
 
 pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
+pub use leftovers::{MemoryState, SharedMemory, remove_orphaned_memory, shared_memory};
 pub use names::LockToken;
 pub use options::{Durability, IndexPlacement, Location, Options, ShmPlacement, WhenFull, parse_size};
 pub use read::RecordMeta;

@@ -50,6 +50,21 @@ pub fn lock_byte(fd: RawFd, byte: i64, wait: bool) -> io::Result<bool> {
     }
 }
 
+/// Locks one byte of an open file together with others who share it, waiting until nobody has it for himself.
+pub fn share_byte(fd: RawFd, byte: i64) -> io::Result<()> {
+    loop {
+        let lock = lock_description(libc::F_RDLCK, byte);
+        // SAFETY: fd is open and the struct lives through the call.
+        if unsafe { libc::fcntl(fd, libc::F_OFD_SETLKW, &lock) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINTR) {
+            return Err(error);
+        }
+    }
+}
+
 /// Unlocks one byte.
 pub fn unlock_byte(fd: RawFd, byte: i64) {
     let lock = lock_description(libc::F_UNLCK, byte);

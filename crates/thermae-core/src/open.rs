@@ -14,6 +14,7 @@ use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
     Participant, STRUCT_BYTES, TTL_HEADS_MAX,
 };
+use crate::leftovers;
 use crate::lock::SharedLock;
 use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
@@ -766,6 +767,11 @@ fn join(
     let writable = !options.read_only;
     let control = map_file(&*env, &paths.control, geometry.control_bytes(), writable)?;
     let hot = map_hot(&*env, &paths, &superblock, &geometry, durable.as_ref(), writable)?;
+    leftovers::hold(&*env, hot.file(), &paths.hot)?;
+    if writable && paths.volatile != paths.directory {
+        // Anew where the store was moved.
+        leftovers::note_origin(&*env, &paths.volatile, &paths.directory)?;
+    }
     let engine = assemble(env, paths, superblock, geometry, durable, (control, hot), &lock_file, options)?;
     if writable {
         engine.free_impossible_locks();

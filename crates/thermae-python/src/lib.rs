@@ -55,7 +55,9 @@ mod _thermae {
     #[pymodule_export]
     use super::scan::Scan;
     #[pymodule_export]
-    use super::store::{Store, destroy, forget_shared_memory, restore};
+    use super::store::{
+        Store, destroy, forget_shared_memory, remove_orphaned_memory, restore, shared_memory,
+    };
     #[pymodule_export]
     use super::view::View;
 

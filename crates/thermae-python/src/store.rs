@@ -653,3 +653,20 @@ pub(crate) fn forget_shared_memory(py: Python<'_>, location: &str) -> PyResult<(
     let env = Options::default().env;
     gil::detached(py, || thermae_core::forget_shared_memory(&*env, &location)).into_python(py)
 }
+
+/// The shared memory of this user's stores, as JSON.
+#[pyfunction]
+pub(crate) fn shared_memory(py: Python<'_>) -> PyResult<String> {
+    let env = Options::default().env;
+    json(&gil::detached(py, || thermae_core::shared_memory(&*env)).into_python(py)?)
+}
+
+/// Removes the shared memory of stores that are gone, all of it or that of these names; answers what was removed, as JSON.
+#[pyfunction]
+pub(crate) fn remove_orphaned_memory(py: Python<'_>, names: Option<Vec<String>>) -> PyResult<String> {
+    let env = Options::default().env;
+    json(
+        &gil::detached(py, || thermae_core::remove_orphaned_memory(&*env, names.as_deref()))
+            .into_python(py)?,
+    )
+}
