@@ -52,6 +52,7 @@ impl Bench {
             uuid: engine.superblock.uuid,
             frame_bytes: engine.geometry.frame_bytes,
             frames: engine.geometry.cold_frames,
+            alignment_bytes: 4096,
         };
         drop(store);
         let superblock = std::fs::read(directory.join("store")).expect("the file was just made");

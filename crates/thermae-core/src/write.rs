@@ -290,7 +290,8 @@ impl Engine {
         let segment_id = segment.segment_id.load(Ordering::Acquire);
         let place_word = segment.place.load(Ordering::Acquire);
         let place = Place::unpack(place_word);
-        if place.hot.is_some() {
+        // By the frame and not by its number: a damaged one leads nowhere, and the next attempt would come back here.
+        if self.hot_base(place).is_some() {
             return Ok(());
         }
         // In no tier: unless the entry has changed meanwhile, the next attempt reports that.
