@@ -140,6 +140,68 @@ def test_a_value_above_the_limit(store: thermae.Store) -> None:
     assert isinstance(refused.value, ValueError)
 
 
+# Arguments.
+
+
+def test_arguments_of_another_type(store: thermae.Store) -> None:
+    uses: list[Callable[[], object]] = [
+        lambda: store.incr("key", 1.5),  # type: ignore[arg-type]
+        lambda: store.incr("key", True),
+        lambda: store.decr("key", "1"),  # type: ignore[arg-type]
+        lambda: store.incr("key", default="0"),  # type: ignore[arg-type]
+        lambda: store.set("key", 1, if_version="1"),  # type: ignore[arg-type]
+        lambda: store.compare_and_set("key", 1, None),  # type: ignore[arg-type]
+        lambda: store.set("key", 1, if_absent="no"),  # type: ignore[arg-type]
+        lambda: store.set("key", 1, keep_ttl=1),  # type: ignore[arg-type]
+        lambda: store.set("key", 1, ttl=True),
+        lambda: store.set("key", 1, ttl="60"),  # type: ignore[arg-type]
+        lambda: store.touch("key", [60]),  # type: ignore[arg-type]
+        lambda: store.set_many(["ab"]),  # type: ignore[list-item]
+        lambda: store.lock("name", timeout="1").acquire(),  # type: ignore[arg-type]
+        lambda: store.snapshot(5),  # type: ignore[arg-type]
+        lambda: thermae.restore(5, "data"),  # type: ignore[arg-type]
+        lambda: thermae.restore(b"backup", "data"),  # type: ignore[arg-type]
+    ]
+    for number, use in enumerate(uses):
+        with pytest.raises(thermae.WrongTypeError) as refused:
+            use()
+        assert isinstance(refused.value, TypeError), number
+    assert len(store) == 0
+
+
+def test_arguments_out_of_range(store: thermae.Store) -> None:
+    uses: list[Callable[[], object]] = [
+        lambda: store.set_many([("key", 1, 60)]),  # type: ignore[list-item]
+        lambda: store.set_many([["key"]]),  # type: ignore[list-item]
+        lambda: store.set("key", 1, if_version=-1),
+        lambda: store.compare_and_set("key", 1, 2**64),
+        lambda: store.set("key", 1, ttl=0),
+        lambda: store.set("key", 1, ttl=-1),
+        lambda: store.set("key", 1, ttl=float("nan")),
+        lambda: store.lock("name", timeout=-1).acquire(),
+    ]
+    for use in uses:
+        with pytest.raises(thermae.InvalidOptionError) as refused:
+            use()
+        assert isinstance(refused.value, ValueError)
+    counts: list[Callable[[], object]] = [
+        lambda: store.incr("key", 2**63),
+        lambda: store.decr("key", -(2**63) - 1),
+        lambda: store.incr("key", default=-(2**63) - 1),
+    ]
+    for count in counts:
+        with pytest.raises(thermae.CounterOverflowError, match="64"):
+            count()
+    assert len(store) == 0
+
+
+def test_numbers_of_numpy_count(store: thermae.Store) -> None:
+    np = pytest.importorskip("numpy")
+    assert store.incr("key", np.int64(2), default=np.int8(1)) == 3
+    assert store.compare_and_set("key", 4, np.uint64(store.version("key")))
+    assert store.set("key", 5, ttl=np.float32(60))
+
+
 # Options.
 
 

@@ -214,3 +214,16 @@ def test_comparison_is_by_contents(store: thermae.Store, new_store: Callable[[],
     assert store != other
     with pytest.raises(TypeError, match="unhashable"):
         hash(store)
+
+
+def test_update_in_place(store: thermae.Store) -> None:
+    same = store
+    same |= {"a": 1}
+    same |= [("b", 2), ["c", 3]]
+    assert same is store
+    assert store == {"a": 1, "b": 2, "c": 3}
+
+
+def test_a_transaction_is_not_iterable(store: thermae.Store) -> None:
+    with pytest.raises(TypeError, match="not iterable"):
+        list(store.transaction())  # type: ignore[call-overload]

@@ -143,6 +143,10 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         if more:
             self.set_many(more)
 
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
     # Views.
 
     def view(self, key: str | bytes, default: Any = None) -> Any:
@@ -289,7 +293,7 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
     def snapshot(self, directory: str | os.PathLike[str]) -> dict[str, Any]:
         """Writes a consistent copy into `directory` while writes go on, for `thermae.restore`."""
-        return _report(self._snapshot(os.fspath(directory)))
+        return _report(self._snapshot(directory_text(directory)))
 
 
 def location_text(location: str | os.PathLike[str]) -> str:
@@ -314,6 +318,26 @@ def location_text(location: str | os.PathLike[str]) -> str:
     return text
 
 
+def directory_text(directory: str | os.PathLike[str]) -> str:
+    """A snapshot's directory as the engine takes it.
+
+    Raises:
+        WrongTypeError: It is neither text nor a path.
+
+    Example:
+        >>> import pathlib
+        >>> directory_text(pathlib.Path("backup"))
+        'backup'
+    """
+    try:
+        text: object = os.fspath(directory)
+    except TypeError:
+        text = directory
+    if not isinstance(text, str):
+        raise WrongTypeError(f"a directory must be a str or Path, not {type(directory).__name__}")
+    return text
+
+
 def restore(
     snapshot: str | os.PathLike[str],
     location: str | os.PathLike[str],
@@ -332,7 +356,7 @@ def restore(
         CorruptStoreError: The snapshot is damaged beyond use.
     """
     checked = checked_names(options)
-    return _report(_thermae.restore(os.fspath(snapshot), location_text(location), checked))
+    return _report(_thermae.restore(directory_text(snapshot), location_text(location), checked))
 
 
 def destroy(location: str | os.PathLike[str]) -> None:

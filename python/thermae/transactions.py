@@ -70,6 +70,9 @@ class Transaction:
     def __contains__(self, key: _Key) -> bool:
         return self.get(key, _MISSING) is not _MISSING
 
+    # What has items by key is iterable to Python, by 0, 1, 2, ..., unless it says that it is not.
+    __iter__ = None
+
     def set(self, key: _Key, value: Any, ttl: float | None = None) -> None:
         """Sets a value at the commit, to expire `ttl` seconds after it."""
         name = self._name(key)

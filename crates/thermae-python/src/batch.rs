@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
 use thermae_core::{Condition, SetOptions};
 
 use crate::destination::{Arrived, Destinations};
-use crate::errors::{IntoPython, wrong_type};
+use crate::errors::{IntoPython, invalid_option, wrong_type};
 use crate::handle::{Handle, expires_at_ms};
 use crate::key::key_bytes;
 use crate::value::{Naming, decode};
@@ -122,7 +122,7 @@ fn pairs_of<'py>(items: &Bound<'py, PyAny>) -> PyResult<Box<dyn Iterator<Item = 
     if let Ok(dict) = items.cast_exact::<PyDict>() {
         // A list of its own: encoding a value may run Python code, which may change the dict.
         let pairs = dict.items();
-        return Ok(Box::new((0..pairs.len()).map(move |position| pairs.get_item(position)?.extract())));
+        return Ok(Box::new((0..pairs.len()).map(move |position| pair(&pairs.get_item(position)?))));
     }
     let iterator: Bound<'py, PyIterator> = if items.hasattr("items")? {
         items.call_method0("items")?.try_iter()?
@@ -132,7 +132,25 @@ fn pairs_of<'py>(items: &Bound<'py, PyAny>) -> PyResult<Box<dyn Iterator<Item = 
             wrong_type(items.py(), format!("items must be a mapping or an iterable of pairs, not {kind}"))
         })?
     };
-    Ok(Box::new(iterator.map(|pair| pair?.extract())))
+    Ok(Box::new(iterator.map(|item| pair(&item?))))
+}
+
+/// As `dict.update` takes pairs and refuses others; but text is none, whose letters are no key and value.
+fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<Pair<'py>> {
+    let tuple = match item.cast::<PyList>() {
+        Ok(list) => list.to_tuple(),
+        Err(_) => item.cast::<PyTuple>().cloned().map_err(|_| {
+            let kind = item.get_type().name().map_or_else(|_| "?".to_string(), |kind| kind.to_string());
+            wrong_type(item.py(), format!("each item must be a pair of key and value, not {kind}"))
+        })?,
+    };
+    if tuple.len() != 2 {
+        return Err(invalid_option(
+            item.py(),
+            format!("each item must be a pair of key and value, and one has {} members", tuple.len()),
+        ));
+    }
+    Ok((tuple.get_item(0)?, tuple.get_item(1)?))
 }
 
 /// What a value holds on to while its piece is gathered: exact for what is large, as far as Python says.

@@ -97,3 +97,8 @@ pub(crate) fn invalid_key(py: Python<'_>, message: String) -> PyErr {
 pub(crate) fn invalid_option(py: Python<'_>, message: String) -> PyErr {
     to_python(py, &Error::InvalidOption(message))
 }
+
+#[cold]
+pub(crate) fn overflow(py: Python<'_>, message: String) -> PyErr {
+    to_python(py, &Error::Overflow(message))
+}

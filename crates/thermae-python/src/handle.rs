@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyBool, PyByteArray, PyBytes};
 use thermae_core::{Condition, RecordMeta, SetOptions, SetOutcome};
 
 use crate::destination::{Arrived, Destination};
@@ -130,7 +130,9 @@ pub(crate) struct Writing<'a, 'py> {
 /// A lifetime in whole milliseconds, rounded up: at least one, so that a value is never born expired.
 fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
     let py = ttl.py();
-    let Ok(seconds) = ttl.extract::<f64>() else {
+    // True and False are numbers to Python, but no lifetimes: some other argument went astray.
+    let seconds = if ttl.is_instance_of::<PyBool>() { None } else { ttl.extract::<f64>().ok() };
+    let Some(seconds) = seconds else {
         let kind = ttl.get_type().name()?;
         return Err(wrong_type(py, format!("ttl must be a number of seconds or None, not {kind}")));
     };

@@ -20,10 +20,12 @@
 //! - `destination`: fresh Python memory that the engine copies a value into
 //! - `opened`: the engine's store, until it is closed and the last call has left
 //! - `encoding`: the encodings' numbers
+//! - `arguments`: numbers and flags that verbs take
 //! - `key`: Python key to bytes, and back
 //! - `errors`: the engine's errors as Python exceptions
 //! - `gil`: the GIL, let go of where the engine waits, and signals looked for
 
+mod arguments;
 mod batch;
 mod destination;
 mod encoding;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use thermae_core::Error;
 
-use crate::errors::{IntoPython, invalid_option};
+use crate::errors::{IntoPython, invalid_option, wrong_type};
 use crate::opened::Entered;
 
 /// Whoever waits longer may as well wait for ever, and no clock of any machine overflows.
@@ -21,9 +21,10 @@ pub(crate) struct LockToken {
 pub(crate) fn acquire(
     core: &Entered<'_, '_>,
     name: &[u8],
-    timeout: Option<f64>,
+    timeout: Option<&Bound<'_, PyAny>>,
     py: Python<'_>,
 ) -> PyResult<LockToken> {
+    let timeout = timeout.map(seconds).transpose()?;
     let timeout = match timeout {
         Some(seconds) if seconds <= TIMEOUT_SECONDS_MAX => Some(duration(py, seconds)?),
         Some(seconds) if seconds.is_nan() => Some(duration(py, seconds)?),
@@ -44,6 +45,13 @@ pub(crate) fn acquire(
         Some(error) => Err(error),
         None => Ok(LockToken { token: outcome.into_python(py)? }),
     }
+}
+
+fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
+    timeout.extract().map_err(|_| {
+        let kind = timeout.get_type().name().map_or_else(|_| "?".to_string(), |kind| kind.to_string());
+        wrong_type(timeout.py(), format!("timeout must be a number of seconds or None, not {kind}"))
+    })
 }
 
 fn duration(py: Python<'_>, seconds: f64) -> PyResult<Duration> {

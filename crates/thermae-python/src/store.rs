@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView};
 use thermae_core::{BatchOp, Condition, Location, Options, RecordMeta};
 
+use crate::arguments::{Count, Flag, Version};
 use crate::batch;
 use crate::errors::{IntoPython, invalid_option};
 use crate::gil::{self, Kept};
@@ -280,7 +281,10 @@ impl Store {
     /// True
     /// >>> store.set("key", 3, if_absent=True)
     /// False
-    #[pyo3(signature = (key, value, ttl=None, *, if_absent=false, if_present=false, if_version=None, keep_ttl=false, codec=None))]
+    #[pyo3(
+        signature = (key, value, ttl=None, *, if_absent=Flag(false), if_present=Flag(false), if_version=None, keep_ttl=Flag(false), codec=None),
+        text_signature = "($self, key, value, ttl=None, *, if_absent=False, if_present=False, if_version=None, keep_ttl=False, codec=None)"
+    )]
     #[allow(clippy::too_many_arguments, reason = "the verb's keywords")]
     fn set(
         &self,
@@ -288,17 +292,17 @@ impl Store {
         key: &Bound<'_, PyAny>,
         value: &Bound<'_, PyAny>,
         ttl: Option<&Bound<'_, PyAny>>,
-        if_absent: bool,
-        if_present: bool,
-        if_version: Option<u64>,
-        keep_ttl: bool,
+        if_absent: Flag,
+        if_present: Flag,
+        if_version: Option<Version>,
+        keep_ttl: Flag,
         codec: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        let condition = match (if_absent, if_present, if_version) {
+        let condition = match (if_absent.0, if_present.0, if_version) {
             (false, false, None) => Condition::Always,
             (true, false, None) => Condition::IfAbsent,
             (false, true, None) => Condition::IfPresent,
-            (false, false, Some(version)) => Condition::IfVersion(version),
+            (false, false, Some(Version(version))) => Condition::IfVersion(version),
             _ => {
                 return Err(invalid_option(
                     py,
@@ -306,6 +310,7 @@ impl Store {
                 ));
             }
         };
+        let keep_ttl = keep_ttl.0;
         if keep_ttl && ttl.is_some() {
             return Err(invalid_option(
                 py,
@@ -346,11 +351,11 @@ impl Store {
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
         value: &Bound<'_, PyAny>,
-        version: u64,
+        version: Version,
         ttl: Option<&Bound<'_, PyAny>>,
         codec: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        let writing = Writing { ttl, keep_ttl: false, condition: Condition::IfVersion(version), codec };
+        let writing = Writing { ttl, keep_ttl: false, condition: Condition::IfVersion(version.0), codec };
         self.handle.write(py, key_bytes(key)?, value, writing)
     }
 
@@ -412,19 +417,20 @@ impl Store {
     ///
     /// >>> store.incr("hits"), store.incr("hits", 10)
     /// (1, 11)
-    #[pyo3(signature = (key, by=1, default=Some(0), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
+    #[pyo3(signature = (key, by=Count(1), default=Some(Count(0)), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
     fn incr(
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
-        by: i64,
-        default: Option<i64>,
+        by: Count,
+        default: Option<Count>,
         ttl: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<i64> {
         let bytes = key_bytes(key)?;
         let core = self.handle.opened.enter(py)?;
         let expires_at_ms = expires_at_ms(&core, ttl)?;
-        let counted = core.call(|core| core.incr(bytes, by, default, expires_at_ms));
+        let default = default.map(|default| default.0);
+        let counted = core.call(|core| core.incr(bytes, by.0, default, expires_at_ms));
         counted.into_python(py)?.ok_or_else(|| missing(key))
     }
 
@@ -432,19 +438,19 @@ impl Store {
     ///
     /// >>> store.decr("left", default=10)
     /// 9
-    #[pyo3(signature = (key, by=1, default=Some(0), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
+    #[pyo3(signature = (key, by=Count(1), default=Some(Count(0)), ttl=None), text_signature = "($self, key, by=1, default=0, ttl=None)")]
     fn decr(
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
-        by: i64,
-        default: Option<i64>,
+        by: Count,
+        default: Option<Count>,
         ttl: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<i64> {
-        let by = by.checked_neg().ok_or_else(|| {
-            invalid_option(py, format!("by = {by} cannot be subtracted in 64 bits: use a smaller step"))
+        let negative = by.0.checked_neg().ok_or_else(|| {
+            invalid_option(py, format!("by = {} cannot be subtracted in 64 bits: use a smaller step", by.0))
         })?;
-        self.incr(py, key, by, default, ttl)
+        self.incr(py, key, Count(negative), default, ttl)
     }
 
     /// A read-only memoryview of the value's bytes and their encoding, or None.
@@ -587,7 +593,7 @@ impl Store {
         &self,
         py: Python<'_>,
         name: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<LockToken> {
         lock::acquire(&self.handle.opened.enter(py)?, key_bytes(name)?, timeout, py)
     }
