@@ -21,7 +21,7 @@ use crate::checkpoint::{Found, checkpoint_files, read_checkpoint};
 use crate::cold::ColdPool;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::layout::{Place, SLOT_BITS, class, state};
+use crate::layout::{Place, SEGMENT_NUMBER_MAX, SLOT_BITS, class, state};
 use crate::losses;
 use crate::store::Store;
 use crate::superblock::Superblock;
@@ -35,8 +35,6 @@ use std::time::Duration;
 const SEQUENCES_MAX: u64 = 1 << 28;
 /// How long a check pauses in all, to see whether what looks wrong is only being changed.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Greatest number of a segment that a store could ever have come to, opening one every microsecond for a year.
-const IDENTITY_MAX: u64 = 1 << 41;
 /// Most problems listed one by one.
 const PROBLEMS_MAX: usize = 10_000;
 
@@ -252,6 +250,11 @@ impl Checker<'_> {
             self.patience = left;
             std::thread::sleep(duration);
         }
+    }
+
+    /// Notes that pausing changed nothing: where much is damaged, waiting for a writer each time would be most of the check.
+    fn lose_patience(&mut self) {
+        self.patience /= 2;
     }
 
     fn problem(&mut self, kind: &str, place: &str, description: &str, repaired: bool) {
@@ -506,7 +509,7 @@ impl Checker<'_> {
             .max()
             .unwrap_or(0);
         // The table may hold an identity that can't be right, which is a problem of its own.
-        let identity = if identity > IDENTITY_MAX { 0 } else { identity };
+        let identity = if identity > SEGMENT_NUMBER_MAX { 0 } else { identity };
         for (name, counter, greatest) in [
             ("sequence", &globals.next_sequence, self.greatest_sequence),
             ("segment", &globals.next_segment, identity),

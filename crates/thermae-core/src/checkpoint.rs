@@ -20,8 +20,8 @@ use crate::engine::{Engine, PartitionGuard};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result, is_device_failure};
 use crate::index::{ADDRESS_MASK, entry};
-use crate::layout::{ADDRESS_BITS, class, state};
-use crate::record::{self, LINK_OFFSET, Word0, kind};
+use crate::layout::{ADDRESS_BITS, SEGMENT_NUMBER_MAX, class, state};
+use crate::record::{self, LINK_OFFSET, SEQUENCE_MAX, Word0, kind};
 use crate::superblock::temporary_path;
 use crate::waiting::check_cancelled;
 use std::io;
@@ -527,6 +527,10 @@ impl ChunkReader {
         checkpoint.durable_sequence = get_u64(&self.payload, 0);
         if !is_complete || checkpoint.durable_sequence < checkpoint.barrier.sequence {
             return damaged("its footer contradicts what precedes it");
+        }
+        if checkpoint.durable_sequence > SEQUENCE_MAX || checkpoint.barrier.next_segment > SEGMENT_NUMBER_MAX
+        {
+            return damaged("it counts further than any store can have come");
         }
         checkpoint.starts.resize(engine.geometry.partitions as usize + 1, checkpoint.entries.len());
         Ok(checkpoint)

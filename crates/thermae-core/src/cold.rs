@@ -23,6 +23,8 @@ use std::sync::Arc;
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, LAYOUT_VERSION, get_u32, get_u64};
 use crate::env::{Env, EnvFile, OpenHow, check_owner};
 use crate::error::{Error, Result};
+use crate::layout::{SEGMENT_NUMBER_MAX, SLOT_BITS};
+use crate::record::SEQUENCE_MAX;
 use crate::superblock::{parent, temporary_path};
 
 const HEADER_MAGIC: &[u8; 8] = b"THERMAEC";
@@ -473,7 +475,8 @@ impl ColdPool {
             let Some(block) = self.read_block(watermark_offset(index))? else { continue };
             let counts = block.state(WATERMARK_MAGIC) == BlockState::Valid
                 && block.identity() == self.geometry.uuid
-                && block.generation() % WATERMARK_BLOCKS == index;
+                && block.generation() % WATERMARK_BLOCKS == index
+                && block.u64(WATERMARK_SEQUENCE_OFFSET) <= SEQUENCE_MAX;
             if counts && newest.is_none_or(|other| other.generation < block.generation()) {
                 newest = Some(Watermark {
                     generation: block.generation(),
@@ -629,7 +632,9 @@ fn decode_entry(geometry: &ColdGeometry, frame: u32, entry: &[u8]) -> FrameState
         used_bytes: get_u32(entry, ENTRY_USED_BYTES_OFFSET),
         written_wall_ms: get_u64(entry, ENTRY_WRITTEN_OFFSET),
     };
-    let possible = record.part < record.parts && record.used_bytes <= geometry.frame_bytes;
+    let possible = record.part < record.parts
+        && record.used_bytes <= geometry.frame_bytes
+        && record.segment_id >> SLOT_BITS <= SEGMENT_NUMBER_MAX;
     if possible { FrameState::Used(record) } else { FrameState::Damaged }
 }
 

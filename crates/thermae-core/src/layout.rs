@@ -47,6 +47,9 @@ pub const OLD_SURVIVOR_HEADS: u32 = 3;
 pub const HEADS: usize = (OLD_SURVIVOR_HEAD_FIRST + OLD_SURVIVOR_HEADS) as usize;
 /// Bits of a segment identity that repeat its slot; the rest is a counter that never repeats.
 pub const SLOT_BITS: u32 = 22;
+/// Greatest number of a segment (its identity without the slot) that a store could ever have come to, opening one every microsecond for a year.
+/// What claims to be greater is damaged, and everything up to it can be counted on from.
+pub const SEGMENT_NUMBER_MAX: u64 = 1 << 41;
 /// Frames that only evictors, compactors and tombstones may take.
 pub const RESERVE_FRAMES: u32 = 2;
 

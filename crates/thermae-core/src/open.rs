@@ -12,7 +12,7 @@ use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result};
 use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
-    Participant, STRUCT_BYTES, TTL_HEADS_MAX,
+    Participant, SEGMENT_NUMBER_MAX, STRUCT_BYTES, TTL_HEADS_MAX,
 };
 use crate::leftovers;
 use crate::lock::SharedLock;
@@ -24,6 +24,7 @@ use crate::places::{
     SHARED_MEMORY, absolute_warm_directory, directory_of, exists, prepare_directory, volatile_name, warm_path,
 };
 use crate::pool::{HUGE_PAGE_BYTES, Mapping};
+use crate::record::SEQUENCE_MAX;
 use crate::recover;
 use crate::superblock::{Superblock, parent};
 use std::io;
@@ -348,7 +349,20 @@ fn is_usable(
     }
     // After a failed flush only what the disk gives back is certain: once nobody is attached any more, that is what the store becomes.
     let globals: &Globals = control.at(PAGE_BYTES);
-    Ok(is_attached || globals.writes_stopped.load(Ordering::SeqCst) == 0)
+    let is_sane = globals.next_sequence.load(Ordering::SeqCst) <= SEQUENCE_MAX
+        && globals.next_segment.load(Ordering::SeqCst) <= SEGMENT_NUMBER_MAX;
+    if !is_sane && (is_attached || geometry.durable_frames() == 0) {
+        return Err(Error::corrupt(format!(
+            "{} is damaged: it counts further than any store can have come; {}",
+            path.display(),
+            if geometry.durable_frames() > 0 {
+                "close the store everywhere, and it is recovered from its durable tiers"
+            } else {
+                "what the store held can't be told any more: remove it (thermae.destroy) and begin anew"
+            }
+        )));
+    }
+    Ok(is_sane && (is_attached || globals.writes_stopped.load(Ordering::SeqCst) == 0))
 }
 
 /// Removes a shared half that could not be completed: it holds nothing that is not on disk, and takes memory.

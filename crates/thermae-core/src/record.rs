@@ -36,6 +36,10 @@ pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 /// Longest value.
 pub const VALUE_BYTES_MAX: u64 = u32::MAX as u64;
 
+/// Greatest sequence number that a store could ever have come to, giving out one every nanosecond for a century. What claims to be
+/// greater is damaged, and everything up to it can be counted on from.
+pub const SEQUENCE_MAX: u64 = 1 << 62;
+
 /// What a record is. The low four bits of the kind byte.
 pub mod kind {
     /// Space taken, bytes not yet written; the word holds its length, its owner's mark and how many sequence numbers it took.
@@ -391,11 +395,13 @@ pub fn parse(bytes: &[u8], offset: usize, frame_bytes: usize) -> Option<Parsed<'
 }
 
 impl Parsed<'_> {
-    /// Whether the checksum holds, for a record of segment `segment_id`.
+    /// Whether the checksum holds, for a record of segment `segment_id`, and its sequence number is possible.
     #[inline]
     pub fn is_intact(&self, segment_id: u64) -> bool {
-        checksum(self.word, self.sequence, self.expiry_ms, self.key, self.payload) ^ checksum_mask(segment_id)
-            == self.stored_crc
+        self.sequence <= SEQUENCE_MAX
+            && checksum(self.word, self.sequence, self.expiry_ms, self.key, self.payload)
+                ^ checksum_mask(segment_id)
+                == self.stored_crc
     }
 
     /// The extents of a LARGE record: checksum of the value, identities of its segments. `None` if the list contradicts the length.

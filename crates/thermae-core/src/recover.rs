@@ -30,7 +30,9 @@ use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::index::ADDRESS_MASK;
-use crate::layout::{Place, SEGMENT_HEADER_BYTES, SLOT_BITS, TTL_HEADS_MAX, class, state};
+use crate::layout::{
+    Place, SEGMENT_HEADER_BYTES, SEGMENT_NUMBER_MAX, SLOT_BITS, TTL_HEADS_MAX, class, state,
+};
 use crate::rebuild::{Rebuild, groups, in_parallel};
 use crate::record;
 use crate::replay::{Harvest, Hole, LargeRecord, Late, Scanned, Task, has_extents, scan};
@@ -210,6 +212,7 @@ impl<'a> Recovery<'a> {
         }
         let is_header =
             get_u64(&bytes, 0) == SEGMENT_MAGIC && crc32c::crc32c(&bytes[..60]) == get_u32(&bytes, 60);
+        let is_header = is_header && get_u64(&bytes, 8) >> SLOT_BITS <= SEGMENT_NUMBER_MAX;
         if !is_header {
             return Ok(Err(bytes.iter().all(|&byte| byte == 0)));
         }

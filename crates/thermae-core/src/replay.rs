@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::{Place, class, state};
 use crate::log::COUNT_OFFSET;
-use crate::record::{self, BATCH_BYTES, Parsed, Word0, kind};
+use crate::record::{self, BATCH_BYTES, Parsed, SEQUENCE_MAX, Word0, kind};
 use crate::updates::{IS_LARGE, IS_SURVIVOR, IS_TOMBSTONE, Update, Updates};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -300,8 +300,11 @@ impl<'a> Scanner<'a> {
     /// Whether the checksum of an ABANDONED or BATCH record holds.
     fn is_framed(&self, offset: usize, total: usize) -> bool {
         let count = get_u32(self.bytes, offset + COUNT_OFFSET);
-        let checksum = record::batch_checksum(get_u64(self.bytes, offset + 8), total as u32, count);
-        checksum ^ record::checksum_mask(self.scanned.task.segment_id) == get_u32(self.bytes, offset + 16)
+        let sequence = get_u64(self.bytes, offset + 8);
+        let checksum = record::batch_checksum(sequence, total as u32, count);
+        sequence <= SEQUENCE_MAX
+            && checksum ^ record::checksum_mask(self.scanned.task.segment_id)
+                == get_u32(self.bytes, offset + 16)
     }
 
     fn is_batch_whole(&self, offset: usize, region: usize, count: u32) -> bool {

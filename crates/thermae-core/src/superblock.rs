@@ -19,6 +19,7 @@ use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, LAYOUT_V
 use crate::env::{Env, EnvFile, OpenHow, check_owner};
 use crate::error::{Error, Result};
 use crate::options::{Durability, IndexPlacement, Resolved, WhenFull};
+use crate::record::SEQUENCE_MAX;
 
 const MAGIC: &[u8; 8] = b"THERMAES";
 const COPIES: u64 = 2;
@@ -240,6 +241,11 @@ impl Superblock {
         let addressed_bytes = u64::from(self.slot_count) * u64::from(self.options.frame_bytes);
         if self.slot_count == 0 || addressed_bytes > ADDRESSABLE_BYTES {
             return Err(format!("{} slots are none, or more than an address can name", self.slot_count));
+        }
+        if let Some(sequence) =
+            [self.sequence_limit, self.tombstone_floor].into_iter().find(|&sequence| sequence > SEQUENCE_MAX)
+        {
+            return Err(format!("no store can have come to sequence number {sequence}"));
         }
         if let Some(directory) = &self.warm_directory {
             let len = directory.as_os_str().len();

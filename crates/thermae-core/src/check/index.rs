@@ -285,6 +285,9 @@ impl Checker<'_> {
             }
             self.pause(LOOK_AGAIN_AFTER);
         }
+        if !suspicious.is_empty() {
+            self.lose_patience();
+        }
         for (word, description) in suspicious {
             if !self.engine.has_entry(partition, word) {
                 continue;

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::layout::{Place, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
 use crate::log::COUNT_OFFSET;
-use crate::record::{self, BATCH_BYTES, HOLE_BYTES, Word0, kind};
+use crate::record::{self, BATCH_BYTES, HOLE_BYTES, SEQUENCE_MAX, Word0, kind};
 use crate::waiting::check_cancelled;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -107,8 +107,9 @@ fn intact_item(
     let sequence = u64_at(rest, 8);
     let count = u64::from(u32_at(rest, COUNT_OFFSET));
     let has_lead_checksum = |total: u32| {
-        record::batch_checksum(sequence, total, count as u32) ^ record::checksum_mask(segment_id)
-            == u32_at(rest, 16)
+        sequence <= SEQUENCE_MAX
+            && record::batch_checksum(sequence, total, count as u32) ^ record::checksum_mask(segment_id)
+                == u32_at(rest, 16)
     };
     if word.has_key() {
         let record =
@@ -147,19 +148,16 @@ pub(super) fn scan(bytes: &[u8], segment_id: u64, frame_bytes: usize, is_live: b
         }
         let word = Word0::unpack(u64_at(bytes, offset));
         let len = word.value_len as usize;
-        let is_being_written = is_live && matches!(word.kind(), kind::RESERVED | kind::BATCH_PENDING);
+        let sequence = u64_at(bytes, offset + 8);
+        let is_being_written = is_live
+            && matches!(word.kind(), kind::RESERVED | kind::BATCH_PENDING)
+            && sequence <= SEQUENCE_MAX;
         if is_being_written && len >= HOLE_BYTES && len.is_multiple_of(8) && len <= bytes.len() - offset {
             let count = match word.kind() {
                 kind::RESERVED if word.kind >> 4 < 2 => u64::from(word.kind >> 4),
                 _ => u64::from(u32_at(bytes, offset + COUNT_OFFSET)),
             };
-            image.items.push(Item {
-                offset,
-                total: len,
-                sequence: u64_at(bytes, offset + 8),
-                count,
-                has_key: false,
-            });
+            image.items.push(Item { offset, total: len, sequence, count, has_key: false });
             offset += len;
             continue;
         }
@@ -315,6 +313,7 @@ impl Checker<'_> {
                 }
             }
             if found.is_damaged() {
+                self.lose_patience();
                 self.note_damage(&found)?;
             }
         }
