@@ -18,6 +18,8 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 PYTHON ?=
 FUZZ_SECONDS ?= 60
+# Empty: other inputs each time.
+FUZZ_SEED ?=
 PYTEST_ARGS ?=
 RUST_TEST_ARGS ?=
 BENCH_ARGS ?=
@@ -32,7 +34,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml) $(shell fi
 help: ## Show the targets
 	@echo "Thermae. Targets, each complete in itself:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
-	@echo "Variables: PYTHON=<interpreter>  PYTEST_ARGS=...  RUST_TEST_ARGS=...  BENCH_ARGS=...  FUZZ_SECONDS=60"
+	@echo "Variables: PYTHON=<interpreter>  PYTEST_ARGS=...  RUST_TEST_ARGS=...  BENCH_ARGS=...  FUZZ_SECONDS=60  FUZZ_SEED=..."
 
 .PHONY: run
 run: build ## Set up, build and run the demonstration on real input
@@ -74,7 +76,7 @@ fuzz: $(STAMPS)/toolchain ## Run each fuzz target for FUZZ_SECONDS, on stable Ru
 	for target in "$${targets[@]}"; do \
 	    name=$$(basename "$$target" .rs); \
 	    echo "fuzz $$name for $(FUZZ_SECONDS) s"; \
-	    cargo run --locked --release --manifest-path fuzz/Cargo.toml --bin "$$name" -- --seconds $(FUZZ_SECONDS); \
+	    cargo run --locked --release --manifest-path fuzz/Cargo.toml --bin "$$name" -- --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED)); \
 	done
 
 .PHONY: wheel

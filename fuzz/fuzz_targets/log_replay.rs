@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use thermae_core::cold::{ColdGeometry, ColdPool, FrameKind, FrameRecord};
+use thermae_core::frame_file::{FrameFileGeometry, FrameFile, FrameKind, FrameRecord};
 use thermae_core::env::SystemEnv;
 use thermae_core::layout::{SEGMENT_HEADER_BYTES, SLOT_BITS};
 use thermae_core::record::{self, BATCH_BYTES, Draft, Word0, kind};
@@ -26,7 +26,7 @@ struct Bench {
     _scratch: tempfile::TempDir,
     directory: PathBuf,
     superblock: Vec<u8>,
-    geometry: ColdGeometry,
+    geometry: FrameFileGeometry,
 }
 
 fn options() -> Options {
@@ -48,7 +48,7 @@ impl Bench {
         let store =
             Store::open(&Location::Directory(directory.clone()), &options()).expect("a new store opens");
         let engine = store.engine();
-        let geometry = ColdGeometry {
+        let geometry = FrameFileGeometry {
             uuid: engine.superblock.uuid,
             frame_bytes: engine.geometry.frame_bytes,
             frames: engine.geometry.cold_frames,
@@ -60,12 +60,12 @@ impl Bench {
     }
 
     /// Removes what the input before left.
-    fn reset(&self) -> ColdPool {
+    fn reset(&self) -> FrameFile {
         for name in ["control", "hot", "checkpoint.0", "checkpoint.1"] {
             let _ = std::fs::remove_file(self.directory.join(name));
         }
         std::fs::write(self.directory.join("store"), &self.superblock).expect("the superblock is written");
-        ColdPool::create(&SystemEnv, &self.directory.join("cold"), self.geometry)
+        FrameFile::create(&SystemEnv, &self.directory.join("cold"), self.geometry)
             .expect("a cold file is made")
     }
 }

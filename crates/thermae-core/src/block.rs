@@ -14,6 +14,9 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Where a block's own fields start, after those that all blocks have.
 pub const BLOCK_FIELDS_OFFSET: usize = 40;
 
+/// Greatest generation that anything could ever have come to. What claims to be newer is damaged, so that a next one can always be counted.
+const GENERATION_MAX: u64 = 1 << 62;
+
 const MAGIC_OFFSET: usize = 0;
 const LAYOUT_OFFSET: usize = 8;
 const CHECKSUM_OFFSET: usize = 12;
@@ -64,7 +67,7 @@ impl Block {
         if self.0[MAGIC_OFFSET..MAGIC_OFFSET + 8] != magic[..] {
             return BlockState::Foreign;
         }
-        if self.u32(CHECKSUM_OFFSET) != self.checksum() {
+        if self.u32(CHECKSUM_OFFSET) != self.checksum() || self.generation() > GENERATION_MAX {
             return BlockState::Damaged;
         }
         match self.u32(LAYOUT_OFFSET) {

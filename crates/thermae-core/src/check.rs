@@ -18,9 +18,9 @@ mod index;
 mod segments;
 
 use crate::checkpoint::{Found, checkpoint_files, read_checkpoint};
-use crate::cold::ColdPool;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::frame_file::FrameFile;
 use crate::layout::{Place, SEGMENT_NUMBER_MAX, SLOT_BITS, class, state};
 use crate::losses;
 use crate::store::Store;
@@ -327,7 +327,7 @@ impl Checker<'_> {
         self.check_checkpoints()
     }
 
-    fn check_shape(&mut self, file: &ColdPool) -> Result<()> {
+    fn check_shape(&mut self, file: &FrameFile) -> Result<()> {
         let path = file.path().display().to_string();
         let damage = file.examine()?;
         if (damage.header || damage.missing_bytes > 0) && self.repair {

@@ -13,11 +13,11 @@
 //! Without durability, segments get their cold frame only here, when they are demoted, and nothing is synced.
 
 use crate::census::{Candidate, Census, Tried};
-use crate::cold::{FrameKind, FrameRecord};
 use crate::crash::crash_point;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::evict::SMALL_SHARE_PERCENT;
+use crate::frame_file::{FrameKind, FrameRecord};
 use crate::index::ADDRESS_MASK;
 use crate::layout::{CACHE_HEAD, HEADS, Place, TTL_HEAD_FIRST, class, state};
 use crate::read::Wanted as WantedKey;

@@ -5,17 +5,17 @@
 //! | warm | persistent memory, or any file | with cache-line write-back where the kernel grants that, else by system calls | where it lies, mapped read-only |
 //! | cold | flash | by system calls | by system calls |
 //!
-//! Both files have the form that `cold` describes. The first of them holds the watermark: it is the one that every flush syncs.
+//! Both files have the form that `frame_file` describes. The first of them holds the watermark: it is the one that every flush syncs.
 //! A store has either tier, both or neither; whoever writes, reads or recovers frames need not know which.
 //!
-//! Thread and process safety: that of `cold`. The mapping of the warm frames can't be written through, so no stray store harms what is durable
+//! Thread and process safety: that of `frame_file`. The mapping of the warm frames can't be written through, so no stray store harms what is durable
 //! (a store with its index in the warm tier maps them once more, behind the hot frames, for its tables).
 //!
 //! Rejected: the warm tier as a part of the hot one. It would be larger memory, but a reboot would lose what it holds.
 
-use crate::cold::{ColdGeometry, ColdPool, FrameRecord, FrameState, Watermark};
 use crate::env::EnvFile;
 use crate::error::{Error, Result};
+use crate::frame_file::{FrameFile, FrameFileGeometry, FrameRecord, FrameState, Watermark};
 use crate::persistent::PersistentFile;
 use crate::pool::Mapping;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// A warm tier, open.
 #[derive(Debug)]
 pub struct WarmTier {
-    file: ColdPool,
+    file: FrameFile,
     /// Its frames, read-only.
     frames: Mapping,
     is_synchronous: bool,
@@ -34,7 +34,7 @@ impl WarmTier {
     ///
     /// # Errors
     /// Those of mapping; Corrupt where the file is too short to be mapped.
-    pub fn new(file: ColdPool, read_only: bool) -> Result<Self> {
+    pub fn new(file: FrameFile, read_only: bool) -> Result<Self> {
         let geometry = *file.geometry();
         let missing_bytes = file.damage().missing_bytes;
         if missing_bytes > 0 && read_only {
@@ -62,19 +62,19 @@ impl WarmTier {
 #[derive(Debug)]
 pub struct DurableTiers {
     warm: Option<WarmTier>,
-    cold: Option<ColdPool>,
+    cold: Option<FrameFile>,
     warm_frames: u32,
 }
 
 impl DurableTiers {
     /// The tiers that a store has; `None` where it has neither.
-    pub fn new(warm: Option<WarmTier>, cold: Option<ColdPool>) -> Option<Self> {
+    pub fn new(warm: Option<WarmTier>, cold: Option<FrameFile>) -> Option<Self> {
         let warm_frames = warm.as_ref().map_or(0, |warm| warm.file.frames());
         (warm.is_some() || cold.is_some()).then_some(Self { warm, cold, warm_frames })
     }
 
     /// The files, the warm one first.
-    pub fn files(&self) -> impl Iterator<Item = &ColdPool> {
+    pub fn files(&self) -> impl Iterator<Item = &FrameFile> {
         self.warm.iter().map(|warm| &warm.file).chain(&self.cold)
     }
 
@@ -82,12 +82,12 @@ impl DurableTiers {
     ///
     /// # Panics
     /// Never: there is at least one file.
-    pub fn watermark_file(&self) -> &ColdPool {
+    pub fn watermark_file(&self) -> &FrameFile {
         self.files().next().unwrap_or_else(|| unreachable!("one of the tiers exists"))
     }
 
     /// The cold tier.
-    pub fn cold(&self) -> Option<&ColdPool> {
+    pub fn cold(&self) -> Option<&FrameFile> {
         self.cold.as_ref()
     }
 
@@ -104,11 +104,11 @@ impl DurableTiers {
 
     /// Number of frames.
     pub fn frames(&self) -> u32 {
-        self.files().map(ColdPool::frames).sum()
+        self.files().map(FrameFile::frames).sum()
     }
 
     /// The file that a frame is in, and its number there.
-    pub fn locate(&self, frame: u32) -> Result<(&ColdPool, u32)> {
+    pub fn locate(&self, frame: u32) -> Result<(&FrameFile, u32)> {
         match (&self.warm, &self.cold) {
             (Some(warm), _) if frame < self.warm_frames => Ok((&warm.file, frame)),
             // Numbers beyond the last frame are refused there.
@@ -148,7 +148,7 @@ impl DurableTiers {
         file.read_at(frame, offset, buffer)
     }
 
-    /// The same for those who save what can be saved, see [`ColdPool::read_salvaging`].
+    /// The same for those who save what can be saved, see [`FrameFile::read_salvaging`].
     pub fn read_salvaging(&self, frame: u32, offset: u32, buffer: &mut [u8]) -> Result<Option<Error>> {
         let (file, frame) = self.locate(frame)?;
         file.read_salvaging(frame, offset, buffer)
@@ -160,9 +160,9 @@ impl DurableTiers {
         file.write_at(frame, offset, bytes)
     }
 
-    /// Makes everything written before durable, in both tiers. See [`ColdPool::sync`] on errors.
+    /// Makes everything written before durable, in both tiers. See [`FrameFile::sync`] on errors.
     pub fn sync(&self) -> Result<()> {
-        self.files().try_for_each(ColdPool::sync)
+        self.files().try_for_each(FrameFile::sync)
     }
 
     /// Makes everything written before to the file of the watermark durable.
@@ -197,7 +197,7 @@ impl DurableTiers {
         Ok(states)
     }
 
-    /// Writes the older of the two watermark blocks. See [`ColdPool::write_watermark`].
+    /// Writes the older of the two watermark blocks. See [`FrameFile::write_watermark`].
     pub fn write_watermark(&self, sequence: u64) -> Result<()> {
         self.watermark_file().write_watermark(sequence)
     }
@@ -217,11 +217,11 @@ impl DurableTiers {
 }
 
 /// The form of a warm tier's file: its frames are mapped, and begin where a huge page may.
-pub fn warm_geometry(uuid: [u8; 16], frame_bytes: u32, frames: u32) -> ColdGeometry {
-    ColdGeometry { uuid, frame_bytes, frames, alignment_bytes: crate::pool::HUGE_PAGE_BYTES as u32 }
+pub fn warm_geometry(uuid: [u8; 16], frame_bytes: u32, frames: u32) -> FrameFileGeometry {
+    FrameFileGeometry { uuid, frame_bytes, frames, alignment_bytes: crate::pool::HUGE_PAGE_BYTES as u32 }
 }
 
 /// The form of a cold tier's file.
-pub fn cold_geometry(uuid: [u8; 16], frame_bytes: u32, frames: u32) -> ColdGeometry {
-    ColdGeometry { uuid, frame_bytes, frames, alignment_bytes: crate::block::BLOCK_BYTES as u32 }
+pub fn cold_geometry(uuid: [u8; 16], frame_bytes: u32, frames: u32) -> FrameFileGeometry {
+    FrameFileGeometry { uuid, frame_bytes, frames, alignment_bytes: crate::block::BLOCK_BYTES as u32 }
 }

@@ -27,11 +27,11 @@
 //!
 //! A failed write or sync ends writing for good: the page cache may have dropped what it could not write, so a later success would prove nothing.
 
-use crate::cold::{FrameKind, FrameRecord};
 use crate::crash::crash_point;
 use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::frame_file::{FrameKind, FrameRecord};
 use crate::layout::{Place, class, state};
 use crate::lock::SharedLock;
 use crate::log::COUNT_OFFSET;

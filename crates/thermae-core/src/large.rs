@@ -7,9 +7,9 @@ use crate::crash::crash_point;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::Place;
-use crate::options::size_text;
 use crate::record;
 use crate::room::RoomRequest;
+use crate::sizes::size_text;
 use std::sync::atomic::Ordering;
 
 /// A large value, written into extents and not published yet.

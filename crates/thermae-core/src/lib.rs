@@ -3,13 +3,15 @@
 //! The layers, top to bottom; each uses only those below it (a test holds this):
 //!
 //! - check: verifying every invariant
-//! - snapshot: a consistent copy while writers go on, and restoring it
+//! - restore: stores made from snapshots
+//! - snapshot: a consistent copy while writers go on
 //! - store: what a caller sees
 //! - stats: what a store holds, has done, and is configured as
 //! - keeper: the background threads and which duty runs when
 //! - scan: walking over all keys
 //! - remove: removing all of a store, or its shared half
 //! - open: creating and attaching
+//! - tiers: the files of the durable tiers, opened and made
 //! - transaction: several keys at once, all or nothing
 //! - view: values used where they lie
 //! - names: named locks
@@ -44,7 +46,8 @@
 //! - env_test: environments that fail on purpose and remember what was written
 //! - durable: the warm and the cold tier as one row of frames
 //! - persistent: a file on persistent memory
-//! - cold: a file of frames: the cold tier's, and the warm one's
+//! - frame_file: the file of a durable tier
+//! - staged: directories that are complete or not there
 //! - places: where a store's parts are
 //! - superblock: identity and configuration
 //! - pool: mapped memory
@@ -58,6 +61,7 @@
 //! - sync: atomics, threads and time
 //! - waiting: telling a caller of waits, and giving up
 //! - options: what a user may choose
+//! - sizes: sizes as users write them
 //! - env: files, clock, randomness
 //! - error: what can go wrong
 #![warn(missing_docs)]
@@ -72,7 +76,6 @@ mod bucket;
 mod census;
 mod check;
 mod checkpoint;
-pub mod cold;
 mod compact;
 mod crash;
 mod demote;
@@ -86,6 +89,7 @@ mod error;
 mod evict;
 mod expire;
 mod flush;
+pub mod frame_file;
 mod index;
 mod keeper;
 mod large;
@@ -113,14 +117,18 @@ mod recover;
 mod relocate;
 mod remove;
 mod replay;
+mod restore;
 mod room;
 mod scan;
 mod segment;
+mod sizes;
 mod snapshot;
+mod staged;
 mod stats;
 mod store;
 mod superblock;
 mod sync;
+mod tiers;
 mod transaction;
 mod updates;
 mod view;
@@ -131,12 +139,14 @@ pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
 pub use leftovers::{MemoryState, SharedMemory, remove_orphaned_memory, shared_memory};
 pub use names::LockToken;
-pub use options::{Durability, IndexPlacement, Location, Options, ShmPlacement, WhenFull, parse_size};
+pub use options::{Durability, IndexPlacement, Location, Options, ShmPlacement, WhenFull};
 pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use remove::{destroy, forget_shared_memory};
+pub use restore::{RestoreReport, restore};
 pub use scan::Scan;
-pub use snapshot::{RestoreReport, SnapshotReport, restore};
+pub use sizes::parse_size;
+pub use snapshot::SnapshotReport;
 pub use stats::{Config, Stats};
 pub use store::{Condition, Current, SetOptions, SetOutcome, Store, Update};
 pub use transaction::BatchOp;

@@ -13,11 +13,11 @@
 //! the segment before uses that any more. Whoever dies on the way leaves a slot that the reaper retires, like any that was being set up.
 
 use crate::census::{Candidate, Tried};
-use crate::cold::FrameState;
 use crate::crash::crash_point;
 use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::frame_file::FrameState;
 use crate::layout::{Place, class, state};
 use std::sync::atomic::Ordering;
 

@@ -5,8 +5,7 @@
 //! claims a slot, whatever is stored. Otherwise, if nobody is attached, it is built anew and recovered from the durable tiers. So it is after a
 //! failed flush, once nobody is attached any more. What a creation or a recovery that fails has made is removed again, under the same lock.
 
-use crate::cold::{ColdGeometry, ColdPool};
-use crate::durable::{DurableTiers, WarmTier, cold_geometry, warm_geometry};
+use crate::durable::DurableTiers;
 use crate::engine::{Engine, Paths};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result};
@@ -18,7 +17,7 @@ use crate::leftovers;
 use crate::lock::SharedLock;
 use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
-use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement, size_text};
+use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement};
 use crate::participants::register_for_forks;
 use crate::places::{
     SHARED_MEMORY, absolute_warm_directory, directory_of, exists, prepare_directory, volatile_name, warm_path,
@@ -26,7 +25,9 @@ use crate::places::{
 use crate::pool::{HUGE_PAGE_BYTES, Mapping};
 use crate::record::SEQUENCE_MAX;
 use crate::recover;
+use crate::sizes::size_text;
 use crate::superblock::{Superblock, parent};
+use crate::tiers::open_durable;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -374,101 +375,6 @@ fn discard_shared_half(env: &dyn Env, paths: &Paths) {
     } else {
         let _ = env.remove_dir_all(&paths.volatile);
     }
-}
-
-/// Opens the durable tiers, making those that a new store does not have yet.
-fn open_durable(
-    env: &dyn Env,
-    paths: &Paths,
-    superblock: &Superblock,
-    geometry: &Geometry,
-    options: &Options,
-) -> Result<Option<DurableTiers>> {
-    let (uuid, frame_bytes) = (superblock.uuid, geometry.frame_bytes);
-    let warm = if geometry.warm_frames == 0 {
-        None
-    } else {
-        let shape = warm_geometry(uuid, frame_bytes, geometry.warm_frames);
-        let file = open_frames(env, &paths.warm, paths, superblock, shape, options)?;
-        if file.damage().missing_bytes > 0 && !options.read_only {
-            // What is missing is lost and is said to be; but a mapping of it must have something behind it.
-            file.repair_shape()?;
-        }
-        Some(WarmTier::new(file, options.read_only)?)
-    };
-    let cold = if geometry.cold_frames == 0 {
-        None
-    } else {
-        let shape = cold_geometry(uuid, frame_bytes, geometry.cold_frames);
-        Some(open_frames(env, &paths.cold, paths, superblock, shape, options)?)
-    };
-    Ok(DurableTiers::new(warm, cold))
-}
-
-/// Opens a durable tier's file, or makes it where the store is new.
-fn open_frames(
-    env: &dyn Env,
-    path: &Path,
-    paths: &Paths,
-    superblock: &Superblock,
-    shape: ColdGeometry,
-    options: &Options,
-) -> Result<ColdPool> {
-    let has_file = exists(env, path)?;
-    if has_file && superblock.sequence_limit != 0 {
-        // A snapshot that was never opened, so nobody else is at it: its file ends after the frames in use.
-        let file = ColdPool::open(env, path, shape, false)?;
-        if file.damage().missing_bytes > 0 {
-            file.repair_shape()?;
-        }
-    }
-    if has_file || options.read_only {
-        return ColdPool::open(env, path, shape, options.read_only);
-    }
-    // Only a store that was never completely made lacks a file: one with data lost it, which must not pass for an empty one.
-    if exists(env, &paths.directory.join("checkpoint.0"))?
-        || exists(env, &paths.directory.join("checkpoint.1"))?
-    {
-        let remedy = match &superblock.warm_directory {
-            Some(directory) if path == paths.warm => format!(
-                "if the store's directory was moved to another disk, give its file in {} (thermae-{:032x}-....warm) this name; if it was copied, restore a snapshot instead",
-                directory.display(),
-                u128::from_be_bytes(superblock.uuid)
-            ),
-            _ => "put it back, or restore a snapshot".to_owned(),
-        };
-        return Err(Error::Corrupt(format!(
-            "{} is missing though the store held data: {remedy}",
-            path.display()
-        )));
-    }
-    ColdPool::create(env, path, shape)
-}
-
-/// Makes the durable tiers of a store that is restored.
-pub(crate) fn create_durable(
-    env: &dyn Env,
-    warm_path: &Path,
-    cold_path: &Path,
-    superblock: &Superblock,
-    geometry: &Geometry,
-) -> Result<Option<DurableTiers>> {
-    let (uuid, frame_bytes) = (superblock.uuid, geometry.frame_bytes);
-    if let Some(directory) = &superblock.warm_directory {
-        prepare_directory(env, directory, true)?;
-    }
-    let warm = match geometry.warm_frames {
-        0 => None,
-        frames => {
-            let file = ColdPool::create(env, warm_path, warm_geometry(uuid, frame_bytes, frames))?;
-            Some(WarmTier::new(file, false)?)
-        }
-    };
-    let cold = match geometry.cold_frames {
-        0 => None,
-        frames => Some(ColdPool::create(env, cold_path, cold_geometry(uuid, frame_bytes, frames))?),
-    };
-    Ok(DurableTiers::new(warm, cold))
 }
 
 /// Where the shared half is, or is to be.

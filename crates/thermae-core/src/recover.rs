@@ -24,11 +24,11 @@
 
 use crate::block::{get_u32, get_u64};
 use crate::checkpoint::{self, Checkpoint, NotedSegment, checkpoint_files, read_checkpoint};
-use crate::cold::{FrameKind, FrameRecord, FrameState};
 use crate::crash::crash_point;
 use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::frame_file::{FrameKind, FrameRecord, FrameState};
 use crate::index::ADDRESS_MASK;
 use crate::layout::{
     Place, SEGMENT_HEADER_BYTES, SEGMENT_NUMBER_MAX, SLOT_BITS, TTL_HEADS_MAX, class, state,
@@ -239,7 +239,10 @@ impl<'a> Recovery<'a> {
                 FrameState::Used(record) => record,
                 FrameState::Damaged => match self.identify(frame)? {
                     Ok(record) => {
-                        self.damaged(format!("frame {frame}: its entry in the frame table is damaged; the frame itself says what it holds"));
+                        self.damaged(format!(
+                            "{}: its entry in the frame table is damaged; the frame itself says what it holds",
+                            self.durable.describe(frame)
+                        ));
                         record
                     }
                     Err(true) => {
@@ -248,7 +251,8 @@ impl<'a> Recovery<'a> {
                     }
                     Err(false) => {
                         self.damaged(format!(
-                            "frame {frame}: its entry in the frame table is damaged, so it is set aside"
+                            "{}: its entry in the frame table is damaged, so it is set aside",
+                            self.durable.describe(frame)
                         ));
                         quarantined.push(frame);
                         continue;
@@ -278,7 +282,8 @@ impl<'a> Recovery<'a> {
         let slot = (record.segment_id & ((1 << SLOT_BITS) - 1)) as u32;
         if slot >= self.engine.geometry.slots || number == 0 {
             self.damaged(format!(
-                "frame {frame} claims to hold segment {:#x}, which can't exist; it is set aside",
+                "{} claims to hold segment {:#x}, which can't exist; it is set aside",
+                self.durable.describe(frame),
                 record.segment_id
             ));
             quarantined.push(frame);

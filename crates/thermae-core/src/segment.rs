@@ -10,9 +10,9 @@
 //! recorded a watermark that covers the retirement: until then a power failure could need its bytes. A slot that was retired before
 //! anything of it was written keeps its cold frame no longer than its hot one.
 
-use crate::cold::FrameState;
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
+use crate::frame_file::FrameState;
 use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state};
 use crate::options::IndexPlacement;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -17,27 +17,24 @@
 //! Rejected: pinning all segments from the start. Pins keep hot frames where they are, and a full store could demote nothing until it
 //! was copied. Rejected: copying the frames as they are and cutting at S on recovery. Every later recovery would have to know S.
 
-use crate::checkpoint::{Barrier, copy_checkpoint};
-use crate::cold::{ColdPool, FrameKind, FrameRecord, FrameState};
+use crate::checkpoint::Barrier;
 use crate::crash::crash_point;
 use crate::durable::cold_geometry;
 use crate::engine::Engine;
-use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::layout::{Geometry, Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
+use crate::frame_file::{FrameFile, FrameKind, FrameRecord};
+use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
 use crate::lock::SharedLock;
 use crate::open;
-use crate::options::{IndexPlacement, Location, Options, Resolved, size_text};
-use crate::places::{absolute_warm_directory, prepare_directory, warm_path};
+use crate::options::{IndexPlacement, Resolved};
 use crate::record::{self, Word0, kind};
-use crate::remove;
+use crate::staged::Staged;
 use crate::store::Store;
-use crate::superblock::{Superblock, parent, temporary_path};
+use crate::superblock::Superblock;
 use crate::waiting::{before_wait, check_cancelled};
 use serde::Serialize;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -48,7 +45,7 @@ const COPIES_PER_LOOK: usize = 16;
 /// How often a snapshot looks whether the one before it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// So much is copied between two syncs, so that none of them lasts long.
-const SYNC_EVERY_BYTES: u64 = 256 << 20;
+pub(crate) const SYNC_EVERY_BYTES: u64 = 256 << 20;
 /// Attempts to copy a segment that moves between the tiers meanwhile.
 const ATTEMPTS_MAX: u32 = 100;
 
@@ -66,25 +63,6 @@ pub struct SnapshotReport {
     /// How long it took.
     pub milliseconds: u64,
     /// Segments of which a part could not be verified. They were copied as they are; `check` tells more.
-    pub damaged: Vec<String>,
-}
-
-/// What restoring came to.
-#[derive(Debug, Clone, Serialize)]
-pub struct RestoreReport {
-    /// The new store.
-    pub location: String,
-    /// It begins as of this sequence number of the original.
-    pub sequence: u64,
-    /// Keys in it, expired ones included.
-    pub keys: u64,
-    /// Segments copied.
-    pub segments: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// How long it took.
-    pub milliseconds: u64,
-    /// Segments of the snapshot of which a part could not be verified. They were copied as they are; `check` of the new store tells more.
     pub damaged: Vec<String>,
 }
 
@@ -139,89 +117,8 @@ impl Store {
     }
 }
 
-/// A directory under its temporary name; removed again unless it is finished.
-struct Staged<'a> {
-    env: &'a dyn Env,
-    temporary: PathBuf,
-    is_finished: bool,
-}
-
-impl<'a> Staged<'a> {
-    fn begin(env: &'a dyn Env, directory: &Path) -> Result<Self> {
-        let exists = env.exists(directory).map_err(|source| Error::io("look at", directory, source))?;
-        if exists {
-            let names = env.list(directory).map_err(|source| Error::io("list", directory, source))?;
-            if let Some(name) = names.first() {
-                return Err(Error::invalid_option(format!(
-                    "{} is not empty (it holds {}): name a new directory, or remove that one first",
-                    directory.display(),
-                    name.to_string_lossy()
-                )));
-            }
-        }
-        let above = parent(directory);
-        if !env.exists(above).unwrap_or(false) {
-            prepare_directory(env, above, true)?;
-        }
-        let temporary = temporary_path(&without_trailing_slash(directory));
-        remove_leftover(env, &temporary)?;
-        env.create_dir(&temporary).map_err(|source| Error::io("create the directory", &temporary, source))?;
-        Ok(Self { env, temporary, is_finished: false })
-    }
-
-    fn finish(mut self, directory: &Path) -> Result<()> {
-        let env = self.env;
-        env.sync_dir(&self.temporary)
-            .map_err(|source| Error::io("sync the directory", &self.temporary, source))?;
-        crash_point!("snapshot.synced");
-        env.rename(&self.temporary, directory)
-            .map_err(|source| Error::io("rename a new directory to", directory, source))?;
-        self.is_finished = true;
-        let above = parent(directory);
-        env.sync_dir(above).map_err(|source| {
-            // Nothing is left behind by what failed, or a second attempt would find its directory taken.
-            let _ = env.remove_dir_all(directory);
-            Error::io("sync the directory", above, source)
-        })
-    }
-}
-
-impl Drop for Staged<'_> {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            // The failure that led here is the one to report.
-            let _ = self.env.remove_dir_all(&self.temporary);
-        }
-    }
-}
-
-/// `a/b/` names what `a/b` does, but `a/b/.new` would lie inside of it.
-fn without_trailing_slash(path: &Path) -> PathBuf {
-    path.components().collect()
-}
-
-/// Removes what an attempt that died has left, and refuses anything else of that name.
-fn remove_leftover(env: &dyn Env, temporary: &Path) -> Result<()> {
-    if !env.exists(temporary).map_err(|source| Error::io("look at", temporary, source))? {
-        return Ok(());
-    }
-    let names = env.list(temporary).map_err(|source| Error::io("list", temporary, source))?;
-    let is_ours = |name: &str| {
-        let name = name.strip_suffix(".new").unwrap_or(name);
-        matches!(name, "store" | "warm" | "cold" | "checkpoint.0" | "checkpoint.1")
-    };
-    if let Some(foreign) = names.iter().find(|name| !name.to_str().is_some_and(is_ours)) {
-        return Err(Error::invalid_option(format!(
-            "{} is needed for the copy while it is incomplete, and holds {}: move that away, or name another directory",
-            temporary.display(),
-            foreign.to_string_lossy()
-        )));
-    }
-    env.remove_dir_all(temporary).map_err(|source| Error::io("remove", temporary, source))
-}
-
 /// Cold frames that a store needs for so many segments: the reserves, and some to begin with.
-fn frames_for(segments: u64) -> u64 {
+pub(crate) fn frames_for(segments: u64) -> u64 {
     segments + 2 * u64::from(RESERVE_FRAMES) + 4
 }
 
@@ -269,7 +166,7 @@ impl Engine {
         let options = snapshot_options(&current.options, planned.len() as u64);
         let geometry = open::geometry_of(&options, Some(current.partitions))?;
         let cold_geometry = cold_geometry(uuid, geometry.frame_bytes, geometry.cold_frames);
-        let pool = ColdPool::create_partial(
+        let pool = FrameFile::create_partial(
             &*self.env,
             &temporary.join("cold"),
             cold_geometry,
@@ -354,7 +251,7 @@ impl Engine {
 /// Copies segments into a snapshot's frames.
 struct Copier<'a> {
     engine: &'a Engine,
-    pool: &'a ColdPool,
+    pool: &'a FrameFile,
     sequence: u64,
     number: u64,
     buffer: Vec<u8>,
@@ -558,254 +455,4 @@ impl Copier<'_> {
         }
         Ok(())
     }
-}
-
-/// Makes a store from a snapshot. `options` may give other sizes of the tiers, another durability and `when_full`; the rest is as in the
-/// original. The new store has an identity of its own.
-///
-/// # Errors
-/// InvalidOption where the location is in use, or the sizes have no room for what the snapshot holds; NotAStore, Corrupt where the
-/// snapshot is none or is damaged beyond use; Cancelled; Io. Nothing is left behind, unless the new store was complete.
-pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Result<RestoreReport> {
-    let env = options.env.clone();
-    match location {
-        Location::Directory(directory) => {
-            let started = Instant::now();
-            let staged = Staged::begin(&*env, directory)?;
-            let mut report = restore_into(&env, snapshot, &staged.temporary, options)?;
-            staged.finish(directory)?;
-            report.location = location.to_string();
-            let opening = Options {
-                create: false,
-                read_only: false,
-                background: false,
-                hot_bytes: None,
-                warm_bytes: None,
-                warm_directory: None,
-                index: None,
-                cold_bytes: None,
-                ..options.clone()
-            };
-            // Recovered and checkpointed at once, so that what is wrong shows now and the first user attaches warm.
-            report.keys = first_opening(location, &opening).inspect_err(|_| {
-                // Unless somebody has it open by now, in which case it is a store in use and not what a failure has left.
-                let _ = remove::destroy(&*env, location);
-            })?;
-            report.milliseconds = started.elapsed().as_millis() as u64;
-            Ok(report)
-        }
-        Location::SharedMemory(name) => Err(Error::invalid_option(format!(
-            "a snapshot can't be restored to shm://{name}, which has no files to restore to: restore it to a directory, with \
-             durability=\"none\" if it need not be durable"
-        ))),
-    }
-}
-
-/// Opens a store just restored, writes a checkpoint, and closes it. Returns how many keys are in it.
-fn first_opening(location: &Location, options: &Options) -> Result<u64> {
-    let store = Store::open(location, options)?;
-    store.engine().write_checkpoint()?;
-    let keys = store.stats()?.keys;
-    store.close()?;
-    Ok(keys)
-}
-
-/// The options of the restored store.
-fn restored_options(snapshot: &Path, stored: &Resolved, options: &Options) -> Result<Resolved> {
-    if let Some(asked) = options.frame_bytes.filter(|&asked| asked != stored.frame_bytes) {
-        return Err(Error::invalid_option(format!(
-            "{} has frames of {} and can't be restored with frames of {}: leave frame away",
-            snapshot.display(),
-            size_text(u64::from(stored.frame_bytes)),
-            size_text(u64::from(asked))
-        )));
-    }
-    if options.cold_bytes == Some(0) && options.warm_bytes.unwrap_or(0) == 0 {
-        return Err(Error::invalid_option(format!(
-            "{} can't be restored without a cold or a warm tier, which is what it is restored into: leave cold away, or give its size",
-            snapshot.display()
-        )));
-    }
-    let frame_bytes = u64::from(stored.frame_bytes);
-    let whole = |bytes: u64| bytes - bytes % frame_bytes;
-    let resolved = Resolved {
-        hot_bytes: whole(options.hot_bytes.unwrap_or(stored.hot_bytes)),
-        warm_bytes: whole(options.warm_bytes.unwrap_or(0)),
-        index: options.index.unwrap_or_default(),
-        cold_bytes: whole(options.cold_bytes.unwrap_or(stored.cold_bytes)),
-        durability: options.durability.unwrap_or(stored.durability),
-        when_full: options.when_full.unwrap_or(stored.when_full),
-        ..*stored
-    };
-    resolved.validate()?;
-    Ok(resolved)
-}
-
-fn restore_into(
-    env: &Arc<dyn Env>,
-    snapshot: &Path,
-    temporary: &Path,
-    options: &Options,
-) -> Result<RestoreReport> {
-    let superblock = Superblock::read(&**env, &snapshot.join("store"))?;
-    if superblock.sequence_limit == 0 {
-        return Err(Error::NotAStore(format!(
-            "{} is a store, not a snapshot (or a snapshot that was opened since): take a snapshot of it, and restore that",
-            snapshot.display()
-        )));
-    }
-    let resolved = restored_options(snapshot, &superblock.options, options)?;
-    let geometry = open::geometry_of(&resolved, Some(superblock.partitions))?;
-    let old_geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
-    let source_geometry = cold_geometry(superblock.uuid, old_geometry.frame_bytes, old_geometry.cold_frames);
-    let source = ColdPool::open(&**env, &snapshot.join("cold"), source_geometry, true)?;
-    let used = used_frames(&source, snapshot)?;
-    check_room(snapshot, &used, &geometry)?;
-    let uuid = env.random_bytes_16();
-    let restored = Superblock {
-        uuid,
-        options: resolved,
-        slot_count: geometry.slots,
-        created_wall_ms: env.wall_time_ms(),
-        warm_directory: absolute_warm_directory(options)?,
-        ..superblock
-    };
-    restored.create(&**env, &temporary.join("store"))?;
-    let warm_path = warm_path(&**env, temporary, &restored)?;
-    let result = restore_frames(env, snapshot, temporary, (&source, &used), (&restored, &warm_path));
-    if result.is_err() && restored.warm_directory.is_some() {
-        // Beside the error that is reported nothing more can be done; what is in the temporary directory goes with that.
-        let _ = env.remove_file(&warm_path);
-    }
-    result
-}
-
-/// Writes a snapshot's frames into the tiers of a store that is being made from it.
-fn restore_frames(
-    env: &Arc<dyn Env>,
-    snapshot: &Path,
-    temporary: &Path,
-    (source, used): (&ColdPool, &[(u32, FrameRecord)]),
-    (superblock, warm_path): (&Superblock, &Path),
-) -> Result<RestoreReport> {
-    let geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
-    let target = open::create_durable(&**env, warm_path, &temporary.join("cold"), superblock, &geometry)?
-        .ok_or_else(|| Error::invalid_option("a snapshot can't be restored without a durable tier"))?;
-    let mut report = RestoreReport {
-        location: String::new(),
-        sequence: superblock.sequence_limit,
-        keys: 0,
-        segments: used.len() as u64,
-        bytes: 0,
-        milliseconds: 0,
-        damaged: Vec::new(),
-    };
-    let mut buffer = Vec::new();
-    for (to, (from, record)) in used.iter().enumerate() {
-        check_cancelled()?;
-        buffer.resize(record.used_bytes as usize, 0);
-        let name = format!("segment {} (frame {from})", record.segment_id >> SLOT_BITS);
-        let failure = match source.read_salvaging(*from, 0, &mut buffer) {
-            // The end of the file is missing: nothing of it is there, and nothing is written either.
-            Err(error @ Error::Corrupt(_)) => {
-                buffer.clear();
-                Some(error)
-            }
-            read => read?,
-        };
-        match failure {
-            Some(failure) => report.damaged.push(format!("{name}: {failure}")),
-            None if !is_frame_intact(&buffer, record, geometry.frame_bytes as usize) => {
-                report.damaged.push(name);
-            }
-            None => {}
-        }
-        target.write_at(to as u32, 0, &buffer)?;
-        target.write_frame_record(to as u32, record)?;
-        let synced = report.bytes / SYNC_EVERY_BYTES;
-        report.bytes += u64::from(record.used_bytes);
-        if report.bytes / SYNC_EVERY_BYTES > synced {
-            target.sync()?;
-        }
-    }
-    target.write_watermark(
-        source.read_watermark()?.map_or(superblock.sequence_limit, |watermark| watermark.sequence),
-    )?;
-    target.sync()?;
-    copy_checkpoint(
-        &**env,
-        &snapshot.join("checkpoint.0"),
-        &temporary.join("checkpoint.0"),
-        &source.geometry().uuid,
-        &superblock.uuid,
-    )?;
-    Ok(report)
-}
-
-fn used_frames(source: &ColdPool, snapshot: &Path) -> Result<Vec<(u32, FrameRecord)>> {
-    let mut used = Vec::new();
-    for (frame, found) in source.read_frame_table()?.into_iter().enumerate() {
-        match found {
-            FrameState::Used(record) => used.push((frame as u32, record)),
-            FrameState::Free => {}
-            FrameState::Damaged => {
-                return Err(Error::corrupt(format!(
-                    "the frame table of {} is damaged at frame {frame}: open the snapshot as a store, which serves what is intact, \
-                     run `thermae check --repair` on it, and take a snapshot of that",
-                    snapshot.join("cold").display()
-                )));
-            }
-        }
-    }
-    Ok(used)
-}
-
-/// Whether tiers of this geometry have room for a snapshot's segments, and its addresses can be named in it.
-fn check_room(snapshot: &Path, used: &[(u32, FrameRecord)], geometry: &Geometry) -> Result<()> {
-    let frame_bytes = u64::from(geometry.frame_bytes);
-    let frames_needed = frames_for(used.len() as u64);
-    let last_slot =
-        used.iter().map(|(_, record)| record.segment_id & ((1 << SLOT_BITS) - 1)).max().unwrap_or(0);
-    if frames_needed > u64::from(geometry.durable_frames()) {
-        return Err(Error::invalid_option(format!(
-            "{} holds {} segments, for which durable tiers of {} have no room: restore it with cold={} or more",
-            snapshot.display(),
-            used.len(),
-            size_text(u64::from(geometry.durable_frames()) * frame_bytes),
-            size_text(frames_needed * frame_bytes)
-        )));
-    }
-    if last_slot >= u64::from(geometry.slots) {
-        let more = (last_slot + 1 - u64::from(geometry.slots)) * frame_bytes;
-        return Err(Error::invalid_option(format!(
-            "{} has a segment in slot {last_slot}, and the tiers asked for have only {} slots: restore it with at least {} more of hot or cold",
-            snapshot.display(),
-            geometry.slots,
-            size_text(more)
-        )));
-    }
-    Ok(())
-}
-
-/// Whether every record of a copied segment passes its checksum. Extents are verified with the record that lists them.
-fn is_frame_intact(bytes: &[u8], frame: &FrameRecord, frame_bytes: usize) -> bool {
-    if frame.kind == FrameKind::Extent {
-        return true;
-    }
-    let mut offset = SEGMENT_HEADER_BYTES;
-    while offset < bytes.len() {
-        let Some((word, total)) =
-            record::total_len(&bytes[offset..], offset, frame_bytes, bytes.len() - offset)
-        else {
-            return false;
-        };
-        if word.has_key()
-            && record::parse(&bytes[offset..offset + total], offset, frame_bytes)
-                .is_none_or(|record| !record.is_intact(frame.segment_id))
-        {
-            return false;
-        }
-        offset += total;
-    }
-    true
 }

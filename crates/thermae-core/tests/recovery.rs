@@ -3,10 +3,8 @@
 
 mod common;
 
-use common::{Place, Random, options};
+use common::{Place, Random, flip, options};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use thermae_core::env::SystemEnv;
@@ -70,24 +68,6 @@ fn cold_file(place: &Place) -> PathBuf {
 
 fn checkpoint_file(place: &Place, number: u32) -> PathBuf {
     place.directory.path().join("store").join(format!("checkpoint.{number}"))
-}
-
-/// Flips a bit in every place of a file where `needle` is.
-fn flip(path: &PathBuf, needle: &[u8]) -> usize {
-    let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).unwrap();
-    let places: Vec<usize> = bytes
-        .windows(needle.len())
-        .enumerate()
-        .filter(|(_, window)| *window == needle)
-        .map(|(at, _)| at)
-        .collect();
-    for &at in &places {
-        file.seek(SeekFrom::Start(at as u64)).unwrap();
-        file.write_all(&[bytes[at] ^ 1]).unwrap();
-    }
-    places.len()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Verifying who owns which frame, and which extents belong to a value.
 
 use super::Checker;
-use crate::cold::{FrameKind, FrameState};
+use crate::frame_file::{FrameKind, FrameState};
 use crate::index::ADDRESS_MASK;
 use crate::layout::{Place, SLOT_BITS, class, state};
 use std::collections::HashMap;
@@ -178,7 +178,7 @@ impl Checker<'_> {
                 let is_extent = segment.class.load(Ordering::Relaxed) == class::EXTENT;
                 durable.write_frame_record(
                     frame,
-                    &crate::cold::FrameRecord {
+                    &crate::frame_file::FrameRecord {
                         kind: if is_extent { FrameKind::Extent } else { FrameKind::LogSegment },
                         class: segment.class.load(Ordering::Relaxed) as u8,
                         segment_id: segment.segment_id.load(Ordering::Relaxed),

@@ -451,11 +451,11 @@ impl EnvFile for FaultFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cold::{ColdGeometry, ColdPool};
     use crate::env::SystemEnv;
+    use crate::frame_file::{FrameFile, FrameFileGeometry};
 
-    const GEOMETRY: ColdGeometry =
-        ColdGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 70, alignment_bytes: 4096 };
+    const GEOMETRY: FrameFileGeometry =
+        FrameFileGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 70, alignment_bytes: 4096 };
 
     fn faulty() -> (tempfile::TempDir, PathBuf, FaultEnv) {
         let directory = tempfile::tempdir().unwrap();
@@ -466,21 +466,21 @@ mod tests {
     #[test]
     fn every_failure_of_a_creation_is_seen_and_leaves_no_half_made_file() {
         let (_directory, path, env) = faulty();
-        ColdPool::create(&env, &path, GEOMETRY).unwrap();
+        FrameFile::create(&env, &path, GEOMETRY).unwrap();
         let operations = env.operations();
         assert!(operations >= 9, "{operations} operations");
         for nth in 0..operations {
             for fault in [Fault::EIO, Fault::ENOSPC, Fault::HalfThenError(ENOSPC)] {
                 let (_directory, path, env) = faulty();
                 env.inject(FaultRule::nth_of_all(nth, fault));
-                let error = ColdPool::create(&env, &path, GEOMETRY).unwrap_err();
+                let error = FrameFile::create(&env, &path, GEOMETRY).unwrap_err();
                 assert_eq!((error.name(), env.injected()), ("Io", 1), "operation {nth}");
                 if env.exists(&path).unwrap() {
-                    ColdPool::open(&env, &path, GEOMETRY, true).unwrap();
+                    FrameFile::open(&env, &path, GEOMETRY, true).unwrap();
                 }
                 // A second attempt is not hindered by what the first one left.
                 env.heal();
-                ColdPool::create(&env, &path, GEOMETRY).unwrap();
+                FrameFile::create(&env, &path, GEOMETRY).unwrap();
                 assert_eq!(env.list(path.parent().unwrap()).unwrap(), ["cold"]);
             }
         }
@@ -491,10 +491,10 @@ mod tests {
         let (_directory, path, env) = faulty();
         env.inject(FaultRule::always(Site::Write, "", Fault::Short));
         env.inject(FaultRule::always(Site::Read, "", Fault::Short));
-        let pool = ColdPool::create(&env, &path, GEOMETRY).unwrap();
+        let pool = FrameFile::create(&env, &path, GEOMETRY).unwrap();
         pool.write_at(5, 0, &[9; 4096]).unwrap();
         pool.write_watermark(3).unwrap();
-        let plain = ColdPool::open(&SystemEnv, &path, GEOMETRY, true).unwrap();
+        let plain = FrameFile::open(&SystemEnv, &path, GEOMETRY, true).unwrap();
         let mut buffer = [0; 4096];
         plain.read_at(5, 0, &mut buffer).unwrap();
         assert_eq!(buffer, [9; 4096]);
@@ -506,8 +506,8 @@ mod tests {
     #[test]
     fn rules_match_site_path_and_count() {
         let (_directory, path, env) = faulty();
-        ColdPool::create(&env, &path, GEOMETRY).unwrap();
-        let pool = ColdPool::open(&env, &path, GEOMETRY, false).unwrap();
+        FrameFile::create(&env, &path, GEOMETRY).unwrap();
+        let pool = FrameFile::open(&env, &path, GEOMETRY, false).unwrap();
         env.trace();
         pool.examine().unwrap();
         assert_eq!(env.traced(), [(Site::Examine, path.clone()), (Site::Read, path.clone())]);
@@ -538,10 +538,10 @@ mod tests {
         assert_ne!(env.boot_id().unwrap(), id);
         env.set_available_bytes(1000);
         assert_eq!(env.available_bytes(&path).unwrap(), 1000);
-        let full = ColdPool::create(&env, &path, GEOMETRY).unwrap_err();
+        let full = FrameFile::create(&env, &path, GEOMETRY).unwrap_err();
         assert_eq!(full.os_error(), Some(ENOSPC));
-        ColdPool::create(&SystemEnv, &path, GEOMETRY).unwrap();
+        FrameFile::create(&SystemEnv, &path, GEOMETRY).unwrap();
         env.set_user_id(env.user_id() + 1);
-        assert_eq!(ColdPool::open(&env, &path, GEOMETRY, true).unwrap_err().name(), "Permission");
+        assert_eq!(FrameFile::open(&env, &path, GEOMETRY, true).unwrap_err().name(), "Permission");
     }
 }

@@ -1,7 +1,7 @@
 //! Images hold what was synced, and only what could be there.
 
 use super::*;
-use crate::cold::{ColdGeometry, ColdPool};
+use crate::frame_file::{FrameFile, FrameFileGeometry};
 use crate::superblock::Superblock;
 
 struct Scratch {
@@ -170,8 +170,8 @@ fn images_are_repeatable_and_can_be_written_out() {
 fn alternating_blocks_survive_every_power_failure() {
     use crate::options::{Location, Options};
     let scratch = Scratch::new();
-    let geometry = ColdGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 4, alignment_bytes: 4096 };
-    let pool = ColdPool::create(&scratch.env, &scratch.path("cold"), geometry).unwrap();
+    let geometry = FrameFileGeometry { uuid: [7; 16], frame_bytes: 4096, frames: 4, alignment_bytes: 4096 };
+    let pool = FrameFile::create(&scratch.env, &scratch.path("cold"), geometry).unwrap();
     let superblock = Superblock {
         generation: 0,
         uuid: [7; 16],
@@ -207,7 +207,7 @@ fn alternating_blocks_survive_every_power_failure() {
         }
         let cold = target.path().join("cold");
         if floor.is_some() || SystemEnv.exists(&cold).unwrap() {
-            let pool = ColdPool::open(&SystemEnv, &cold, geometry, true).unwrap();
+            let pool = FrameFile::open(&SystemEnv, &cold, geometry, true).unwrap();
             let found = pool.read_watermark().unwrap().unwrap().sequence;
             assert!((floor.unwrap_or(0)..=floor.unwrap_or(0) + 1).contains(&found), "{found} {image:?}");
         }

@@ -284,3 +284,19 @@ pub fn keys(store: &Store, prefix: &[u8]) -> Vec<Vec<u8>> {
     assert_eq!(keys.len(), given, "a scan gave a key twice");
     keys
 }
+
+/// Flips one bit in every place of a file where `needle` is. Returns how many.
+pub fn flip(path: &Path, needle: &[u8]) -> usize {
+    let mut bytes = std::fs::read(path).unwrap();
+    let places: Vec<usize> = bytes
+        .windows(needle.len())
+        .enumerate()
+        .filter(|(_, window)| *window == needle)
+        .map(|(at, _)| at)
+        .collect();
+    for &at in &places {
+        bytes[at] ^= 1;
+    }
+    std::fs::write(path, bytes).unwrap();
+    places.len()
+}

@@ -8,8 +8,8 @@
     reason = "a run that fails, or hangs, is named before the test program ends"
 )]
 
-use crate::common::{MIB, Random};
-use crate::trial::{Held, LARGE_BYTES, Trial, flip, shuffle};
+use crate::common::{MIB, Random, flip};
+use crate::trial::{Held, LARGE_BYTES, Trial, shuffle};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

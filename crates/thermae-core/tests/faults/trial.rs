@@ -461,22 +461,6 @@ pub fn is_stopped(store: &Store) -> bool {
     store.engine().globals().writes_stopped.load(Ordering::SeqCst) != 0
 }
 
-/// Flips one bit in every place of a file where `needle` is. Returns how many.
-pub fn flip(path: &Path, needle: &[u8]) -> usize {
-    let mut bytes = std::fs::read(path).unwrap();
-    let places: Vec<usize> = bytes
-        .windows(needle.len())
-        .enumerate()
-        .filter(|(_, window)| *window == needle)
-        .map(|(at, _)| at)
-        .collect();
-    for &at in &places {
-        bytes[at] ^= 1;
-    }
-    std::fs::write(path, bytes).unwrap();
-    places.len()
-}
-
 /// Puts a list into an order that is random enough.
 pub fn shuffle<T>(list: &mut [T], random: &mut Random) {
     for last in (1..list.len()).rev() {

@@ -1,4 +1,4 @@
-//! The cold tier: one fully allocated file of equal frames on flash, read and written with explicit I/O.
+//! The file of a durable tier, warm or cold: equal frames, all of them allocated, read and written with explicit I/O.
 //!
 //! ```text
 //! 0      4 KiB     8 KiB     12 KiB                  (next multiple of 4 KiB)
@@ -70,9 +70,9 @@ const _: () = assert!(BLOCK_BYTES.is_multiple_of(512) && 512 % ENTRY_BYTES == 0)
 const _: () =
     assert!(ENTRY_CHECKSUM_OFFSET + 4 == ENTRY_BYTES && ENTRY_WRITTEN_OFFSET + 8 <= ENTRY_CHECKSUM_OFFSET);
 
-/// The shape of a cold tier, as the superblock has it.
+/// The shape of such a file, as the superblock has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ColdGeometry {
+pub struct FrameFileGeometry {
     /// Identity of the store.
     pub uuid: [u8; 16],
     /// Bytes of a frame; a multiple of 4 KiB.
@@ -83,7 +83,7 @@ pub struct ColdGeometry {
     pub alignment_bytes: u32,
 }
 
-impl ColdGeometry {
+impl FrameFileGeometry {
     fn validate(&self) -> Result<()> {
         let frame_valid = self.frame_bytes > 0
             && self.frame_bytes <= FRAME_BYTES_MAX
@@ -94,7 +94,7 @@ impl ColdGeometry {
             return Ok(());
         }
         Err(Error::InvalidOption(format!(
-            "a cold tier of {} frames of {} bytes is not possible: use 1 to {FRAMES_MAX} frames of a multiple of {BLOCK_BYTES} bytes",
+            "a tier of {} frames of {} bytes is not possible: use 1 to {FRAMES_MAX} frames of a multiple of {BLOCK_BYTES} bytes",
             self.frames, self.frame_bytes
         )))
     }
@@ -165,30 +165,30 @@ pub struct Watermark {
     pub sequence: u64,
 }
 
-/// What is wrong with a cold file beyond its frames and their entries.
+/// What is wrong with the file beyond its frames and their entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ColdDamage {
+pub struct FrameFileDamage {
     /// The header block fails its checksum; the superblock says the same, so nothing is lost.
     pub header: bool,
     /// The file is this much shorter than it should be.
     pub missing_bytes: u64,
 }
 
-/// The cold tier of one store.
+/// The file of one durable tier.
 #[derive(Debug)]
-pub struct ColdPool {
+pub struct FrameFile {
     file: Arc<dyn EnvFile>,
     path: PathBuf,
-    geometry: ColdGeometry,
-    damage: ColdDamage,
+    geometry: FrameFileGeometry,
+    damage: FrameFileDamage,
 }
 
-impl ColdPool {
+impl FrameFile {
     /// Creates the file, every byte of it allocated, all frames free and the watermark 0. It gets its name last, so
     /// a file of that name is complete; one that was there is replaced.
     ///
     /// Errors: `Io` with the system's "no space left" where the file system cannot hold the tier.
-    pub fn create(env: &dyn Env, path: &Path, geometry: ColdGeometry) -> Result<ColdPool> {
+    pub fn create(env: &dyn Env, path: &Path, geometry: FrameFileGeometry) -> Result<FrameFile> {
         Self::create_partial(env, path, geometry, geometry.frames)
     }
 
@@ -196,9 +196,9 @@ impl ColdPool {
     pub fn create_partial(
         env: &dyn Env,
         path: &Path,
-        geometry: ColdGeometry,
+        geometry: FrameFileGeometry,
         frames: u32,
-    ) -> Result<ColdPool> {
+    ) -> Result<FrameFile> {
         geometry.validate()?;
         let temporary = temporary_path(path);
         let made = write_new(env, &temporary, geometry, frames).and_then(|file| {
@@ -215,14 +215,19 @@ impl ColdPool {
         };
         let directory = parent(path);
         env.sync_dir(directory).map_err(|error| Error::io("sync the directory", directory, error))?;
-        Ok(ColdPool { file, path: path.to_path_buf(), geometry, damage: ColdDamage::default() })
+        Ok(FrameFile { file, path: path.to_path_buf(), geometry, damage: FrameFileDamage::default() })
     }
 
     /// Opens the file of the store that `geometry` comes from. A damaged header or a file cut short do not
-    /// prevent it: [`ColdPool::damage`] says so, and what is there can be read.
+    /// prevent it: [`FrameFile::damage`] says so, and what is there can be read.
     ///
     /// Errors: `Corrupt` where the file is missing, is another store's or has another shape; `WrongLayout`, `Permission`.
-    pub fn open(env: &dyn Env, path: &Path, geometry: ColdGeometry, read_only: bool) -> Result<ColdPool> {
+    pub fn open(
+        env: &dyn Env,
+        path: &Path,
+        geometry: FrameFileGeometry,
+        read_only: bool,
+    ) -> Result<FrameFile> {
         geometry.validate()?;
         let how = if read_only { OpenHow::READ } else { OpenHow::READ_WRITE };
         let file = env.open(path, how).map_err(|error| match error.kind() {
@@ -234,15 +239,16 @@ impl ColdPool {
             return Err(no_cold_file(path));
         }
         check_owner(env, &metadata, path)?;
-        let mut pool = ColdPool { file, path: path.to_path_buf(), geometry, damage: ColdDamage::default() };
+        let mut pool =
+            FrameFile { file, path: path.to_path_buf(), geometry, damage: FrameFileDamage::default() };
         pool.damage = pool.examine()?;
         Ok(pool)
     }
 
     /// What is wrong with the file's shape now.
-    pub fn examine(&self) -> Result<ColdDamage> {
+    pub fn examine(&self) -> Result<FrameFileDamage> {
         let len = self.file.len().map_err(|error| Error::io("measure", &self.path, error))?;
-        Ok(ColdDamage {
+        Ok(FrameFileDamage {
             missing_bytes: self.geometry.file_bytes().saturating_sub(len),
             header: !self.header_is_intact()?,
         })
@@ -281,18 +287,18 @@ impl ColdPool {
     }
 
     /// Its shape.
-    pub fn geometry(&self) -> &ColdGeometry {
+    pub fn geometry(&self) -> &FrameFileGeometry {
         &self.geometry
     }
 
     /// The same, read and written in another way.
     #[must_use]
-    pub fn through(self, file: Arc<dyn EnvFile>) -> ColdPool {
-        ColdPool { file, ..self }
+    pub fn through(self, file: Arc<dyn EnvFile>) -> FrameFile {
+        FrameFile { file, ..self }
     }
 
     /// What was found wrong when the file was opened.
-    pub fn damage(&self) -> ColdDamage {
+    pub fn damage(&self) -> FrameFileDamage {
         self.damage
     }
 
@@ -371,7 +377,7 @@ impl ColdPool {
         }
     }
 
-    /// Writes all of `bytes` within a frame. Not durable before [`ColdPool::sync`].
+    /// Writes all of `bytes` within a frame. Not durable before [`FrameFile::sync`].
     pub fn write_at(&self, frame: u32, offset: u32, bytes: &[u8]) -> Result<()> {
         let position = self.position(frame, offset, bytes.len())?;
         before_wait();
@@ -387,7 +393,7 @@ impl ColdPool {
         self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
     }
 
-    /// Writes a used frame's entry. Not durable before [`ColdPool::sync`].
+    /// Writes a used frame's entry. Not durable before [`FrameFile::sync`].
     pub fn write_frame_record(&self, frame: u32, record: &FrameRecord) -> Result<()> {
         let possible = record.part < record.parts
             && record.used_bytes <= self.geometry.frame_bytes
@@ -396,7 +402,7 @@ impl ColdPool {
         self.write_entry(frame, &encode_entry(&self.geometry.uuid, frame, Some(record)))
     }
 
-    /// Writes that a frame is free. Not durable before [`ColdPool::sync`].
+    /// Writes that a frame is free. Not durable before [`FrameFile::sync`].
     pub fn clear_frame_record(&self, frame: u32) -> Result<()> {
         self.write_entry(frame, &encode_entry(&self.geometry.uuid, frame, None))
     }
@@ -442,7 +448,7 @@ impl ColdPool {
         Ok(states)
     }
 
-    /// Writes the older of the two watermark blocks. Not durable before [`ColdPool::sync`]. The caller holds the
+    /// Writes the older of the two watermark blocks. Not durable before [`FrameFile::sync`]. The caller holds the
     /// flush lease, and has synced everything up to `sequence` before.
     pub fn write_watermark(&self, sequence: u64) -> Result<()> {
         let generation = self.read_watermark()?.map_or(0, |watermark| watermark.generation);
@@ -529,7 +535,7 @@ fn no_cold_file(path: &Path) -> Error {
 fn write_new(
     env: &dyn Env,
     temporary: &Path,
-    geometry: ColdGeometry,
+    geometry: FrameFileGeometry,
     frames: u32,
 ) -> Result<Arc<dyn EnvFile>> {
     let file =
@@ -562,7 +568,7 @@ fn watermark_offset(generation: u64) -> u64 {
     WATERMARK_OFFSET + generation % WATERMARK_BLOCKS * BLOCK_BYTES as u64
 }
 
-fn encode_header(geometry: &ColdGeometry) -> Block {
+fn encode_header(geometry: &FrameFileGeometry) -> Block {
     let mut block = Block::new(HEADER_MAGIC, 0, &geometry.uuid);
     block.put_u32(HEADER_FRAME_BYTES_OFFSET, geometry.frame_bytes);
     block.put_u32(HEADER_FRAMES_OFFSET, geometry.frames);
@@ -572,7 +578,7 @@ fn encode_header(geometry: &ColdGeometry) -> Block {
     block
 }
 
-fn encode_watermark(geometry: &ColdGeometry, generation: u64, sequence: u64) -> Block {
+fn encode_watermark(geometry: &FrameFileGeometry, generation: u64, sequence: u64) -> Block {
     let mut block = Block::new(WATERMARK_MAGIC, generation, &geometry.uuid);
     block.put_u64(WATERMARK_SEQUENCE_OFFSET, sequence);
     block.seal();
@@ -609,7 +615,7 @@ fn entry_checksum(uuid: &[u8; 16], entry: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(uuid), &entry[..ENTRY_CHECKSUM_OFFSET])
 }
 
-fn decode_entry(geometry: &ColdGeometry, frame: u32, entry: &[u8]) -> FrameState {
+fn decode_entry(geometry: &FrameFileGeometry, frame: u32, entry: &[u8]) -> FrameState {
     let intact = entry[..4] == ENTRY_MAGIC[..]
         && get_u32(entry, ENTRY_CHECKSUM_OFFSET) == entry_checksum(&geometry.uuid, entry)
         && get_u32(entry, ENTRY_FRAME_OFFSET) == frame;
@@ -639,5 +645,5 @@ fn decode_entry(geometry: &ColdGeometry, frame: u32, entry: &[u8]) -> FrameState
 }
 
 #[cfg(test)]
-#[path = "cold_tests.rs"]
+#[path = "frame_file_tests.rs"]
 mod tests;

@@ -5,25 +5,25 @@ use std::os::unix::fs::MetadataExt;
 use super::*;
 use crate::env::SystemEnv;
 
-const GEOMETRY: ColdGeometry =
-    ColdGeometry { uuid: [7; 16], frame_bytes: 64 << 10, frames: 130, alignment_bytes: 4096 };
+const GEOMETRY: FrameFileGeometry =
+    FrameFileGeometry { uuid: [7; 16], frame_bytes: 64 << 10, frames: 130, alignment_bytes: 4096 };
 
 struct Scratch {
     _directory: tempfile::TempDir,
     path: PathBuf,
-    pool: ColdPool,
+    pool: FrameFile,
 }
 
 fn created() -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("cold");
-    let pool = ColdPool::create(&SystemEnv, &path, GEOMETRY).unwrap();
+    let pool = FrameFile::create(&SystemEnv, &path, GEOMETRY).unwrap();
     Scratch { _directory: directory, path, pool }
 }
 
 impl Scratch {
-    fn open(&self) -> Result<ColdPool> {
-        ColdPool::open(&SystemEnv, &self.path, GEOMETRY, false)
+    fn open(&self) -> Result<FrameFile> {
+        FrameFile::open(&SystemEnv, &self.path, GEOMETRY, false)
     }
 
     fn overwrite(&self, offset: u64, bytes: &[u8]) {
@@ -62,7 +62,7 @@ fn a_new_file_is_complete_allocated_and_free() {
     assert_eq!(metadata.mode() & 0o777, 0o600);
     assert_eq!(SystemEnv.list(parent(&scratch.path)).unwrap(), ["cold"]);
     let pool = scratch.open().unwrap();
-    assert_eq!(pool.damage(), ColdDamage::default());
+    assert_eq!(pool.damage(), FrameFileDamage::default());
     assert_eq!(pool.read_frame_table().unwrap(), [FrameState::Free; 130]);
     assert_eq!(pool.read_watermark().unwrap(), Some(Watermark { generation: 2, sequence: 0 }));
 }
@@ -124,7 +124,7 @@ fn every_changed_bit_of_an_entry_is_noticed() {
         assert_eq!(decode_entry(&GEOMETRY, 9, &changed), FrameState::Damaged, "bit {bit}");
     }
     assert_eq!(decode_entry(&GEOMETRY, 8, &entry), FrameState::Damaged, "an entry of another frame");
-    let other = ColdGeometry { uuid: [8; 16], ..GEOMETRY };
+    let other = FrameFileGeometry { uuid: [8; 16], ..GEOMETRY };
     assert_eq!(decode_entry(&other, 9, &entry), FrameState::Damaged, "an entry of another store");
 }
 
@@ -169,12 +169,12 @@ fn a_damaged_header_costs_nothing() {
     scratch.pool.write_at(3, 0, b"kept").unwrap();
     scratch.overwrite(0, &[0xEE; 4096]);
     let pool = scratch.open().unwrap();
-    assert_eq!(pool.damage(), ColdDamage { header: true, missing_bytes: 0 });
+    assert_eq!(pool.damage(), FrameFileDamage { header: true, missing_bytes: 0 });
     let mut buffer = [0; 4];
     pool.read_at(3, 0, &mut buffer).unwrap();
     assert_eq!(&buffer, b"kept");
     pool.repair_shape().unwrap();
-    assert_eq!(scratch.open().unwrap().damage(), ColdDamage::default());
+    assert_eq!(scratch.open().unwrap().damage(), FrameFileDamage::default());
     pool.read_at(3, 0, &mut buffer).unwrap();
     assert_eq!(&buffer, b"kept");
 }
@@ -200,18 +200,18 @@ fn a_file_cut_short_serves_what_is_left() {
     let pool = scratch.open().unwrap();
     assert!(pool.damage().header && pool.read_watermark().unwrap().is_none());
     pool.repair_shape().unwrap();
-    assert_eq!(scratch.open().unwrap().damage(), ColdDamage::default());
+    assert_eq!(scratch.open().unwrap().damage(), FrameFileDamage::default());
 }
 
 #[test]
 fn the_file_of_another_store_or_shape_is_refused() {
     let scratch = created();
     for geometry in [
-        ColdGeometry { uuid: [8; 16], ..GEOMETRY },
-        ColdGeometry { frames: 129, ..GEOMETRY },
-        ColdGeometry { frame_bytes: 4096, ..GEOMETRY },
+        FrameFileGeometry { uuid: [8; 16], ..GEOMETRY },
+        FrameFileGeometry { frames: 129, ..GEOMETRY },
+        FrameFileGeometry { frame_bytes: 4096, ..GEOMETRY },
     ] {
-        let error = ColdPool::open(&SystemEnv, &scratch.path, geometry, true).unwrap_err();
+        let error = FrameFile::open(&SystemEnv, &scratch.path, geometry, true).unwrap_err();
         assert_eq!(error.name(), "Corrupt", "{error}");
     }
     let mut header = encode_header(&GEOMETRY);
@@ -219,7 +219,8 @@ fn the_file_of_another_store_or_shape_is_refused() {
     header.seal();
     scratch.overwrite(0, &header.0[..]);
     assert_eq!(scratch.open().unwrap_err().name(), "WrongLayout");
-    let missing = ColdPool::open(&SystemEnv, &scratch.path.with_extension("no"), GEOMETRY, true).unwrap_err();
+    let missing =
+        FrameFile::open(&SystemEnv, &scratch.path.with_extension("no"), GEOMETRY, true).unwrap_err();
     assert_eq!(missing.name(), "Corrupt");
 }
 
@@ -227,8 +228,8 @@ fn the_file_of_another_store_or_shape_is_refused() {
 fn impossible_shapes_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     for (frame_bytes, frames) in [(0, 1), (4097, 1), (u32::MAX, 1), (4096, 0), (4096, u32::MAX)] {
-        let geometry = ColdGeometry { uuid: [1; 16], frame_bytes, frames, alignment_bytes: 4096 };
-        let error = ColdPool::create(&SystemEnv, &directory.path().join("cold"), geometry).unwrap_err();
+        let geometry = FrameFileGeometry { uuid: [1; 16], frame_bytes, frames, alignment_bytes: 4096 };
+        let error = FrameFile::create(&SystemEnv, &directory.path().join("cold"), geometry).unwrap_err();
         assert_eq!(error.name(), "InvalidOption");
     }
     assert!(SystemEnv.list(directory.path()).unwrap().is_empty());
