@@ -8,8 +8,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use thermae_core::frame_file::{FrameFileGeometry, FrameFile, FrameKind, FrameRecord};
 use thermae_core::env::SystemEnv;
+use thermae_core::frame_file::{FrameFile, FrameFileGeometry, FrameKind, FrameRecord};
 use thermae_core::layout::{SEGMENT_HEADER_BYTES, SLOT_BITS};
 use thermae_core::record::{self, BATCH_BYTES, Draft, Word0, kind};
 use thermae_core::{Durability, Location, Options, ShmPlacement, Store};
