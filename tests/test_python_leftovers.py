@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 import thermae
 from thermae.cli import main
+from thermae.reports import SharedMemory
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def make(place: Path, **options: Any) -> thermae.Store:
     return thermae.open(place, hot="16MiB", cold=0, placement="shared_memory", **options)
 
 
-def memory_of(place: Path) -> dict[str, Any] | None:
+def memory_of(place: Path) -> SharedMemory | None:
     """What is known of the memory of the store at a place. Other tests have stores of their own."""
     found = [memory for memory in thermae.shared_memory() if memory["location"] == str(place)]
     assert len(found) <= 1

@@ -23,6 +23,7 @@ Layers, top to bottom; imports only point down:
 - tables: Arrow tables as bytes
 - arrays: NumPy arrays as bytes
 - _thermae: the engine, compiled
+- reports: what a store reports about itself, as types
 - options: what a store may be opened with
 - errors: the exceptions
 """

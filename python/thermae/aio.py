@@ -27,6 +27,7 @@ from thermae.flight import keep, lock_name
 from thermae.locks import Lock
 from thermae.memo import AsyncMemoized, P, R
 from thermae.options import AnyCodec, OpenOptions
+from thermae.reports import CheckReport, SnapshotReport, Stats
 from thermae.transactions import Transaction
 
 T = TypeVar("T")
@@ -66,11 +67,30 @@ async def open(  # noqa: A001 - thermae.aio.open, as thermae.open
 
 
 class Store:
-    """An open store with asynchronous verbs; each does what the verb of that name in `thermae.Store` does.
+    """An open store with asynchronous verbs.
+
+    Each does what the verb of that name in `thermae.Store` does, takes the same, and raises the same.
 
     Args:
         store: An open `thermae.Store`, which stays available as `sync`.
         threads_max: How many calls that may wait run at the same time.
+
+    Raises:
+        InvalidOptionError: `threads_max` leaves no thread.
+
+    Example:
+        >>> import asyncio, thermae, thermae.aio
+        >>> async def main() -> None:
+        ...     with thermae.open("shm://thermae-doc-asynchronous", hot="16MiB") as opened:
+        ...         store = thermae.aio.Store(opened, threads_max=2)
+        ...         await store.set_many({"a": 1, "b": 2})
+        ...         print(await store.get_many(["b", "a"]), await store.length())
+        ...         async with store.lock("name"):
+        ...             print(await store.incr("a"), sorted([key async for key in store.keys()]))
+        >>> asyncio.run(main())
+        [2, 1] 2
+        2 ['a', 'b']
+        >>> thermae.destroy("shm://thermae-doc-asynchronous")
     """
 
     def __init__(self, store: thermae.store.Store, *, threads_max: int = THREADS_MAX_DEFAULT) -> None:
@@ -136,17 +156,20 @@ class Store:
     async def get(
         self, key: str | bytes, default: Any = None, *, codec: AnyCodec | None = None, as_type: Any = None
     ) -> Any:
-        """The key's value, or `default`."""
+        """The key's value, or `default`; see `thermae.Store.get`."""
         return await self._read(key, self.sync.get, key, default, codec=codec, as_type=as_type)
 
     async def get_with_version(
         self, key: str | bytes, default: Any = None, *, codec: AnyCodec | None = None, as_type: Any = None
     ) -> tuple[Any, int]:
-        """The key's value and version; `default` and 0 where it is missing."""
+        """The key's value and version; `default` and 0 where it is missing.
+
+        See `thermae.Store.get_with_version`.
+        """
         return await self._read(key, self.sync.get_with_version, key, default, codec=codec, as_type=as_type)
 
     async def view(self, key: str | bytes, default: Any = None) -> Any:
-        """The value without a copy."""
+        """The value without a copy; see `thermae.Store.view`."""
         return await self._read(key, self.sync.view, key, default)
 
     async def contains(self, key: str | bytes) -> bool:
@@ -173,7 +196,7 @@ class Store:
         keep_ttl: bool = False,
         codec: AnyCodec | None = None,
     ) -> bool:
-        """Sets the key's value; whether it did."""
+        """Sets the key's value; whether it did; see `thermae.Store.set`."""
         return await self._write(
             value,
             self.sync.set,
@@ -190,7 +213,7 @@ class Store:
     async def add(
         self, key: str | bytes, value: Any, ttl: float | None = None, *, codec: AnyCodec | None = None
     ) -> bool:
-        """Sets a key that is missing; whether it did."""
+        """Sets a key that is missing; whether it did; see `thermae.Store.add`."""
         return await self._write(value, self.sync.add, key, value, ttl, codec=codec)
 
     async def compare_and_set(
@@ -202,34 +225,34 @@ class Store:
         *,
         codec: AnyCodec | None = None,
     ) -> bool:
-        """Sets a key that still has this version; whether it did."""
+        """Sets a key that still has this version; whether it did; see `thermae.Store.compare_and_set`."""
         return await self._write(value, self.sync.compare_and_set, key, value, version, ttl, codec=codec)
 
     async def delete(self, key: str | bytes) -> bool:
-        """Deletes a key; whether it was there."""
+        """Deletes a key; whether it was there; see `thermae.Store.delete`."""
         return await self._write(None, self.sync.delete, key)
 
     async def pop(
         self, key: str | bytes, default: Any = _MISSING, *, codec: AnyCodec | None = None, as_type: Any = None
     ) -> Any:
-        """Removes a key and returns its value, or `default`."""
+        """Removes a key and returns its value, or `default`; see `thermae.Store.pop`."""
         given = () if default is _MISSING else (default,)
         return await self._wait(self.sync.pop, key, *given, codec=codec, as_type=as_type)
 
     async def touch(self, key: str | bytes, ttl: float | None = None) -> bool:
-        """Gives a key another lifetime; whether it was there."""
+        """Gives a key another lifetime; whether it was there; see `thermae.Store.touch`."""
         return await self._write(None, self.sync.touch, key, ttl)
 
     async def incr(
         self, key: str | bytes, by: int = 1, default: int | None = 0, ttl: float | None = None
     ) -> int:
-        """Adds to a counter and returns it."""
+        """Adds to a counter and returns it; see `thermae.Store.incr`."""
         return await self._write(None, self.sync.incr, key, by, default, ttl)
 
     async def decr(
         self, key: str | bytes, by: int = 1, default: int | None = 0, ttl: float | None = None
     ) -> int:
-        """Subtracts from a counter and returns it."""
+        """Subtracts from a counter and returns it; see `thermae.Store.decr`."""
         return await self._write(None, self.sync.decr, key, by, default, ttl)
 
     # Many keys.
@@ -242,7 +265,10 @@ class Store:
         codec: AnyCodec | None = None,
         as_type: Any = None,
     ) -> list[Any]:
-        """The values of the keys, in their order, with `default` for those that are missing."""
+        """The values of the keys, in their order, with `default` for those that are missing.
+
+        See `thermae.Store.get_many`.
+        """
         return await self._wait(self.sync.get_many, list(keys), default, codec=codec, as_type=as_type)
 
     async def set_many(
@@ -252,30 +278,33 @@ class Store:
         *,
         codec: AnyCodec | None = None,
     ) -> None:
-        """Sets every item."""
+        """Sets every item; see `thermae.Store.set_many`."""
         await self._wait(self.sync.set_many, items, ttl, codec=codec)
 
     async def delete_many(self, keys: Iterable[str | bytes]) -> int:
-        """Deletes the keys; how many were there."""
+        """Deletes the keys; how many were there; see `thermae.Store.delete_many`."""
         return await self._wait(self.sync.delete_many, list(keys))
 
     async def clear(self) -> None:
-        """Deletes every key."""
+        """Deletes every key; see `thermae.Store.clear`."""
         await self._wait(self.sync.clear)
 
     async def length(self) -> int:
-        """How many keys there are."""
+        """How many keys there are; see `thermae.Store.__len__`."""
         return await self._wait(len, self.sync)
 
     async def keys(self, *, prefix: str | bytes = b"") -> AsyncIterator[str | bytes]:
-        """Iterates over the keys that start with `prefix`."""
+        """Iterates over the keys that start with `prefix`; see `thermae.Store.keys`."""
         scan = self.sync._scan(prefix, False)
         while batch := await self._wait(_up_to, scan, SCAN_BATCH_KEYS):
             for key in batch:
                 yield key
 
     async def items(self, *, prefix: str | bytes = b"") -> AsyncIterator[tuple[str | bytes, Any]]:
-        """Iterates over the pairs of key and value whose key starts with `prefix`."""
+        """Iterates over the pairs of key and value whose key starts with `prefix`.
+
+        See `thermae.Store.items`.
+        """
         scan = self.sync._scan(prefix, True)
         while batch := await self._wait(_up_to, scan, 1):
             for item in batch:
@@ -336,7 +365,7 @@ class Store:
         return AsyncLock(self.sync, name, timeout)
 
     async def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
-        """Calls `change(tx)` on a thread and commits, again as long as others change what it read.
+        """Calls `change(tx)` on a thread and commits; see `thermae.Store.transact`.
 
         Raises:
             TransactionConflictError: Every attempt was overtaken.
@@ -346,19 +375,19 @@ class Store:
     # The whole store.
 
     async def flush(self) -> None:
-        """Returns when everything acknowledged so far is durable."""
+        """Returns when everything acknowledged so far is durable; see `thermae.Store.flush`."""
         await self._wait(self.sync.flush)
 
-    async def stats(self) -> dict[str, Any]:
-        """Figures about the store now."""
+    async def stats(self) -> Stats:
+        """Figures about the store now; see `thermae.Store.stats`."""
         return await self._wait(self.sync.stats)
 
-    async def check(self, *, repair: bool = False) -> dict[str, Any]:
-        """Verifies the store, and reports."""
+    async def check(self, *, repair: bool = False) -> CheckReport:
+        """Verifies the store, and reports; see `thermae.Store.check`."""
         return await self._wait(self.sync.check, repair=repair)
 
-    async def snapshot(self, directory: str | os.PathLike[str]) -> dict[str, Any]:
-        """Writes a consistent copy into `directory`."""
+    async def snapshot(self, directory: str | os.PathLike[str]) -> SnapshotReport:
+        """Writes a consistent copy into `directory`; see `thermae.Store.snapshot`."""
         return await self._wait(self.sync.snapshot, directory)
 
     async def close(self) -> None:

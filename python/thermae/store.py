@@ -27,6 +27,7 @@ from thermae.locks import Lock
 from thermae.mapping import StoreItems, StoreKeys, StoreValues
 from thermae.memo import Memoized, P, R
 from thermae.options import AnyCodec, OpenOptions, checked_names
+from thermae.reports import CheckReport, RestoreReport, SharedMemory, SnapshotReport, Stats
 from thermae.transactions import Transaction
 
 T = TypeVar("T")
@@ -102,7 +103,24 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         return self._scan(b"", False)
 
     def keys(self, *, prefix: str | bytes = b"") -> StoreKeys:
-        """The keys that start with `prefix`, in no order."""
+        """The keys that start with `prefix`, in no order: a live view, as that of a dict.
+
+        Raises:
+            WrongTypeError: When it is used: the prefix is neither str nor bytes.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-keys", hot="16MiB")
+            >>> store.update({"user:1": "Ada", "user:2": "Bob", "group:1": []})
+            >>> sorted(store.keys(prefix="user:"))
+            ['user:1', 'user:2']
+            >>> sorted(store.values(prefix="user:"))
+            ['Ada', 'Bob']
+            >>> sorted(store.items(prefix="user:"))
+            [('user:1', 'Ada'), ('user:2', 'Bob')]
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-keys")
+        """
         return StoreKeys(self, prefix)
 
     def values(self, *, prefix: str | bytes = b"") -> StoreValues:
@@ -153,7 +171,26 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         """The value without a copy: a read-only NumPy array, an Arrow table, or for anything else its bytes.
 
         What it returns stays as it is while it is held, whatever happens to the key or the store; meanwhile
-        it keeps that piece of memory from being reused.
+        it keeps that piece of memory from being reused. A value that is cold is copied once, from flash.
+
+        Args:
+            key: The key.
+            default: What to return where it is missing.
+
+        Raises:
+            CorruptStoreError: The stored bytes contradict their checksum.
+            StoreIOError: The disk can't give a cold value back.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-view", hot="16MiB")
+            >>> store["document"] = b"a long text"
+            >>> view = store.view("document")
+            >>> bytes(view[2:6]), view.readonly, store.view("nothing")
+            (b'long', True, None)
+            >>> del view
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-view")
         """
         found = self._view(key)
         return default if found is None else self._codecs.view(*found)
@@ -230,6 +267,24 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
             name: What the results are stored under; the function's module and name by default.
             ignore: Names of parameters that do not tell calls apart, such as "self".
             codec: For results that have no encoding of their own.
+
+        Raises:
+            InvalidOptionError: A name is missing, or `ignore` names what the function does not take.
+            WrongTypeError: It is no function that memoize takes; later, an argument that makes no key, or a
+                result that is not what the function is annotated to return.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-memoized", hot="16MiB")
+            >>> @store.memoize(ttl=300)
+            ... def square(number: int) -> int:
+            ...     print("computing")
+            ...     return number * number
+            >>> square(3), square(3)
+            computing
+            (9, 9)
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-memoized")
         """
         if callable(ttl):
             raise InvalidOptionError(
@@ -247,11 +302,39 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         Args:
             name: Any name; names of locks and keys are apart.
             timeout: Seconds to wait for it; 0 does not wait, None waits for ever.
+
+        Raises:
+            LockTimeoutError: When it is acquired: it was not free in time.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-locked", hot="16MiB")
+            >>> with store.lock("nightly-report", timeout=10) as lock:
+            ...     lock.held
+            True
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-locked")
         """
         return Lock(self, name, timeout)
 
     def transaction(self) -> Transaction:
-        """A transaction, which commits at the end of its `with` block."""
+        """A transaction, which commits at the end of its `with` block.
+
+        Raises:
+            TransactionConflictError: At the commit: somebody changed a key that it read.
+            TransactionTooLargeError: At the commit: its changes do not fit into one segment.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-changes", hot="16MiB")
+            >>> with store.transaction() as tx:
+            ...     tx["from"] = 90
+            ...     tx["to"] = 110
+            >>> sorted(store.items())
+            [('from', 90), ('to', 110)]
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-changes")
+        """
         return Transaction(self)
 
     def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
@@ -283,17 +366,88 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
     # The whole store.
 
-    def stats(self) -> dict[str, Any]:
-        """Figures about the store now, each named with its unit."""
-        return _report(self._stats())
+    def stats(self) -> Stats:
+        """Figures about the store: what it holds, what it has done, how full its tiers are.
 
-    def check(self, *, repair: bool = False) -> dict[str, Any]:
-        """Verifies every invariant and checksum, and reports; quarantines and repairs where `repair`."""
-        return _report(self._check(repair))
+        Nothing is locked for it: each was true a moment ago, but not all at the same moment.
 
-    def snapshot(self, directory: str | os.PathLike[str]) -> dict[str, Any]:
-        """Writes a consistent copy into `directory` while writes go on, for `thermae.restore`."""
-        return _report(self._snapshot(directory_text(directory)))
+        Returns:
+            A dict with the figures that `thermae.reports.Stats` names.
+
+        Raises:
+            StoreClosedError: The store was closed.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-stats", hot="16MiB")
+            >>> store["key"] = "value"
+            >>> figures = store.stats()
+            >>> figures["keys"], figures["hot_bytes"], figures["participants"], figures["writes_stopped"]
+            (1, 16777216, 1, False)
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-stats")
+        """
+        report: Stats = json.loads(self._stats())
+        return report
+
+    def check(self, *, repair: bool = False) -> CheckReport:
+        """Verifies every invariant, down to each record's checksum, while others go on using the store.
+
+        Args:
+            repair: Quarantine what is damaged, and rebuild what can be rebuilt from the rest.
+
+        Returns:
+            A dict with the findings that `thermae.reports.CheckReport` names.
+
+        Raises:
+            StoreClosedError: The store was closed.
+            ReadOnlyStoreError: A repair, of a store that was opened read-only.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-check", hot="16MiB")
+            >>> store["key"] = "value"
+            >>> report = store.check()
+            >>> report["ok"], report["keys"], report["problems"]
+            (True, 1, [])
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-check")
+        """
+        report: CheckReport = json.loads(self._check(repair))
+        return report
+
+    def snapshot(self, directory: str | os.PathLike[str]) -> SnapshotReport:
+        """Writes the store as it is at one moment into `directory`, while others go on writing.
+
+        `thermae.restore` makes a store of it. If it fails or is interrupted, nothing is left behind.
+
+        Args:
+            directory: It must not exist yet, or be empty.
+
+        Returns:
+            A dict with what was copied, as `thermae.reports.SnapshotReport` names it.
+
+        Raises:
+            InvalidOptionError: The directory holds something.
+            ReadOnlyStoreError: The store was opened read-only: a snapshot keeps others from reusing memory.
+            StoreIOError: The directory can't be written; the disk is full.
+
+        Example:
+            >>> import tempfile, thermae
+            >>> store = thermae.open("shm://thermae-doc-snapshot", hot="16MiB")
+            >>> store["key"] = "value"
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     copied = store.snapshot(f"{directory}/backup")
+            ...     restored = thermae.restore(copied["directory"], f"{directory}/data", cold="64MiB")
+            ...     with thermae.open(restored["location"]) as copy:
+            ...         print(copy["key"])
+            ...     thermae.destroy(restored["location"])
+            value
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-snapshot")
+        """
+        report: SnapshotReport = json.loads(self._snapshot(directory_text(directory)))
+        return report
 
 
 def location_text(location: str | os.PathLike[str]) -> str:
@@ -342,13 +496,16 @@ def restore(
     snapshot: str | os.PathLike[str],
     location: str | os.PathLike[str],
     **options: Unpack[OpenOptions],
-) -> dict[str, Any]:
-    """Makes a store at `location`, where none may be, from a snapshot; reports what was restored.
+) -> RestoreReport:
+    """Makes a store at `location`, where none may be, from a snapshot.
 
     Args:
         snapshot: The directory that `Store.snapshot` wrote.
         location: The directory of the new store.
         **options: Other sizes of the tiers, another durability or `when_full`; the rest is as it was.
+
+    Returns:
+        A dict with what was restored, as `thermae.reports.RestoreReport` names it.
 
     Raises:
         NotAStoreError: There is no snapshot.
@@ -356,7 +513,10 @@ def restore(
         CorruptStoreError: The snapshot is damaged beyond use.
     """
     checked = checked_names(options)
-    return _report(_thermae.restore(directory_text(snapshot), location_text(location), checked))
+    report: RestoreReport = json.loads(
+        _thermae.restore(directory_text(snapshot), location_text(location), checked)
+    )
+    return report
 
 
 def destroy(location: str | os.PathLike[str]) -> None:
@@ -369,19 +529,31 @@ def destroy(location: str | os.PathLike[str]) -> None:
     _thermae.destroy(location_text(location))
 
 
-def shared_memory() -> list[dict[str, Any]]:
+def shared_memory() -> list[SharedMemory]:
     """The shared memory of all stores of this user, which outlives processes.
 
     Returns:
-        For each: its `name` in /dev/shm, the `location` of its store where that is known, its size in
-        `bytes`, its `state`, and the `reason` for saying so. The state is "in_use"; "kept", where the store
-        is there and nobody has it open; "orphaned", where there is no such store any more; or "unknown".
+        For each a dict as `thermae.reports.SharedMemory` names it. The `state` is "in_use"; "kept", where the
+        store is there and nobody has it open; "orphaned", where there is no such store any more; or
+        "unknown".
+
+    Raises:
+        StoreIOError: /dev/shm can't be read.
+
+    Example:
+        >>> import thermae
+        >>> with thermae.open("shm://thermae-doc-memory", hot="16MiB"):
+        ...     for memory in thermae.shared_memory():
+        ...         if memory["location"] == "shm://thermae-doc-memory":
+        ...             print(memory["state"])
+        in_use
+        >>> thermae.destroy("shm://thermae-doc-memory")
     """
-    found: list[dict[str, Any]] = json.loads(_thermae.shared_memory())
+    found: list[SharedMemory] = json.loads(_thermae.shared_memory())
     return found
 
 
-def remove_orphaned_memory(names: Collection[str] | None = None) -> list[dict[str, Any]]:
+def remove_orphaned_memory(names: Collection[str] | None = None) -> list[SharedMemory]:
     """Removes what `shared_memory` calls orphaned, and returns it.
 
     A store whose directory was removed by hand leaves its memory behind. None is removed unasked: a store
@@ -396,17 +568,12 @@ def remove_orphaned_memory(names: Collection[str] | None = None) -> list[dict[st
     if isinstance(names, str):
         raise WrongTypeError(f"names must be a collection of names, not one: write [{names!r}]")
     wanted = None if names is None else list(names)
-    removed: list[dict[str, Any]] = json.loads(_thermae.remove_orphaned_memory(wanted))
+    removed: list[SharedMemory] = json.loads(_thermae.remove_orphaned_memory(wanted))
     return removed
 
 
 def _reopen(cls: type[Store], location: str, codec: AnyCodec, options: OpenOptions) -> Store:
     return cls(location, codec=codec, **options)
-
-
-def _report(text: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(text)
-    return report
 
 
 @atexit.register

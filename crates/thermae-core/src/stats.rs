@@ -104,6 +104,15 @@ pub struct Stats {
     pub checkpoint_sequence: u64,
     /// Living participants.
     pub participants: u32,
+    /// As many as there can be.
+    pub participants_max: u32,
+    /// Whether a flush failed, so that writes are refused until the store is opened again.
+    pub writes_stopped: bool,
+    /// Whether what is written to the warm tier is durable without a system call, because it is persistent memory; `None` where there is no
+    /// warm tier.
+    pub warm_is_synchronous: Option<bool>,
+    /// What a key costs on average, with its value, its header and its part of the index, in bytes; `None` where there are no keys.
+    pub item_bytes_mean: Option<u64>,
     /// Segments that views and snapshots keep from being reused.
     pub pinned_segments: u32,
 }
@@ -159,8 +168,9 @@ impl Engine {
                 self.participant(slot).state.load(Ordering::Relaxed) != 0 && self.member.is_alive(slot)
             })
             .count();
+        let keys = self.count_entries();
         Stats {
-            keys: self.count_entries(),
+            keys,
             hits: sum(|counters| &counters.hits),
             misses: sum(|counters| &counters.misses),
             sets: sum(|counters| &counters.sets),
@@ -192,6 +202,10 @@ impl Engine {
             flushes: globals.flush_count.load(Ordering::Relaxed),
             checkpoint_sequence: globals.checkpoint_sequence.load(Ordering::Relaxed),
             participants: participants as u32,
+            participants_max: self.superblock.options.participants_max,
+            writes_stopped: globals.writes_stopped.load(Ordering::Relaxed) != 0,
+            warm_is_synchronous: self.durable.as_ref().and_then(DurableTiers::is_synchronous),
+            item_bytes_mean: (live_bytes + index_bytes).checked_div(keys),
             pinned_segments: self.pinned_count(),
         }
     }

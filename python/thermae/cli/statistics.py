@@ -14,6 +14,7 @@ import thermae
 from thermae.cli.opening import attached, store_argument
 from thermae.cli.output import print_json, results_console, titled
 from thermae.cli.structures import flattened, readable
+from thermae.reports import Stats
 
 
 @click.command()
@@ -60,7 +61,7 @@ def _watch(
     interval_seconds: float,
     samples_max: int | None,
 ) -> None:
-    previous: dict[str, Any] | None = None
+    previous: Stats | None = None
     with contextlib.ExitStack() as display:
         console = results_console()
         live: Live | None = None
@@ -80,9 +81,7 @@ def _watch(
             time.sleep(interval_seconds)
 
 
-def _table(
-    location: str, sample: dict[str, Any], previous: dict[str, Any] | None, interval_seconds: float
-) -> RenderableType:
+def _table(location: str, sample: Stats, previous: Stats | None, interval_seconds: float) -> RenderableType:
     table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")
