@@ -281,6 +281,33 @@ class TestMaintenance:
         finally:
             thermae.destroy(restored)
 
+    def test_restore_with_other_sizes(self, stored: str, tmp_path: Path) -> None:
+        snapshot, restored = str(tmp_path / "snapshot"), str(tmp_path / "restored")
+        assert thermae_command("snapshot", stored, snapshot).exit_code == 0
+        sizes = ["--hot", "32MiB", "--warm", "16MiB", "--cold", "48MiB"]
+        settings = ["--durability", "always", "--when-full", "error"]
+        result = thermae_command("restore", snapshot, restored, *sizes, *settings)
+        assert result.exit_code == 0, result.output
+        try:
+            with thermae.open(restored, create=False) as store:
+                assert (store.hot_bytes, store.warm_bytes, store.cold_bytes) == (32 << 20, 16 << 20, 48 << 20)
+                assert (store.durability, store.when_full) == ("always", "error")
+                assert store["user:1"] == "Ada"
+        finally:
+            thermae.destroy(restored)
+
+    def test_restore_takes_no_shared_memory(
+        self, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        snapshot = str(tmp_path / "snapshot")
+        assert thermae_command("snapshot", stored, snapshot).exit_code == 0
+        monkeypatch.chdir(tmp_path)
+        before = sorted(os.listdir(tmp_path))
+        result = thermae_command("restore", snapshot, "shm://name")
+        assert result.exit_code == 1
+        assert "can't be restored to shm://name" in result.stderr
+        assert sorted(os.listdir(tmp_path)) == before
+
     def test_restore_from_nothing_is_1(self, tmp_path: Path) -> None:
         result = thermae_command("restore", str(tmp_path / "none"), str(tmp_path / "new"))
         assert result.exit_code == 1

@@ -67,6 +67,15 @@ impl Location {
                 "the location {text:?} contains a zero byte, which no path may: remove it"
             )));
         }
+        // What a path type makes of shm://name. Nobody means a directory by that.
+        if let Some((_, name)) =
+            text.rsplit_once("shm:/").filter(|_| text.split('/').any(|part| part == "shm:"))
+        {
+            return Err(Error::invalid_option(format!(
+                "the location {text:?} is a path through \"shm:\": for shared memory give \"shm://{name}\" as text, because a path \
+                 joins its slashes"
+            )));
+        }
         if let Some((scheme, _)) = text.split_once("://")
             && !scheme.is_empty()
             && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
@@ -564,9 +573,12 @@ mod tests {
         assert_eq!(Location::parse("shm://a.B_1-2").unwrap(), Location::SharedMemory("a.B_1-2".into()));
         assert_eq!(Location::parse("shm://x").unwrap().to_string(), "shm://x");
         let long = format!("shm://{}", "x".repeat(65));
-        for text in ["", "shm://", "shm://a/b", "shm://ä", "a\0b", "redis://host", &long] {
+        for text in
+            ["", "shm://", "shm://a/b", "shm://ä", "a\0b", "redis://host", "shm:/a", "/b/shm:/a", &long]
+        {
             assert_eq!(Location::parse(text).unwrap_err().name(), "InvalidOption", "{text:?}");
         }
+        assert!(Location::parse("/b/shm:/a").unwrap_err().to_string().contains("give \"shm://a\" as text"));
     }
 
     #[test]

@@ -1,15 +1,17 @@
 """``check``, ``snapshot`` and ``restore``: keeping a store's data sound and safe."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import click
 from rich.table import Table
 
 import thermae
-from thermae.cli.opening import attached, store_argument
+from thermae.cli.opening import attached, options_of_a_new_store, store_argument
 from thermae.cli.output import print_json, results_console, titled, working
 from thermae.cli.structures import flattened, readable
+from thermae.options import OpenOptions
 
 PROBLEMS_PRINTED_MAX = 50
 
@@ -33,7 +35,7 @@ def check(context: click.Context, location: str, repair: bool, as_json: bool) ->
     if as_json:
         print_json(document)
     else:
-        problems = document.pop("problems")
+        problems = document["problems"]
         _print_report(f"Check of {location}", {**document, "problems": len(problems)})
         for problem in problems[:PROBLEMS_PRINTED_MAX]:
             repaired = " (repaired)" if problem["repaired"] else ""
@@ -65,23 +67,25 @@ def snapshot(location: str, directory: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("source", metavar="SNAPSHOT", type=click.Path(path_type=Path))
-@click.argument("directory", type=click.Path(path_type=Path))
+@store_argument
+@options_of_a_new_store("as the snapshot has it")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def restore(source: Path, directory: Path, as_json: bool) -> None:
-    """Make a new store in DIRECTORY from a SNAPSHOT.
+def restore(source: Path, location: str, as_json: bool, **options: Unpack[OpenOptions]) -> None:
+    """Make a new STORE, a directory, from a SNAPSHOT; with other sizes where they are given.
 
     Each record is verified on the way.
 
     \b
     Examples:
       thermae restore backup-monday/ data/
+      thermae restore backup-monday/ larger/ --hot 2GiB --cold 100GiB
     """
-    with working(f"restoring {source} to {directory}"):
-        document = thermae.restore(source, directory)
-    print_json(document) if as_json else _print_report(f"Restored {source} to {directory}", document)
+    with working(f"restoring {source} to {location}"):
+        document = thermae.restore(source, location, **options)
+    print_json(document) if as_json else _print_report(f"Restored {source} to {location}", document)
 
 
-def _print_report(title: str, document: dict[str, Any]) -> None:
+def _print_report(title: str, document: Mapping[str, Any]) -> None:
     table = Table()
     table.add_column("figure")
     table.add_column("value", overflow="fold")

@@ -4,12 +4,12 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import click
 
 import thermae
-from thermae.cli.opening import attached, store_argument
+from thermae.cli.opening import attached, options_of_a_new_store, store_argument
 from thermae.cli.output import print_json
 from thermae.cli.values import (
     VALUE_TYPES,
@@ -21,7 +21,7 @@ from thermae.cli.values import (
     plain_bytes,
     shortened,
 )
-from thermae.options import Durability, OpenOptions, WhenFull
+from thermae.options import OpenOptions
 
 _ABSENT = object()
 
@@ -86,18 +86,7 @@ def get_value(location: str, key: str, as_json: bool, output: Path | None) -> No
 @click.option(
     "--if-absent", is_flag=True, help="Store only when there is no such key; exit code 1 when there is."
 )
-@click.option("--hot", help="Size of the hot tier (DRAM) of a store that is created, such as 512MiB.")
-@click.option("--warm", help="Size of the warm tier (persistent memory) of a store that is created.")
-@click.option("--warm-directory", help="Directory on persistent memory for it.  [default: STORE]")
-@click.option("--cold", help="Size of the cold tier (flash) of a store that is created, such as 20GiB.")
-@click.option(
-    "--durability",
-    type=click.Choice(["none", "everysec", "always"]),
-    help="What survives the machine's death.",
-)
-@click.option(
-    "--when-full", type=click.Choice(["evict", "error"]), help="What a full store does with a new value."
-)
+@options_of_a_new_store("as thermae.open has it")
 def set_value(
     location: str,
     key: str,
@@ -106,12 +95,7 @@ def set_value(
     value_type: str | None,
     ttl: float | None,
     if_absent: bool,
-    hot: str | None,
-    warm: str | None,
-    warm_directory: str | None,
-    cold: str | None,
-    durability: Durability | None,
-    when_full: WhenFull | None,
+    **options: Unpack[OpenOptions],
 ) -> None:
     """Store VALUE under KEY. The store is created when it does not exist.
 
@@ -131,14 +115,6 @@ def set_value(
     else:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         parsed = parse_value(raw, value_type or "bytes")
-    options: OpenOptions = {
-        "hot": hot,
-        "warm": warm,
-        "warm_directory": warm_directory,
-        "cold": cold,
-        "durability": durability,
-        "when_full": when_full,
-    }
     with thermae.open(location, **options) as store:
         stored = store.set(key_from_argument(key), parsed, ttl=ttl, if_absent=if_absent)
     if not stored:
