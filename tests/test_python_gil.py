@@ -100,24 +100,82 @@ def test_hot_reads_and_writes_keep_the_gil(location: str) -> None:
 @pytest.mark.parametrize(
     "read",
     [
-        lambda store, key: store[key],
-        lambda store, key: store.get(key),
-        lambda store, key: store.get_with_version(key)[0],
-        lambda store, key: key in store and store[key],
-        lambda store, key: bytes(store.view(key)),
-        lambda store, key: store.get_many([key])[0],
+        lambda store, key, value: store[key] == value,
+        lambda store, key, value: store.get(key) == value,
+        lambda store, key, value: store.get_with_version(key)[0] == value,
+        lambda store, key, value: bytes(store.view(key)) == value,
+        lambda store, key, value: store.get_many([key]) == [value],
+        # What is told without reading the value asks the same record.
+        lambda store, key, value: key in store,
+        lambda store, key, value: store.version(key) > 0,
+        lambda store, key, value: store.value_bytes(key) == len(value),
+        lambda store, key, value: store.ttl(key) is None,
     ],
-    ids=["getitem", "get", "get_with_version", "contains", "view", "get_many"],
+    ids=[
+        "getitem",
+        "get",
+        "get_with_version",
+        "view",
+        "get_many",
+        "contains",
+        "version",
+        "value_bytes",
+        "ttl",
+    ],
 )
 def test_a_cold_read_lets_others_run(
-    cold_store: thermae.Store, read: Callable[[thermae.Store, str], object]
+    cold_store: thermae.Store, read: Callable[[thermae.Store, str, bytes], bool]
 ) -> None:
+    before = cold_store.stats()["cold_reads"]
+
     def step(number: int) -> None:
         number %= KEYS
-        assert read(cold_store, f"key:{number}") == value_of(number)
+        assert read(cold_store, f"key:{number}", value_of(number))
 
     assert runs_meanwhile(step)
-    assert cold_store.stats()["cold_reads"] > 0
+    assert cold_store.stats()["cold_reads"] > before
+
+
+LARGE = bytes(8 << 20)
+
+
+@pytest.fixture
+def roomy_store(tmp_path: Path) -> Iterator[thermae.Store]:
+    """With room for a dozen large values, so that no write waits for that."""
+    with thermae.open(tmp_path / "data", hot="160MiB", cold=0, background=False) as store:
+        store["large"] = LARGE
+        yield store
+    thermae.destroy(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store, number: store["large"],
+        lambda store, number: store.get("large"),
+        lambda store, number: store.get_with_version("large"),
+        lambda store, number: store.get_many(["large"]),
+        lambda store, number: store.__setitem__(f"{number}", LARGE),
+        lambda store, number: store.set(f"{number}", LARGE, ttl=60),
+        lambda store, number: store.add(f"{number}", LARGE),
+        lambda store, number: store.set_many({f"{number}": LARGE}),
+    ],
+    ids=["getitem", "get", "get_with_version", "get_many", "setitem", "set", "add", "set_many"],
+)
+def test_a_large_value_lets_others_run(
+    roomy_store: thermae.Store, call: Callable[[thermae.Store, int], object]
+) -> None:
+    assert runs_meanwhile(lambda number: call(roomy_store, number), steps_max=12)
+
+
+def test_a_value_that_is_not_large_keeps_the_gil(roomy_store: thermae.Store) -> None:
+    value = bytes((64 << 10) - 1)
+
+    def step(number: int) -> None:
+        roomy_store["key"] = value
+        assert roomy_store["key"] == value
+
+    assert not runs_meanwhile(step, steps_max=200)
 
 
 def test_a_write_over_a_cold_value_lets_others_run(cold_store: thermae.Store) -> None:

@@ -143,25 +143,6 @@ def test_threads_share_a_handle(store: thermae.Store) -> None:
     assert store["all"] == 4000
 
 
-def test_large_values_let_other_threads_run(store: thermae.Store) -> None:
-    value = bytes(2_000_000)
-    counted = 0
-    done = threading.Event()
-
-    def copy_values() -> None:
-        for _ in range(100):
-            store["large"] = value
-            assert len(store["large"]) == len(value)
-        done.set()
-
-    thread = threading.Thread(target=copy_values)
-    thread.start()
-    while not done.is_set():
-        counted += 1
-    thread.join()
-    assert counted > 0
-
-
 def test_closing_while_others_are_inside(store: thermae.Store, location: str) -> None:
     store["large"] = bytes(1_000_000)
     outcomes: list[str] = []

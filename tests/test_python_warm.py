@@ -43,20 +43,20 @@ def test_a_killed_writer_leaves_all_tiers_to_the_next_process(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "kind", "message"),
     [
-        ({"warm": "1MiB"}, "at least 16 frames"),
-        ({"warm": "12 parsecs"}, "not understood"),
-        ({"warm": "1GiB", "warm_directory": 3}, "must be a path"),
-        ({"warm_directory": "/tmp"}, "no warm tier"),
-        ({"index": "warm"}, "does not have"),
-        ({"index": "tepid", "warm": "1GiB"}, '"hot" or "warm"'),
+        ({"warm": "1MiB"}, thermae.InvalidOptionError, "at least 16 frames"),
+        ({"warm": "12 parsecs"}, thermae.InvalidOptionError, "not understood"),
+        ({"warm": "1GiB", "warm_directory": 3}, thermae.WrongTypeError, "must be a path"),
+        ({"warm_directory": "/tmp"}, thermae.InvalidOptionError, "no warm tier"),
+        ({"index": "warm"}, thermae.InvalidOptionError, "does not have"),
+        ({"index": "tepid", "warm": "1GiB"}, thermae.InvalidOptionError, '"hot" or "warm"'),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_nothing(
-    tmp_path: Path, options: dict[str, object], message: str
+    tmp_path: Path, options: dict[str, object], kind: type[thermae.ThermaeError], message: str
 ) -> None:
-    with pytest.raises(thermae.ThermaeError, match=message):
+    with pytest.raises(kind, match=message):
         thermae.open(tmp_path / "store", hot="16MiB", cold="64MiB", **options)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
