@@ -142,10 +142,11 @@ def test_demo_keeps_its_stores_when_asked(source: Path, tmp_path: Path) -> None:
 
 def test_demo_fails_when_a_byte_is_wrong(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from thermae.demo import steps
+    from thermae.demo.report import Step
 
     reopen_and_verify = steps.reopen_and_verify
 
-    def damage_then_verify(story: steps.Story) -> list[steps.Step]:
+    def damage_then_verify(story: steps.Story) -> list[Step]:
         with thermae.open(story.location, create=False) as store:
             store["nested/text.txt"] = b"text\n" * 999 + b"Text\n"
         return reopen_and_verify(story)

@@ -34,8 +34,11 @@ def test_get_or_set(store: thermae.Store) -> None:
 
 
 def test_every_caller_gets_the_same(store: thermae.Store) -> None:
-    assert store.get_or_set("tuple", lambda: (1, 2)) == [1, 2]
-    assert store.get_or_set("tuple", lambda: (1, 2)) == [1, 2]
+    def pair() -> Any:
+        return 1, 2
+
+    assert store.get_or_set("tuple", pair) == [1, 2]
+    assert store.get_or_set("tuple", pair) == [1, 2]
     assert store.get_or_set("typed", lambda: (1, 2), as_type=tuple[int, int]) == (1, 2)
     assert store.get_or_set("typed", lambda: (1, 2), as_type=tuple[int, int]) == (1, 2)
     assert store.get_or_set("pickled", lambda: (1, {2}), codec="pickle") == (1, {2})
@@ -155,7 +158,7 @@ def test_memoize(store: thermae.Store) -> None:
 
     assert (add(1), add(1, 1), add(1, b=1), add(a=1, b=1)) == (2, 2, 2, 2)
     assert calls == [(1, 1)]
-    assert (add.__name__, add.__doc__, add.__wrapped__(1, 5)) == ("add", "Adds.", 6)
+    assert (vars(add)["__name__"], add.__doc__, add.__wrapped__(1, 5)) == ("add", "Adds.", 6)
     assert store.ttl(add.key(1)) == pytest.approx(60, abs=2)
     assert add.forget(1) is True
     assert add.forget(1) is False

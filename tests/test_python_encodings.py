@@ -291,7 +291,7 @@ ARRAYS = [
     np.arange(20)[::2],
     np.array([1 + 2j]),
     np.arange(100_000, dtype=np.float64),
-    np.float16([1.5]),
+    np.array([1.5], dtype=np.float16),
     np.zeros((1,) * 20),
 ]
 

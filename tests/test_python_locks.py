@@ -18,11 +18,12 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def test_lock_and_release(store: thermae.Store) -> None:
     lock = store.lock("name")
-    assert not lock.held
+    held = [lock.held]
     with lock as same:
         assert same is lock
-        assert lock.held
-    assert not lock.held
+        held.append(lock.held)
+    held.append(lock.held)
+    assert held == [False, True, False]
     lock.acquire()
     lock.release()
     with pytest.raises(RuntimeError, match="not held"):

@@ -19,7 +19,7 @@ def _factory(request: pytest.FixtureRequest, new_store: Callable[[], thermae.Sto
         request.cls.make_store = staticmethod(new_store)
 
 
-class TestBasicProtocol(mapping_tests.BasicTestMappingProtocol):
+class TestBasicProtocol(mapping_tests.BasicTestMappingProtocol):  # type: ignore[misc, name-defined]
     """All of CPython's basic tests, as they are."""
 
     make_store: Callable[[], thermae.Store]
@@ -34,7 +34,7 @@ class TestBasicProtocol(mapping_tests.BasicTestMappingProtocol):
         return {"1": "2", "key1": "value1", "key2": 123}
 
 
-class TestWholeProtocol(mapping_tests.TestMappingProtocol):
+class TestWholeProtocol(mapping_tests.TestMappingProtocol):  # type: ignore[misc, name-defined]
     """CPython's tests of whole mappings; where those use integers as keys, the same with text."""
 
     make_store: Callable[[], thermae.Store]
@@ -158,7 +158,8 @@ def test_views_of_a_prefix(store: thermae.Store, prefix: str | bytes) -> None:
     assert len(store.keys(prefix=prefix)) == len(store.values(prefix=prefix)) == 2
     assert "user:1" in store.keys(prefix=prefix)
     assert "group:1" not in store.keys(prefix=prefix)
-    assert 7 not in store.keys(prefix=prefix)
+    no_key: object = 7
+    assert no_key not in store.keys(prefix=prefix)
     assert dict(store.items(prefix=prefix)) == {"user:1": "Ada", "user:2": "Bob"}
     assert ("user:1", "Ada") in store.items(prefix=prefix)
     assert ("user:1", "Bob") not in store.items(prefix=prefix)

@@ -133,7 +133,8 @@ def test_batches_take_any_iterable(store: thermae.Store) -> None:
     assert store.get_many({"0": None, "1": None}) == [[0], [1]]
     store.set_many([])
     store.set_many({})
-    store.set_many({"a": 1, b"b": 2}.items(), ttl=60)
+    mixed: dict[str | bytes, int] = {"a": 1, b"b": 2}
+    store.set_many(mixed.items(), ttl=60)
     assert store.ttl("b") == pytest.approx(60, abs=2)
 
 

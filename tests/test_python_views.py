@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ def test_a_view_is_read_only_and_of_the_bytes(store: thermae.Store) -> None:
     assert isinstance(view, memoryview)
     assert view.readonly
     assert (view.format, view.itemsize, view.ndim, view.nbytes) == ("B", 1, 1, 10)
-    assert view == b"some bytes"
+    assert view == memoryview(b"some bytes")
     assert bytes(view[5:]) == b"bytes"
     with pytest.raises(TypeError):
         view[0] = 1
-    assert len(view.obj) == 10
+    owner: Any = view.obj
+    assert len(owner) == 10
 
 
 def test_views_of_missing_and_empty_values(store: thermae.Store) -> None:
