@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import thermae
 
@@ -18,6 +19,19 @@ _numbers = itertools.count(1)
 # A shell starts what it runs in the background with SIGINT ignored, and Python then installs no handler of
 # its own: the tests of Ctrl-C, and the processes that tests start, need what a user at a terminal has.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Whether a change passes must not depend on luck: each run makes up the same. `--hypothesis-profile=search`
+# draws anew, and more. No deadlines, for the machine may be busy.
+settings.register_profile(
+    "same",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    stateful_step_count=40,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("search", settings.get_profile("same"), derandomize=False, max_examples=1000)
+settings.load_profile("same")
 
 
 @pytest.fixture
