@@ -26,7 +26,7 @@ settings.register_profile(
     "same",
     derandomize=True,
     deadline=None,
-    max_examples=50,
+    max_examples=30,
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow],
 )
