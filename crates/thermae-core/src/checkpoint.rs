@@ -248,6 +248,8 @@ impl Engine {
             &barrier,
             &mut || {
                 let durable_sequence = self.last_sequence();
+                // Also where that is durable already: the index may lead to copies of older records, made since the last flush.
+                self.flush_all_copies()?;
                 self.wait_durable(durable_sequence)?;
                 Ok(durable_sequence)
             },

@@ -138,6 +138,30 @@ impl Engine {
         Ok(())
     }
 
+    /// Returns when a flush that began after the call has made everything durable that was in the log then: what compaction copied too, which
+    /// has no sequence number of its own to wait for.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_once`]; Cancelled.
+    pub(crate) fn flush_all_copies(&self) -> Result<()> {
+        let globals = self.globals();
+        if self.durable.is_none() {
+            return Ok(());
+        }
+        loop {
+            before_wait();
+            check_cancelled()?;
+            globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
+            let lease = FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes };
+            // Only the lease's holder counts; a flush is not counted while a living writer does not finish its record.
+            let before = globals.flush_count.load(Ordering::SeqCst);
+            self.flush_with(&lease)?;
+            if globals.flush_count.load(Ordering::SeqCst) != before {
+                return Ok(());
+            }
+        }
+    }
+
     /// Marks what was retired before a flush noted its tails, and that flush succeeded, for reuse: as far as the recorded watermark covers
     /// the retirement.
     fn let_go_of(&self, retired: &[(u32, u64)]) {
