@@ -126,7 +126,7 @@ fn flush_loop(engine: &Engine, signal: &Signal) {
 fn keep_loop(engine: &Engine, signal: &Signal) {
     while !signal.is_stopping() {
         if let Some(_lease) = Lease::take(engine, &engine.globals().keeper_lease) {
-            // What the dead held whose slots are used again; later ones are reaped before that.
+            // Should the keeper before have died in the middle of it.
             engine.release_what_was_of(NOBODY);
             while !signal.is_stopping() {
                 // Each duty is tried again at the next tick; an error in one (a full disk, say) does not keep the others from running.
@@ -176,6 +176,9 @@ impl Engine {
 
     /// Releases what dead participants held.
     pub(crate) fn reap_dead(&self) -> Result<()> {
+        if self.globals().buried.swap(0, Ordering::SeqCst) > 0 {
+            self.release_what_was_of(NOBODY);
+        }
         for dead in self.dead_participants() {
             self.reap(dead, || {
                 self.release_what_was_of(dead);

@@ -318,8 +318,8 @@ pub struct Globals {
     pub checkpoint_lock: SharedLock,
     /// Held by whoever takes a snapshot. Meanwhile deletes leave tombstones, and slots that the snapshot needs are not freed.
     pub snapshot_lock: SharedLock,
-    /// Whether the last participant left cleanly.
-    pub closed_cleanly: AtomicU32,
+    /// Dead participants whose slots were used again before what they held was released: it is nobody's until the keeper comes by.
+    pub buried: AtomicU32,
     /// Counter of segment identities.
     pub next_segment: AtomicU64,
     /// Free hot frames on the stack.
@@ -374,10 +374,11 @@ pub struct Globals {
     pub moving_from: AtomicU32,
     /// Free warm frames on the stack.
     pub free_warm: AtomicU32,
-    /// 1 = the cold tier was written to since it was last synced. Looked at only where there is a warm tier too: then most flushes need not
-    /// sync the cold one.
-    pub cold_unsynced: AtomicU32,
-    _pad2: u32,
+    /// Beginnings and ends of writes to the cold tier, counted. Looked at only where there is a warm tier too: then most flushes need not sync
+    /// the cold one.
+    pub cold_writes: AtomicU32,
+    /// What `cold_writes` was before the last sync of the cold tier that succeeded.
+    pub cold_writes_synced: AtomicU32,
     /// Bytes written to the warm tier.
     pub warm_written_bytes: AtomicU64,
     /// The open segments.

@@ -695,7 +695,6 @@ fn join(
     let engine = assemble(env, paths, superblock, geometry, durable, (control, hot), &lock_file, options)?;
     if writable {
         engine.free_impossible_locks();
-        engine.globals().closed_cleanly.store(0, Ordering::Relaxed);
         if let Some(durability) = options.durability {
             engine.globals().durability.store(u32::from(durability.code()), Ordering::Relaxed);
         }

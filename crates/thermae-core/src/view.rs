@@ -65,7 +65,7 @@ impl std::ops::Deref for View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.pinned.iter().for_each(|&slot| self.engine.unpin(slot));
+        self.engine.unpin_view(&self.pinned);
     }
 }
 
@@ -98,6 +98,7 @@ pub(crate) fn view(engine: &Arc<Engine>, wanted: Wanted<'_>) -> Result<Option<Vi
         let mut pins = Pins { engine, slots: Vec::new() };
         if let Some((bytes, meta)) = pin_value(engine, wanted, found.entry, &mut pins)? {
             let pinned = std::mem::take(&mut pins.slots);
+            engine.pin_for_view(&pinned);
             return Ok(Some(View {
                 bytes,
                 len: usize::try_from(meta.value_len).unwrap_or(0),

@@ -96,6 +96,7 @@ fn role() {
     let store = Store::open(&location, &Options { background: false, ..Options::default() }).unwrap();
     match role.as_str() {
         "forker" => fork_and_share(&store),
+        "forker-at-work" => fork_while_work_is_under_way(&store),
         "orphan-maker" => fork_without_a_slot(&store),
         "forker-with-threads" => fork_with_keeper(&Store::open(&location, &Options::default()).unwrap()),
         "dying-parent" => {
@@ -184,6 +185,35 @@ fn fork_with_keeper(store: &Store) {
     store.close().unwrap();
 }
 
+/// What the parent's threads pinned for the time of some work is not the child's: it has no such thread that would ever let go. A child born
+/// in the middle of a flush once pinned all that was being flushed for as long as it lived.
+fn fork_while_work_is_under_way(store: &Store) {
+    set(store, b"viewed", b"value");
+    let view = store.view(b"viewed").unwrap().unwrap();
+    let pinned = || {
+        (0..store.engine().geometry.slots).filter(|&slot| store.engine().is_pinned(slot)).collect::<Vec<_>>()
+    };
+    let viewed = pinned();
+    assert_eq!(viewed.len(), 1);
+    let worked_at = (viewed[0] + 1) % store.engine().geometry.slots;
+    store.engine().pin(worked_at);
+    store.engine().pin(viewed[0]);
+    let parent_let_go = signal("parent let go");
+    let pid = fork(|| {
+        await_signal(&parent_let_go);
+        assert_eq!(pinned(), viewed, "the view's pin alone");
+        give(&signal("child let go"));
+    });
+    store.engine().unpin(worked_at);
+    store.engine().unpin(viewed[0]);
+    give(&parent_let_go);
+    await_signal(&signal("child let go"));
+    join(pid);
+    assert_eq!(pinned(), viewed);
+    drop(view);
+    assert!(pinned().is_empty());
+}
+
 /// The child of a fork that finds no free slot is refused, and leaves what is its parent's alone. It once closed the lock file's descriptor
 /// twice, the second time whatever file had got its number, and took its views' pins away from its parent.
 fn fork_without_a_slot(store: &Store) {
@@ -244,6 +274,14 @@ fn a_forked_child_has_background_threads_of_its_own() {
     let place = Place::shared_memory("fork-threads");
     let store = place.open(&cache());
     run("forker-with-threads", &place);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_forked_child_has_the_pins_of_views_alone() {
+    let place = Place::shared_memory("fork-at-work");
+    let store = place.open(&cache());
+    run("forker-at-work", &place);
     store.close().unwrap();
 }
 
