@@ -6,7 +6,7 @@
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::options::{Location, Options};
-use crate::superblock::Superblock;
+use crate::superblock::{Superblock, parent};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,16 +42,19 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
             Ok(())
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound && create => {
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-                && env.metadata(parent).is_err()
+            if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty())
+                && env.metadata(above).is_err()
             {
-                prepare_directory(env, parent, true)?;
+                prepare_directory(env, above, true)?;
             }
             match env.create_dir(path) {
                 Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                     Err(Error::io("create the directory", path, source))
                 }
-                _ => Ok(()),
+                // Its name has to survive a power failure like what is written under it.
+                _ => env
+                    .sync_dir(parent(path))
+                    .map_err(|source| Error::io("sync the directory", parent(path), source)),
             }
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Error::NotAStore(format!(

@@ -1,4 +1,4 @@
-//! Snapshots: a consistent copy of a store while writers go on, and stores made from such copies.
+//! Snapshots: a consistent copy of a store while writers go on.
 //!
 //! A snapshot shows the store as of a sequence number S: the log up to there, and the index as a checkpoint. It is a complete store's
 //! directory, so it can be opened where it lies. No fork, and no memory that grows with the data: one frame, and a few bytes per segment.

@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{End, Place, Stamp, TAKEOVER_MAX, keys, options, setting, spawn, wait_until};
+use common::{End, Place, Stamp, TAKEOVER_MAX, keys, options, setting, spawn, spawn_with, wait_until};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use thermae_core::layout::state;
 use thermae_core::{
     BatchOp, Durability, Error, LockToken, Options, Result, SetOptions, Store, View, WhenFull,
 };
@@ -114,6 +115,10 @@ fn role() {
             let _token = lock(&store, b"held", 0).unwrap();
             give(&signal("locked"));
             std::thread::sleep(TIMEOUT);
+        }
+        "large-writer" => {
+            // Killed in the middle of it.
+            set(&store, b"large", &vec![1; 2_000_000]);
         }
         "sitter" => {
             give(&signal(&setting("NAME")));
@@ -547,6 +552,26 @@ fn too_many_participants_are_refused_until_one_leaves() {
     let fourth = place.open(&Options { background: false, ..Options::default() });
     assert_eq!(value(&fourth, b"key").unwrap(), b"value");
     drop((first, second, fourth));
+}
+
+/// Where no slot is free, a newcomer takes a dead one's before the keeper came by; what the dead had begun was once released only by the
+/// next keeper, however long this one lived.
+#[test]
+fn what_the_dead_began_is_released_though_their_slots_are_used_again() {
+    let place = Place::shared_memory("buried");
+    let keeper = place.open(&Options { participants_max: 2, background: true, ..cache() });
+    for _ in 0..4 {
+        let crash = [("THERMAE_CRASH_POINT", "large.piece_written:2".to_owned())];
+        assert_eq!(spawn_with("large-writer", &settings(&place), &crash).wait(TIMEOUT), End::Killed);
+        let successor = place.open(&Options { background: false, ..Options::default() });
+        let pending = || {
+            let segments = keeper.engine().segments().iter();
+            segments.filter(|segment| segment.state.load(Ordering::SeqCst) == state::EXTENT_PENDING).count()
+        };
+        wait_until("the extents are free", TAKEOVER_MAX, || pending() == 0);
+        successor.close().unwrap();
+    }
+    keeper.close().unwrap();
 }
 
 /// Slots of the dead were once free only after a living participant had reaped them. Where all of them were killed, there was none, and
