@@ -400,8 +400,13 @@ impl Checker<'_> {
             }
             self.problem("lock", "the arena", "it is locked by nobody alive", self.repair);
         }
+        if is_stale(globals.room_lock.owner()) {
+            if self.repair {
+                drop(engine.lock_room());
+            }
+            self.problem("lock", "the lock of making room", "it is held by nobody alive", self.repair);
+        }
         let leases = [
-            ("making room", &globals.room_lock),
             ("flushing", &globals.flush_lease),
             ("keeping house", &globals.keeper_lease),
             ("checkpoints", &globals.checkpoint_lock),
