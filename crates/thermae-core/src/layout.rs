@@ -112,26 +112,41 @@ pub struct Geometry {
     pub participant_pages: u32,
 }
 
+/// What a store's index refers to, and so can't change: neither with the sizes of its tiers, nor in a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Index partitions, a power of two.
+    pub partitions: u32,
+    /// Slots of the segment table, at least.
+    pub slots_min: u32,
+}
+
 impl Geometry {
     /// The geometry of a store with these tiers. `hot_bytes` pays for the control file too: that is the one memory limit.
     /// `None` where the hot tier is too small to hold the control file and eight frames, or the tiers exceed the address space.
     pub fn of(tiers: TierBytes, frame_bytes: u32, participants: u32) -> Option<Self> {
         let all_bytes = tiers.hot.checked_add(tiers.warm)?.checked_add(tiers.cold)?;
         let partitions = (all_bytes / (128 << 10)).clamp(64, 1 << 18);
-        Self::with_partitions(tiers, frame_bytes, participants, 1 << partitions.ilog2())
+        Self::with_shape(
+            tiers,
+            frame_bytes,
+            participants,
+            Shape { partitions: 1 << partitions.ilog2(), slots_min: 0 },
+        )
     }
 
-    /// The same with a number of partitions that was chosen before: a restored store keeps its index's, whatever its tiers' sizes.
-    pub fn with_partitions(
+    /// The same with what was chosen before: a restored store keeps it, whatever its tiers' sizes.
+    pub fn with_shape(
         tiers: TierBytes,
         frame_bytes: u32,
         participants: u32,
-        partitions: u32,
+        Shape { partitions, slots_min }: Shape,
     ) -> Option<Self> {
         let frame = u64::from(frame_bytes);
         let hot_most = tiers.hot / frame;
         let (warm_frames, cold_frames) = (tiers.warm / frame, tiers.cold / frame);
         let slots = hot_most.checked_add(warm_frames)?.checked_add(cold_frames)?.checked_add(64)?;
+        let slots = slots.max(u64::from(slots_min));
         let slots_max = 1_u64 << (ADDRESS_BITS - (frame_bytes.trailing_zeros() - 3)).min(SLOT_BITS);
         if slots >= slots_max {
             return None;

@@ -11,7 +11,7 @@ use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result};
 use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
-    Participant, SEGMENT_NUMBER_MAX, STRUCT_BYTES, TTL_HEADS_MAX,
+    Participant, SEGMENT_NUMBER_MAX, STRUCT_BYTES, Shape, TTL_HEADS_MAX,
 };
 use crate::leftovers;
 use crate::lock::SharedLock;
@@ -113,11 +113,11 @@ fn create_superblock(
 }
 
 /// What follows from a store's options; `partitions` are those it was created with, if it exists.
-pub(crate) fn geometry_of(resolved: &Resolved, partitions: Option<u32>) -> Result<Geometry> {
+pub(crate) fn geometry_of(resolved: &Resolved, shape: Option<Shape>) -> Result<Geometry> {
     let (tiers, frame, participants) =
         (resolved.tier_bytes(), resolved.frame_bytes, resolved.participants_max);
-    let geometry = match partitions {
-        Some(partitions) => Geometry::with_partitions(tiers, frame, participants, partitions),
+    let geometry = match shape {
+        Some(shape) => Geometry::with_shape(tiers, frame, participants, shape),
         None => Geometry::of(tiers, frame, participants),
     };
     geometry.ok_or_else(|| {
@@ -278,7 +278,7 @@ fn attach_locked(
         Superblock::read(&*env, &superblock_path)?
     };
     options.check_against(location, &superblock.options)?;
-    let geometry = geometry_of(&superblock.options, Some(superblock.partitions))?;
+    let geometry = geometry_of(&superblock.options, Some(superblock.shape()))?;
     if geometry.slots != superblock.slot_count {
         return Err(Error::WrongLayout(format!(
             "{} was made by a build that lays stores out differently (slots {} and {}): open it with that build, take a snapshot there \

@@ -23,7 +23,7 @@ use crate::durable::cold_geometry;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::frame_file::{FrameFile, FrameKind, FrameRecord};
-use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
+use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Shape, class, state};
 use crate::lock::SharedLock;
 use crate::open;
 use crate::options::{IndexPlacement, Resolved};
@@ -123,9 +123,8 @@ pub(crate) fn frames_for(segments: u64) -> u64 {
 }
 
 /// A snapshot's cold tier is the store's own, unless what is hot or warm has to fit too and does not: then it is one with room to spare.
-/// It has no warm tier: it is a copy to be put away. Segments keep their slots, and there are as many slots as the tiers have frames, so
-/// the cold tier has frames in place of the warm ones up to `slot_max`.
-fn snapshot_options(options: &Resolved, partitions: u32, segments: u64, slot_max: u32) -> Result<Resolved> {
+/// It has no warm tier: it is a copy to be put away.
+fn snapshot_options(options: &Resolved, segments: u64) -> Resolved {
     let frame_bytes = u64::from(options.frame_bytes);
     let needed = frames_for(segments) * frame_bytes;
     let cold_bytes = if options.cold_bytes >= needed {
@@ -133,10 +132,7 @@ fn snapshot_options(options: &Resolved, partitions: u32, segments: u64, slot_max
     } else {
         needed.max(options.hot_bytes) + (options.hot_bytes / 8).next_multiple_of(frame_bytes)
     };
-    let mut options = Resolved { warm_bytes: 0, cold_bytes, index: IndexPlacement::Hot, ..*options };
-    let slots = open::geometry_of(&options, Some(partitions))?.slots;
-    options.cold_bytes += u64::from((slot_max + 1).saturating_sub(slots)) * frame_bytes;
-    Ok(options)
+    Resolved { warm_bytes: 0, cold_bytes, index: IndexPlacement::Hot, ..*options }
 }
 
 impl Engine {
@@ -167,9 +163,11 @@ impl Engine {
         crash_point!("snapshot.dumped");
         let planned = self.plan_copies(&barrier, end, number);
         let current = Superblock::read(&*self.env, &self.paths.superblock)?;
-        let slot_max = planned.iter().map(|planned| planned.slot).max().unwrap_or(0);
-        let options = snapshot_options(&current.options, current.partitions, planned.len() as u64, slot_max)?;
-        let geometry = open::geometry_of(&options, Some(current.partitions))?;
+        let options = snapshot_options(&current.options, planned.len() as u64);
+        // Segments keep their slots: addresses and identities name them.
+        let slots_min = planned.iter().map(|planned| planned.slot + 1).max().unwrap_or(0);
+        let shape = Shape { partitions: current.partitions, slots_min };
+        let geometry = open::geometry_of(&options, Some(shape))?;
         let cold_geometry = cold_geometry(uuid, geometry.frame_bytes, geometry.cold_frames);
         let pool = FrameFile::create_partial(
             &*self.env,

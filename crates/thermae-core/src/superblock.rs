@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, LAYOUT_VERSION};
 use crate::env::{Env, EnvFile, OpenHow, check_owner};
 use crate::error::{Error, Result};
+use crate::layout::Shape;
 use crate::options::{Durability, IndexPlacement, Resolved, WhenFull};
 use crate::record::SEQUENCE_MAX;
 
@@ -226,6 +227,11 @@ impl Superblock {
         };
         superblock.validate()?;
         Ok(superblock)
+    }
+
+    /// What its index refers to.
+    pub fn shape(&self) -> Shape {
+        Shape { partitions: self.partitions, slots_min: self.slot_count }
     }
 
     /// Everything that later arithmetic relies on.

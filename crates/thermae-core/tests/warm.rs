@@ -360,6 +360,24 @@ fn a_snapshot_holds_the_segments_of_every_slot() {
     check(&opened);
     assert_eq!(opened.stats().unwrap().keys, 2500);
     opened.close().unwrap();
+    // Also smaller, if what it holds has room.
+    let smaller = Location::Directory(place.beside("smaller"));
+    let again = place.beside("again");
+    let opened = Store::open(&Location::Directory(snapshot), &Options::default()).unwrap();
+    opened.snapshot(&again).unwrap();
+    opened.close().unwrap();
+    assert_eq!(
+        restore(&again, &smaller, &options(16, 84, Durability::EverySec, WhenFull::Error)).unwrap().keys,
+        2500
+    );
+    let opened = Store::open(&smaller, &Options::default()).unwrap();
+    assert!(opened.engine().geometry.slots > 16 + 84 + 64, "more slots than its tiers ask for");
+    verify(&opened, last - 2500..last);
+    fill(&opened, last..last + 200);
+    check(&opened);
+    opened.close().unwrap();
+    drop(opened);
+    destroy(&SystemEnv, &smaller).unwrap();
 }
 
 /// Keys that would fill the hot tier with their index leave it to the values when the index is elsewhere.
