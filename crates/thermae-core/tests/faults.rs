@@ -19,6 +19,7 @@ fn role() {
     match common::role().as_deref() {
         None => {}
         Some("full") => full::play(),
+        Some("sectors") => sectors::play(),
         Some(other) => panic!("no part is called {other}"),
     }
 }
