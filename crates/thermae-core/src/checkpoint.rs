@@ -620,16 +620,19 @@ pub(crate) fn copy_checkpoint(
     }
 }
 
-/// Removes checkpoints, durably. For a recovery that cuts the log below what they cover.
-pub(crate) fn remove_checkpoints(env: &dyn Env, directory: &Path) -> Result<()> {
-    for file in 0..FILES {
-        let path = checkpoint_path(directory, file);
-        match env.remove_file(&path) {
+/// Removes checkpoints that a recovery could not use, durably. One that is damaged behind its header would pass for the newest whole one, and the next
+/// one would be written over the one that is left.
+pub(crate) fn remove_checkpoints(env: &dyn Env, directory: &Path, paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        match env.remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &path, source));
+                return Err(Error::io("remove", path, source));
             }
             _ => {}
         }
+    }
+    if paths.is_empty() {
+        return Ok(());
     }
     env.sync_dir(directory).map_err(|source| Error::io("sync the directory", directory, source))
 }

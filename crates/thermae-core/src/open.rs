@@ -7,7 +7,7 @@
 
 use crate::durable::DurableTiers;
 use crate::engine::{Engine, Paths};
-use crate::env::{Env, EnvFile, OpenHow};
+use crate::env::{Env, EnvFile, OpenHow, check_owner, open_own};
 use crate::error::{Error, Result};
 use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
@@ -20,7 +20,8 @@ use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_
 use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement};
 use crate::participants::register_for_forks;
 use crate::places::{
-    SHARED_MEMORY, absolute_warm_directory, directory_of, exists, prepare_directory, volatile_name, warm_path,
+    SHARED_MEMORY, absolute_warm_directory, directory_of, exists, has_memory, prepare_directory,
+    volatile_name, warm_path,
 };
 use crate::pool::{HUGE_PAGE_BYTES, Mapping};
 use crate::record::SEQUENCE_MAX;
@@ -58,6 +59,7 @@ pub(crate) fn lock_attach(env: &dyn Env, path: &Path) -> Result<(Arc<dyn EnvFile
         lock_byte(file.fd(), ATTACH_BYTE, true).map_err(|source| Error::io("lock", path, source))?;
         let guard = AttachGuard { file: file.clone() };
         let locked = file.metadata().map_err(|source| Error::io("look at", path, source))?;
+        check_owner(env, &locked, path)?;
         // Whoever held it may have removed the store, and another may have made a new one with a lock file of its own.
         match env.metadata(path) {
             Ok(named) if (named.device, named.inode) == (locked.device, locked.inode) => {
@@ -181,8 +183,7 @@ fn judge(header: &ControlHeader, stamp: &Stamp, geometry: &Geometry, path: &Path
 
 fn map_file(env: &dyn Env, path: &Path, len: usize, writable: bool) -> Result<Mapping> {
     let how = OpenHow { read: true, write: writable, ..OpenHow::default() };
-    let file = env.open(path, how).map_err(|source| Error::io("open", path, source))?;
-    Mapping::new(file, path, len, writable)
+    Mapping::new(open_own(env, path, how)?, path, len, writable)
 }
 
 /// Attaches to a store, creating or rebuilding what is missing.
@@ -339,7 +340,7 @@ fn is_usable(
     if !exists(env, path)? {
         return Ok(false);
     }
-    let file = env.open(path, OpenHow::READ).map_err(|source| Error::io("open", path, source))?;
+    let file = open_own(env, path, OpenHow::READ)?;
     if file.len().map_err(|source| Error::io("measure", path, source))? == 0 {
         // Whoever made it died before it had its length.
         return Ok(false);
@@ -388,13 +389,14 @@ fn volatile_directory(
     options: &Options,
 ) -> Result<PathBuf> {
     if matches!(location, Location::SharedMemory(_)) {
+        has_memory(env, directory)?;
         return Ok(directory.to_path_buf());
     }
     if exists(env, &directory.join("control"))? {
         return Ok(directory.to_path_buf());
     }
     let shared = Path::new(SHARED_MEMORY).join(volatile_name(superblock, stamp.device, stamp.inode));
-    if exists(env, &shared.join("control"))? {
+    if has_memory(env, &shared)? && exists(env, &shared.join("control"))? {
         return Ok(shared);
     }
     let needed = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
@@ -410,7 +412,10 @@ fn volatile_directory(
 
 fn new_file(env: &dyn Env, path: &Path) -> Result<Arc<dyn EnvFile>> {
     let how = OpenHow { read: true, write: true, create: true, truncate: true, ..OpenHow::default() };
-    env.open(path, how).map_err(|source| Error::io("create", path, source))
+    let file = env.open(path, how).map_err(|source| Error::io("create", path, source))?;
+    let metadata = file.metadata().map_err(|source| Error::io("look at", path, source))?;
+    check_owner(env, &metadata, path)?;
+    Ok(file)
 }
 
 fn not_allocated(path: &Path, len: u64, source: io::Error) -> Error {
@@ -482,6 +487,7 @@ fn build(
 ) -> Result<()> {
     if paths.volatile != paths.directory {
         prepare_directory(&**env, &paths.volatile, true)?;
+        has_memory(&**env, &paths.volatile)?;
     }
     let _ = env.remove_file(&paths.control);
     let control = allocate_file(&**env, &paths.control, geometry.control_bytes() as u64)?;
@@ -651,7 +657,7 @@ fn assemble(
 /// A writable mapping of one participant's pages alone.
 pub(crate) fn own_pages(env: &dyn Env, paths: &Paths, geometry: &Geometry, slot: u32) -> Result<Mapping> {
     let how = OpenHow { read: true, write: true, ..OpenHow::default() };
-    let file = env.open(&paths.control, how).map_err(|source| Error::io("open", &paths.control, source))?;
+    let file = open_own(env, &paths.control, how)?;
     let offset = geometry.participants_offset() + slot as usize * geometry.participant_bytes();
     Mapping::part(file, &paths.control, offset, geometry.participant_bytes(), true)
 }
@@ -670,7 +676,7 @@ fn map_hot(
         return map_file(env, &paths.hot, geometry.hot_file_bytes(), writable);
     };
     let how = OpenHow { read: true, write: writable, ..OpenHow::default() };
-    let file = env.open(&paths.hot, how).map_err(|source| Error::io("open", &paths.hot, source))?;
+    let file = open_own(env, &paths.hot, how)?;
     Mapping::with_tail((file, &paths.hot, geometry.hot_file_bytes()), tail, writable)
 }
 

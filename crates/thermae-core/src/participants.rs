@@ -18,7 +18,7 @@
 //! Rejected: process ids with start times (ambiguous across PID namespaces), heartbeats (a stopped process is not a dead one).
 
 use crate::engine::Engine;
-use crate::env::{EnvFile, OpenHow};
+use crate::env::{EnvFile, OpenHow, open_own};
 use crate::error::{Error, Result};
 use crate::layout::{PINS_OFFSET, Participant, participant_state};
 use crate::membership::{SLOT_BYTE_FIRST, claim_slot, lock_byte, lock_word_of, unlock_byte};
@@ -282,10 +282,10 @@ extern "C" fn before_fork() {
 
 fn claim_for_child(engine: &Engine) -> Option<Claim> {
     let how = OpenHow { read: true, write: true, ..OpenHow::default() };
-    let file = engine.env.open(&engine.paths.lock, how).ok()?;
+    let file = open_own(&*engine.env, &engine.paths.lock, how).ok()?;
     let geometry = &engine.geometry;
     let claiming = if engine.read_only {
-        let control = engine.env.open(&engine.paths.control, how).ok()?;
+        let control = open_own(&*engine.env, &engine.paths.control, how).ok()?;
         Some(Mapping::new(control, &engine.paths.control, geometry.control_bytes(), true).ok()?)
     } else {
         None
@@ -308,7 +308,7 @@ fn claim_for_child(engine: &Engine) -> Option<Claim> {
         theirs.store(mine.load(Ordering::Relaxed), Ordering::SeqCst);
     }
     let own_pages = if engine.read_only {
-        let control = engine.env.open(&engine.paths.control, how).ok()?;
+        let control = open_own(&*engine.env, &engine.paths.control, how).ok()?;
         let offset = engine.participant_offset(slot);
         Some(Mapping::part(control, &engine.paths.control, offset, geometry.participant_bytes(), true).ok()?)
     } else {

@@ -11,6 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub(crate) const SHARED_MEMORY: &str = "/dev/shm";
+/// Mode bits of group and others.
+const OTHERS_MAY_WRITE: u32 = 0o022;
 
 pub(crate) fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
     match location {
@@ -48,11 +50,13 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
                 prepare_directory(env, above, true)?;
             }
             match env.create_dir(path) {
-                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(Error::io("create the directory", path, source))
+                // By somebody, just now.
+                Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+                    prepare_directory(env, path, false)
                 }
+                Err(source) => Err(Error::io("create the directory", path, source)),
                 // Its name has to survive a power failure like what is written under it.
-                _ => env
+                Ok(()) => env
                     .sync_dir(parent(path))
                     .map_err(|source| Error::io("sync the directory", parent(path), source)),
             }
@@ -63,6 +67,36 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
         ))),
         Err(source) => Err(Error::io("look at", path, source)),
     }
+}
+
+/// Whether a store's directory in shared memory is there. Anybody may make a directory of that name once a reboot has removed the store's own: what
+/// is there must be this user's, no link, and for nobody else to write to.
+///
+/// # Errors
+/// Permission, where it is not; Io.
+pub(crate) fn has_memory(env: &dyn Env, path: &Path) -> Result<bool> {
+    let found = match env.metadata(path) {
+        Ok(found) => found,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(Error::io("look at", path, source)),
+    };
+    let user_id = env.user_id();
+    let problem = if found.is_link {
+        "is a link".to_owned()
+    } else if !found.is_dir {
+        "is a file".to_owned()
+    } else if found.uid != user_id {
+        format!("belongs to user {}, and this process runs as user {user_id}", found.uid)
+    } else if found.mode & OTHERS_MAY_WRITE != 0 {
+        format!("can be written to by other users (mode {:o})", found.mode & 0o7777)
+    } else {
+        return Ok(true);
+    };
+    Err(Error::Permission(format!(
+        "{} {problem}: there the store has its shared memory, which whoever made this could change at will; \
+         look who did, have it removed, then open the store again",
+        path.display()
+    )))
 }
 
 /// Whether a path names anything. Not to know is an error: what looks absent is made anew, and takes the place of what was there.

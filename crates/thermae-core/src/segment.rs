@@ -104,6 +104,11 @@ impl Engine {
         height.store(top + 1, Ordering::Relaxed);
     }
 
+    fn pop_warm(&self) -> Option<u32> {
+        Self::pop(self.free_warm(), &self.globals().free_warm, 0)
+            .filter(|&frame| frame < self.geometry.warm_frames)
+    }
+
     fn pop_hot(&self, purpose: Purpose) -> Option<u32> {
         let globals = self.globals();
         let frame = Self::pop(self.free_hot(), &globals.free_hot, purpose.leaves())
@@ -117,10 +122,7 @@ impl Engine {
         if self.free_durable() <= purpose.leaves() {
             return None;
         }
-        let globals = self.globals();
-        Self::pop(self.free_warm(), &globals.free_warm, 0)
-            .filter(|&frame| frame < self.geometry.warm_frames)
-            .or_else(|| self.pop_cold(0))
+        self.pop_warm().or_else(|| self.pop_cold(0))
     }
 
     fn pop_cold(&self, leave: u32) -> Option<u32> {
@@ -140,7 +142,7 @@ impl Engine {
     /// Free durable frames, warm and cold.
     pub(crate) fn free_durable(&self) -> u32 {
         let globals = self.globals();
-        globals.free_warm.load(Ordering::Acquire) + globals.free_cold.load(Ordering::Acquire)
+        globals.free_warm.load(Ordering::Acquire).saturating_add(globals.free_cold.load(Ordering::Acquire))
     }
 
     /// To be held while a durable frame, or its record, is written: a flush that begins before that ends syncs the cold tier, if it is a cold
@@ -167,15 +169,15 @@ impl Engine {
     pub(crate) fn take_index_frame(&self) -> Result<u32, Room> {
         let _pool = self.lock_pool();
         let globals = self.globals();
-        let warm = || {
-            Self::pop(self.free_warm(), &globals.free_warm, 0).map(|frame| self.geometry.hot_frames + frame)
-        };
+        let count = globals.index_frames.load(Ordering::Relaxed);
+        // There is a place for every frame there is: a count beyond that is damaged.
+        let place = self.index_frames().get(count as usize).ok_or(Room::Hot)?;
+        let warm = || self.pop_warm().map(|frame| self.geometry.hot_frames + frame);
         let is_warm = self.superblock.options.index == IndexPlacement::Warm;
         let frame = if is_warm { warm() } else { None }
             .or_else(|| self.pop_hot(Purpose::Reserve))
             .ok_or(Room::Hot)?;
-        let count = globals.index_frames.load(Ordering::Relaxed);
-        self.index_frames()[count as usize].store(frame, Ordering::Relaxed);
+        place.store(frame, Ordering::Relaxed);
         globals.index_frames.store(count + 1, Ordering::Release);
         Ok(frame)
     }

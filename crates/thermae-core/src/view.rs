@@ -173,7 +173,9 @@ fn pin_value(
         let Some(_) = engine.slot_of(segment_id) else { return Ok(None) };
         let warm = || engine.durable.as_ref()?.warm_piece(place.cold?);
         let piece = match place.hot {
-            Some(frame) => Some((&**engine.hot.file(), u64::from(frame) * frame_bytes as u64)),
+            // Beyond the file there is nothing to map.
+            Some(frame) => (frame < engine.geometry.hot_frames)
+                .then(|| (&**engine.hot.file(), u64::from(frame) * frame_bytes as u64)),
             None => warm(),
         };
         let Some(piece) = piece else { return Ok(None) };
