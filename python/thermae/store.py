@@ -26,7 +26,7 @@ from thermae.errors import InvalidOptionError, ThermaeError, TransactionConflict
 from thermae.locks import Lock
 from thermae.mapping import StoreItems, StoreKeys, StoreValues
 from thermae.memo import Memoized, P, R
-from thermae.options import AnyCodec, OpenOptions, checked_names
+from thermae.options import AnyCodec, OpenOptions, checked_names, reopening_options
 from thermae.transactions import Transaction
 
 T = TypeVar("T")
@@ -79,10 +79,7 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         """Pickles as "reopen this": where it is and how it was opened, none of its data."""
-        location = self.location
-        if not location.startswith("shm://"):
-            location = os.path.abspath(location)
-        return _reopen, (type(self), location, self._codec_name, {**self._options, "create": False})
+        return _reopen, (type(self), self.location, self._codec_name, reopening_options(self._options))
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "read-only" if self.read_only else "open"

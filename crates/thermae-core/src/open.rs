@@ -188,6 +188,8 @@ fn map_file(env: &dyn Env, path: &Path, len: usize, writable: bool) -> Result<Ma
 /// Attaches to a store, creating or rebuilding what is missing.
 pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engine>> {
     let env = options.env.clone();
+    // Files are opened by their paths later too, for forks and snapshots, when the working directory may be another.
+    let location = &location.absolute()?;
     let directory = directory_of(&*env, location)?;
     let may_create = options.create && !options.read_only;
     let superblock_path = directory.join("store");
