@@ -42,6 +42,21 @@ def test_every_caller_gets_the_same(store: thermae.Store) -> None:
     assert store.get_or_set("pickled", lambda: (1, {2}), codec="pickle") == (1, {2})
     assert store.get_or_set("none", lambda: None) is None
     assert store.get_or_set("none", lambda: 5) is None
+    for _ in range(2):
+        number = store.get_or_set("number", lambda: 3, as_type=float)
+        assert (number, type(number)) == (3.0, float)
+
+
+def test_what_is_not_of_the_type_is_not_stored(store: thermae.Store) -> None:
+    """The first caller once got a value that every later one was refused."""
+    for _ in range(2):
+        with pytest.raises(thermae.WrongTypeError, match="is not stored"):
+            store.get_or_set("text", lambda: "text", as_type=int)
+        assert "text" not in store
+    assert store.get_or_set("text", lambda: 5, as_type=int) == 5
+    assert store.ttl("text") is None
+    assert store.get_or_set("pair", lambda: (1, 2), ttl=60, as_type=tuple[int, int]) == (1, 2)
+    assert store.ttl("pair") == pytest.approx(60, abs=2)
 
 
 def test_a_failure_stores_nothing_and_frees_the_next(store: thermae.Store) -> None:

@@ -139,6 +139,13 @@ def test_reading_as_a_type(store: thermae.Store) -> None:
     with pytest.raises(thermae.WrongTypeError, match="str"):
         store.get("number", as_type=str)
     assert store.pop("pair", as_type=tuple[int, str]) == (1, "a")
+    store["scalar"] = np.float64(1.5)
+    assert type(store.get("scalar", as_type=float)) is float
+    assert type(store.get("scalar", as_type=np.float64)) is np.float64
+    for scalar in (np.float64(1.5), np.longdouble(1.5), np.datetime64(5, "ns")):
+        store["scalar"] = scalar
+        with pytest.raises(thermae.WrongTypeError, match="int"):
+            store.get("scalar", as_type=int)
 
 
 @pytest.mark.parametrize("value", [object(), print, 1j, [object()], {"a": {2**70}}, lambda: 0, type])

@@ -212,7 +212,12 @@ class Codecs:
         """
         try:
             return msgspec.convert(value, kind)
-        except (msgspec.MsgspecError, TypeError) as error:
+        except (msgspec.MsgspecError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            if _is_from("numpy", value, "generic") and value.dtype.kind in "biufSU":
+                plain = value.item()
+                # The longest float of NumPy's has no plain form.
+                if not _is_from("numpy", plain, "generic"):
+                    return self.convert(plain, kind)
             raise WrongTypeError(
                 f"a stored {type(value).__name__} is not a {_name_of(kind)}: {error}; read it without a type"
             ) from error

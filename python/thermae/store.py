@@ -161,12 +161,13 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
     def get_or_set(
         self,
         key: str | bytes,
-        make: Callable[[], T],
+        make: Callable[[], Any],
         ttl: float | None = None,
         *,
         timeout: float | None = None,
         codec: AnyCodec | None = None,
-    ) -> T: ...
+        as_type: None = None,
+    ) -> Any: ...
     @overload
     def get_or_set(
         self,
@@ -191,7 +192,8 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         """The key's value, or what `make()` returns, which is then stored for `ttl` seconds.
 
         Of all threads and processes that miss the key at once, one calls `make` and the others wait for its
-        value.
+        value. Who called `make` gets it as everybody else does: a tuple as a list, unless `as_type` says what
+        it is.
 
         Args:
             key: The key.
@@ -203,6 +205,20 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
         Raises:
             LockTimeoutError: Another caller's `make` took longer than `timeout`.
+            WrongTypeError: The value, found or made, is not of type `as_type`, or has no encoding. What was
+                made is not stored then.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-get-or-set", hot="16MiB")
+            >>> store.get_or_set("page", lambda: "<html>", ttl=300)
+            '<html>'
+            >>> store.get_or_set("pair", lambda: (1, 2))
+            [1, 2]
+            >>> store.get_or_set("typed", lambda: (1, 2), as_type=tuple[int, int])
+            (1, 2)
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-get-or-set")
         """
         if not callable(make):
             raise WrongTypeError(

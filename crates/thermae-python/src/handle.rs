@@ -108,6 +108,19 @@ impl Handle {
     ) -> PyResult<bool> {
         // Before the call into the engine begins: encoding may run Python code.
         let (encoding, encoded) = encode(value, &self.codecs, writing.codec)?;
+        self.write_bytes(py, key, encoding, encoded.as_bytes(), writing)
+    }
+
+    /// Writes the bytes of a value; false where the condition did not hold.
+    #[inline]
+    pub(crate) fn write_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        key: &[u8],
+        encoding: u8,
+        bytes: &[u8],
+        writing: Writing<'_, 'py>,
+    ) -> PyResult<bool> {
         let core = self.opened.enter(py)?;
         let options = SetOptions {
             encoding,
@@ -115,7 +128,6 @@ impl Handle {
             keep_ttl: writing.keep_ttl,
             condition: writing.condition,
         };
-        let bytes = encoded.as_bytes();
         let outcome = core.call_with_bytes(bytes.len() as u64, |core| core.set(key, bytes, &options));
         Ok(matches!(outcome.into_python(py)?, SetOutcome::Stored(_)))
     }

@@ -544,13 +544,30 @@ impl Store {
     }
 
     /// The value of an encoding and bytes, as a read would return it.
+    #[pyo3(signature = (encoding, data, codec=None, as_type=None))]
     fn _decode<'py>(
         &self,
         py: Python<'py>,
         encoding: u8,
         data: &Bound<'py, PyBytes>,
+        codec: Option<&Bound<'py, PyAny>>,
+        as_type: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.handle.decode(py, encoding, data.as_bytes(), Naming::default())
+        self.handle.decode(py, encoding, data.as_bytes(), Naming { codec, kind: as_type })
+    }
+
+    /// Stores a value that is encoded already.
+    #[pyo3(signature = (key, encoding, data, ttl=None))]
+    fn _set_encoded(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        encoding: u8,
+        data: &Bound<'_, PyBytes>,
+        ttl: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let writing = Writing { ttl, ..Writing::default() };
+        self.handle.write_bytes(py, key_bytes(key)?, encoding, data.as_bytes(), writing).map(drop)
     }
 
     /// Applies all operations, or none: `(key, None)` deletes, `(key, (encoding, bytes, ttl))` sets.
