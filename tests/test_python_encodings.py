@@ -349,6 +349,22 @@ def test_arrays_that_are_refused(store: thermae.Store) -> None:
     assert written_and_read(store, value, codec="pickle")[0] == Anything(1)
 
 
+def test_arrays_that_are_more_than_their_elements_go_to_a_codec(store: thermae.Store, location: str) -> None:
+    """The refusal once named a remedy that was refused as well."""
+    masked = np.ma.masked_array([1, 2], mask=[True, False])
+    with pytest.raises(thermae.WrongTypeError, match='codec="pickle"'):
+        store["key"] = masked
+    read = written_and_read(store, masked, codec="pickle")
+    assert type(read) is np.ma.MaskedArray
+    assert read.tolist() == [None, 2]
+    with thermae.open(location, codec="pickle") as pickling:
+        pickling["key"] = np.zeros(2, dtype=[("a", "i4")]).view(np.recarray)
+        assert type(pickling["key"]) is np.recarray
+    # What has an encoding of its own keeps it, whatever codec is named.
+    store.set("plain", np.arange(3), codec="pickle")
+    assert store["plain"].tolist() == [0, 1, 2]
+
+
 def test_damaged_arrays_are_errors_and_never_pointers(store: thermae.Store) -> None:
     encoding, data = store._encode(np.arange(4))
     assert encoding == 7

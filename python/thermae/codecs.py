@@ -69,7 +69,14 @@ class MessagePackCodec:
         """The value as `kind`, checked."""
         try:
             return (_decode_plain if kind is Any else _decoder(kind).decode)(data)
-        except (msgspec.MsgspecError, TypeError, RecursionError) as error:
+        except (
+            msgspec.MsgspecError,
+            MemoryError,
+            OverflowError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise WrongTypeError(
                 f"a MessagePack value does not decode as {_name_of(kind)}: {error}; ask who wrote it, "
                 "or read it without a type"
@@ -155,13 +162,14 @@ class Codecs:
         if isinstance(value, (bytearray, memoryview)):
             return BYTES, bytes(value)
         if _is_from("numpy", value, "ndarray", "generic"):
-            if not value.dtype.hasobject:
+            if arrays.has_encoding(value):
                 return ARRAY, arrays.encode(value)
         elif _is_from("pyarrow", value, "Table", "RecordBatch"):
             return ARROW, tables.encode(value)
         chosen = self.default if codec is None else codec_of(codec)
         if chosen is _MESSAGEPACK:
             if _is_from("numpy", value, "ndarray", "generic"):
+                # Refused there, with the reason.
                 return ARRAY, arrays.encode(value)
             base = _scalar_of_subclass(value)
             if base is not None:
@@ -232,9 +240,9 @@ class Codecs:
 
     def is_read_as_written(self, value: Any) -> bool:
         """Whether a value comes back equal and of the same type; a tuple, for one, comes back as a list."""
-        return type(value) in (bytes, str, int, float, bool, type(None)) or _is_from(
-            "numpy", value, "ndarray", "generic"
-        )
+        if type(value) in (bytes, str, int, float, bool, type(None)):
+            return True
+        return _is_from("numpy", value, "ndarray", "generic") and arrays.has_encoding(value)
 
 
 def _is_from(package: str, value: object, *names: str) -> bool:
