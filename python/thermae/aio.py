@@ -321,13 +321,27 @@ class Store:
         ignore: Collection[str] = (),
         codec: AnyCodec | None = None,
     ) -> Callable[[Callable[P, Awaitable[R]]], AsyncMemoized[P, R]]:
-        """A decorator that keeps an asynchronous function's results in the store."""
+        """A decorator that keeps an asynchronous function's results, as `thermae.Store.memoize` does.
+
+        Raises:
+            InvalidOptionError: A name is missing, or `ignore` names what the function does not take.
+            WrongTypeError: It is no asynchronous function.
+        """
+        if callable(ttl):
+            raise InvalidOptionError(
+                "memoize needs its parentheses: write @store.memoize() or @store.memoize(ttl=300)"
+            )
 
         async def find(key: str, make: Callable[[], Awaitable[R]], kind: Any) -> R:
             value: R = await self.get_or_set(key, make, ttl, codec=codec, as_type=kind)
             return value
 
-        return lambda function: AsyncMemoized(function, find, self.delete, name=name, ignore=ignore)
+        async def forget_all(prefix: str) -> int:
+            return await self._wait(lambda: self.sync.delete_many(list(self.sync._scan(prefix, False))))
+
+        return lambda function: AsyncMemoized(
+            function, find, self.delete, forget_all, name=name, ignore=ignore
+        )
 
     # Locks and transactions.
 

@@ -240,9 +240,16 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
         Args:
             ttl: Lifetime of a result in seconds; None is for ever.
-            name: What the results are stored under; the function's module and name by default.
+            name: What the results are stored under; the function's module and name by default. What has no
+                name of its own needs one: a lambda, a partial, a method of an instance, an object that is
+                called. So does a function that is made several times with other values around it.
             ignore: Names of parameters that do not tell calls apart, such as "self".
             codec: For results that have no encoding of their own.
+
+        Raises:
+            InvalidOptionError: A name is missing, or `ignore` names what the function does not take.
+            WrongTypeError: It is no function that memoize takes; later, an argument that makes no key, or a
+                result that is not what the function is annotated to return.
         """
         if callable(ttl):
             raise InvalidOptionError(
