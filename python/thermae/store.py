@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from thermae import _thermae, flight
+from thermae.arguments import checked_collection, checked_count, checked_flag
 from thermae.codecs import Codecs
 from thermae.errors import InvalidOptionError, ThermaeError, TransactionConflictError, WrongTypeError
 from thermae.locks import Lock
@@ -274,21 +275,50 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         """A transaction, which commits at the end of its `with` block."""
         return Transaction(self)
 
-    def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
+    @overload
+    def transact(self) -> Transaction: ...
+    @overload
+    def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T: ...
+    def transact(
+        self, change: Callable[[Transaction], T] | None = None, *, attempts_max: int = 100
+    ) -> T | Transaction:
         """Calls `change(tx)` and commits, again as long as others change what it read.
+
+        Without `change`, as `transaction()`: `with store.transact() as tx:` runs its block once.
 
         Args:
             change: Reads and writes through the transaction it is given; may be called several times.
             attempts_max: How often at most.
 
         Returns:
-            What `change` returned when it was committed.
+            What `change` returned when it was committed; the transaction, where there is no `change`.
 
         Raises:
             TransactionConflictError: Every attempt was overtaken.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-transact", hot="16MiB")
+            >>> def visit(tx: thermae.Transaction) -> int:
+            ...     tx["visits"] = tx.get("visits", 0) + 1
+            ...     return tx["visits"]
+            >>> store.transact(visit), store.transact(visit)
+            (1, 2)
+            >>> with store.transact() as tx:
+            ...     tx["visits"] += 1
+            >>> store["visits"]
+            3
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-transact")
         """
-        if attempts_max < 1:
-            raise InvalidOptionError(f"attempts_max = {attempts_max} allows no attempt: give 1 or more")
+        attempts_max = checked_count("attempts_max", attempts_max)
+        if change is None:
+            return Transaction(self)
+        if not callable(change):
+            raise WrongTypeError(
+                f"change must be a function that takes the transaction, not {type(change).__name__}: "
+                "write store.transact(function), or with store.transaction() as tx"
+            )
         for attempt in range(1, attempts_max + 1):
             tx = Transaction(self)
             result = change(tx)

@@ -153,7 +153,10 @@ pub(crate) struct Writing<'a, 'py> {
 }
 
 /// A lifetime in whole milliseconds, rounded up: at least one, so that a value is never born expired.
-fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
+///
+/// Raises `InvalidOptionError` for what is no lifetime.
+#[pyfunction]
+pub(crate) fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
     let py = ttl.py();
     // True and False are numbers to Python, but no lifetimes: some other argument went astray.
     let seconds = if ttl.is_instance_of::<PyBool>() { None } else { ttl.extract::<f64>().ok() };
