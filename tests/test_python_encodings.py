@@ -166,6 +166,17 @@ def test_values_that_contain_themselves_or_have_no_utf8(store: thermae.Store) ->
     with pytest.raises(thermae.WrongTypeError, match="digits"):
         store["key"] = 10**5000
 
+    class Name(str):
+        __slots__ = ()
+
+    class Number(int):
+        pass
+
+    with pytest.raises(thermae.WrongTypeError, match="surrogate"):
+        store["key"] = Name("\udc80")
+    with pytest.raises(thermae.WrongTypeError, match="digits"):
+        store["key"] = Number(10**5000)
+
 
 # Pickle, only where it is named.
 

@@ -256,11 +256,22 @@ def _scalar_of_subclass(value: object) -> tuple[int, bytes] | None:
     if isinstance(value, enum.Enum):
         return None
     if isinstance(value, str):
-        return STR, str.encode(value)
+        try:
+            return STR, str.encode(value)
+        except UnicodeEncodeError as error:
+            raise WrongTypeError(
+                "a str with lone surrogates has no UTF-8: store "
+                'value.encode("utf-8", "surrogatepass") instead'
+            ) from error
     if isinstance(value, bytes):
         return BYTES, bytes(value)
     if isinstance(value, int):
-        return INT, int.__repr__(value).encode()
+        try:
+            return INT, int.__repr__(value).encode()
+        except ValueError as error:
+            raise WrongTypeError(
+                "an integer of this many digits has no text in Python: store it as bytes"
+            ) from error
     if isinstance(value, float):
         return FLOAT, float.__repr__(value).encode()
     return None

@@ -339,7 +339,7 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
     def check(self, *, repair: bool = False) -> dict[str, Any]:
         """Verifies every invariant and checksum, and reports; quarantines and repairs where `repair`."""
-        return _report(self._check(repair))
+        return _report(self._check(checked_flag("repair", repair)))
 
     def snapshot(self, directory: str | os.PathLike[str]) -> dict[str, Any]:
         """Writes a consistent copy into `directory` while writes go on, for `thermae.restore`."""
@@ -443,9 +443,7 @@ def remove_orphaned_memory(names: Collection[str] | None = None) -> list[dict[st
     Raises:
         WrongTypeError: One name was given instead of a collection of them.
     """
-    if isinstance(names, str):
-        raise WrongTypeError(f"names must be a collection of names, not one: write [{names!r}]")
-    wanted = None if names is None else list(names)
+    wanted = None if names is None else list(checked_collection("names", names))
     removed: list[dict[str, Any]] = json.loads(_thermae.remove_orphaned_memory(wanted))
     return removed
 
