@@ -217,14 +217,13 @@ def test_a_cold_key_is_looked_at_on_a_thread(directory_store: thermae.Store) -> 
         store = thermae.aio.Store(directory_store, threads_max=1)
         await store.set("key", 1, ttl=60)
         free, occupied = threading.Event(), asyncio.create_task(store._wait(lambda: free.wait(30)))
-        looks = [
-            asyncio.create_task(look)
-            for look in (store.contains("key"), store.version("key"), store.ttl("key"))
-        ]
-        done, _ = await asyncio.wait(looks, timeout=0.05)
+        found_task = asyncio.create_task(store.contains("key"))
+        version_task = asyncio.create_task(store.version("key"))
+        ttl_task = asyncio.create_task(store.ttl("key"))
+        done, _ = await asyncio.wait((found_task, version_task, ttl_task), timeout=0.05)
         assert not done
         free.set()
-        found, version, ttl = await asyncio.gather(*looks)
+        found, version, ttl = await asyncio.gather(found_task, version_task, ttl_task)
         assert found is True
         assert version > 0
         assert ttl == pytest.approx(60, abs=2)
@@ -267,7 +266,7 @@ def test_closing_waits_for_calls_in_flight(location: str) -> None:
         reading = [asyncio.create_task(store.get_many(["1"] * 1000)) for _ in range(6)]
         await asyncio.to_thread(started.wait, 10)
         closing = [asyncio.create_task(store.close()) for _ in range(2)]
-        found = await asyncio.wait_for(
+        found: list[object] = await asyncio.wait_for(
             asyncio.gather(writing, *reading, *closing, return_exceptions=True), timeout=30
         )
         with pytest.raises(thermae.StoreClosedError):

@@ -197,7 +197,7 @@ def test_what_cannot_be_transacted(store: thermae.Store) -> None:
         tx["a"] = 1
 
     with pytest.raises(thermae.WrongTypeError, match="function"):
-        store.transact(5)  # type: ignore[arg-type]
+        store.transact(5)  # type: ignore[call-overload]
     for attempts_max in ("x", 1.5, None, True):
         with pytest.raises(thermae.WrongTypeError, match="attempts_max"):
             store.transact(change, attempts_max=attempts_max)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable, Collection
 from types import MethodType, ModuleType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import msgspec
 
@@ -211,6 +211,10 @@ class Memoized(_MemoizedFunction[P], Generic[P, R]):
         )
         return value
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., R]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Callable[..., R]:
         """As a method, binds its instance like any function; leave `self` out of the key with `ignore`."""
         return self if instance is None else MethodType(self, instance)
@@ -269,6 +273,10 @@ class AsyncMemoized(_MemoizedFunction[P], Generic[P, R]):
             self._keys.key(args, kwargs), lambda: self.__wrapped__(*args, **kwargs), self._type
         )
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Awaitable[R]]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Awaitable[R]]:
         """As a method, binds its instance like any function; leave `self` out of the key with `ignore`."""
         return self if instance is None else MethodType(self, instance)
