@@ -24,6 +24,7 @@ Layers, top to bottom; imports only point down:
 - arrays: NumPy arrays as bytes
 - _thermae: the engine, compiled
 - options: what a store may be opened with
+- arguments: numbers, flags and names that verbs take
 - errors: the exceptions
 """
 

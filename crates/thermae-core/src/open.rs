@@ -17,7 +17,7 @@ use crate::leftovers;
 use crate::lock::SharedLock;
 use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
-use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement};
+use crate::options::{Durability, IndexPlacement, Location, Options, Resolved, ShmPlacement, WhenFull};
 use crate::participants::register_for_forks;
 use crate::places::{
     SHARED_MEMORY, absolute_warm_directory, directory_of, exists, has_memory, prepare_directory,
@@ -189,6 +189,8 @@ fn map_file(env: &dyn Env, path: &Path, len: usize, writable: bool) -> Result<Ma
 /// Attaches to a store, creating or rebuilding what is missing.
 pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engine>> {
     let env = options.env.clone();
+    // Files are opened by their paths later too, for forks and snapshots, when the working directory may be another.
+    let location = &location.absolute()?;
     let directory = directory_of(&*env, location)?;
     let may_create = options.create && !options.read_only;
     let superblock_path = directory.join("store");
@@ -680,6 +682,26 @@ fn map_hot(
     Mapping::with_tail((file, &paths.hot, geometry.hot_file_bytes()), tail, writable)
 }
 
+/// Refuses a reader that asks for another durability or `when_full` than there is: it changes nothing, and must not seem to.
+fn check_reader(location: &Location, options: &Options, globals: &Globals) -> Result<()> {
+    let code = |word: &AtomicU32| u8::try_from(word.load(Ordering::Relaxed)).ok();
+    let durability = code(&globals.durability).and_then(Durability::from_code).map(Durability::as_str);
+    let when_full = code(&globals.when_full).and_then(WhenFull::from_code).map(WhenFull::as_str);
+    for (name, asked, present) in [
+        ("durability", options.durability.map(Durability::as_str), durability),
+        ("when_full", options.when_full.map(WhenFull::as_str), when_full),
+    ] {
+        if let (Some(asked), Some(present)) = (asked, present)
+            && asked != present
+        {
+            return Err(Error::InvalidOption(format!(
+                "{location} has {name} = {present:?}, which a read-only handle can't change to {asked:?}: leave {name} away, or open it without read_only"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Maps a usable shared half and claims a slot in it.
 fn join(
     env: Arc<dyn Env>,
@@ -692,6 +714,9 @@ fn join(
 ) -> Result<Engine> {
     let writable = !options.read_only;
     let control = map_file(&*env, &paths.control, geometry.control_bytes(), writable)?;
+    if options.read_only {
+        check_reader(&paths.location, options, control.at(PAGE_BYTES))?;
+    }
     let hot = map_hot(&*env, &paths, &superblock, &geometry, durable.as_ref(), writable)?;
     leftovers::hold(&*env, hot.file(), &paths.hot)?;
     if writable && paths.volatile != paths.directory {
