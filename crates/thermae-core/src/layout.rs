@@ -45,6 +45,8 @@ pub const OLD_SURVIVOR_HEAD_FIRST: u32 = TTL_HEAD_FIRST + TTL_HEADS_MAX;
 pub const OLD_SURVIVOR_HEADS: u32 = 3;
 /// All heads.
 pub const HEADS: usize = (OLD_SURVIVOR_HEAD_FIRST + OLD_SURVIVOR_HEADS) as usize;
+/// Most partitions of an index: 18 bits of a key's hash. Those of tiers of 32 GiB in all; beyond that each holds more.
+pub const PARTITIONS_MAX: u32 = 1 << 18;
 /// Bits of a segment identity that repeat its slot; the rest is a counter that never repeats.
 pub const SLOT_BITS: u32 = 22;
 /// Greatest number of a segment (its identity without the slot) that a store could ever have come to, opening one every microsecond for a year.
@@ -126,13 +128,9 @@ impl Geometry {
     /// `None` where the hot tier is too small to hold the control file and eight frames, or the tiers exceed the address space.
     pub fn of(tiers: TierBytes, frame_bytes: u32, participants: u32) -> Option<Self> {
         let all_bytes = tiers.hot.checked_add(tiers.warm)?.checked_add(tiers.cold)?;
-        let partitions = (all_bytes / (128 << 10)).clamp(64, 1 << 18);
-        Self::with_shape(
-            tiers,
-            frame_bytes,
-            participants,
-            Shape { partitions: 1 << partitions.ilog2(), slots_min: 0 },
-        )
+        let partitions = (all_bytes / (128 << 10)).clamp(64, u64::from(PARTITIONS_MAX));
+        let shape = Shape { partitions: 1 << partitions.ilog2(), slots_min: 0 };
+        Self::with_shape(tiers, frame_bytes, participants, shape)
     }
 
     /// The same with what was chosen before: a restored store keeps it, whatever its tiers' sizes.

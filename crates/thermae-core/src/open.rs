@@ -9,6 +9,7 @@ use crate::durable::DurableTiers;
 use crate::engine::{Engine, Paths};
 use crate::env::{Env, EnvFile, OpenHow, check_owner, open_own};
 use crate::error::{Error, Result};
+use crate::forked::PerProcess;
 use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
     Participant, SEGMENT_NUMBER_MAX, STRUCT_BYTES, Shape, TTL_HEADS_MAX,
@@ -652,6 +653,7 @@ fn assemble(
         closed: AtomicBool::new(false),
         orphaned: AtomicBool::new(false),
         forks: AtomicU32::new(0),
+        reaping: PerProcess::default(),
         clock_offset_ms,
     })
 }

@@ -23,8 +23,9 @@ use crate::error::{Error, Result};
 use crate::layout::{PINS_OFFSET, Participant, participant_state};
 use crate::membership::{SLOT_BYTE_FIRST, claim_slot, lock_byte, lock_word_of, unlock_byte};
 use crate::pool::Mapping;
+use crate::waiting::before_wait;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Once, Weak};
+use std::sync::{Arc, Once, PoisonError, Weak};
 
 impl Engine {
     /// A participant's page.
@@ -177,8 +178,17 @@ impl Engine {
             .collect()
     }
 
-    /// Releases what a dead participant held (`release`), then its slot. False where another is at it or it came alive.
+    /// Releases what a dead participant held (`release`), then its slot. False where another is at it, has done it, or it came alive.
     pub fn reap(&self, slot: u32, release: impl FnOnce() -> Result<()>) -> Result<bool> {
+        // The lock on its byte keeps other handles out, but is every thread's of this one: one that came late would find the slot a newcomer's.
+        let reaping = self.reaping.get(self.forks.load(Ordering::Relaxed));
+        let _exclusive = match reaping.try_lock() {
+            Ok(guard) => guard,
+            Err(_) => {
+                before_wait();
+                reaping.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        };
         let byte = SLOT_BYTE_FIRST + i64::from(slot);
         let fd = self.member.fd();
         let locked = slot != self.member.slot()

@@ -24,7 +24,7 @@ fn an_extent_in_no_frame_is_not_mapped() {
     let place = Place::shared_memory("altered");
     let store = place.open(&options(16, 0, Durability::None, WhenFull::Error));
     store.set(b"large", &vec![7; LARGE_BYTES], &SetOptions::default()).unwrap();
-    assert!(*store.view(b"large").unwrap().unwrap() == [7; LARGE_BYTES]);
+    assert!(*store.view(b"large").unwrap().unwrap() == vec![7; LARGE_BYTES]);
     let engine = store.engine();
     let frames = engine.geometry.hot_frames;
     let extent =
@@ -39,7 +39,7 @@ fn an_extent_in_no_frame_is_not_mapped() {
         assert_eq!(store.get(b"large").unwrap_err().name(), "Corrupt");
     }
     word.store(before, Ordering::SeqCst);
-    assert!(*store.view(b"large").unwrap().unwrap() == [7; LARGE_BYTES]);
+    assert!(*store.view(b"large").unwrap().unwrap() == vec![7; LARGE_BYTES]);
 }
 
 #[test]

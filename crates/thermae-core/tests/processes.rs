@@ -5,7 +5,7 @@ mod common;
 use common::{End, Place, Stamp, TAKEOVER_MAX, keys, options, setting, spawn, spawn_with, wait_until};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thermae_core::layout::state;
 use thermae_core::{
@@ -99,6 +99,7 @@ fn role() {
         "forker" => fork_and_share(&store),
         "forker-at-work" => fork_while_work_is_under_way(&store),
         "orphan-maker" => fork_without_a_slot(&store),
+        "forker-of-forkers" => fork_again_and_again(&Store::open(&location, &Options::default()).unwrap()),
         "forker-with-threads" => fork_with_keeper(&Store::open(&location, &Options::default()).unwrap()),
         "dying-parent" => {
             set(&store, b"before", b"1");
@@ -219,6 +220,38 @@ fn fork_while_work_is_under_way(store: &Store) {
     assert!(pinned().is_empty());
 }
 
+/// A forked child looked after its background threads under a mutex at every call, for ever. Whenever one of its threads was at that when another
+/// forked again, the next child found the mutex locked by nobody.
+fn fork_again_and_again(store: &Store) {
+    set(store, b"key", b"1");
+    let pid = fork(|| {
+        let is_enough = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !is_enough.load(Ordering::Relaxed) {
+                        assert_eq!(value(store, b"key").unwrap(), b"1");
+                    }
+                });
+            }
+            let forked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for _ in 0..60 {
+                    join(fork(|| {
+                        // SAFETY: ends this process, should it hang.
+                        unsafe { libc::alarm(5) };
+                        assert_eq!(value(store, b"key").unwrap(), b"1");
+                    }));
+                }
+            }));
+            is_enough.store(true, Ordering::Relaxed);
+            assert!(forked.is_ok());
+        });
+        store.close().unwrap();
+    });
+    join(pid);
+    store.close().unwrap();
+}
+
 /// The child of a fork that finds no free slot is refused, and leaves what is its parent's alone. It once closed the lock file's descriptor
 /// twice, the second time whatever file had got its number, and took its views' pins away from its parent.
 fn fork_without_a_slot(store: &Store) {
@@ -287,6 +320,51 @@ fn a_forked_child_has_the_pins_of_views_alone() {
     let place = Place::shared_memory("fork-at-work");
     let store = place.open(&cache());
     run("forker-at-work", &place);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_child_of_threads_that_are_at_work_forks_children_that_work() {
+    let place = Place::shared_memory("fork-again");
+    let store = place.open(&Options { participants_max: 128, ..cache() });
+    run("forker-of-forkers", &place);
+    store.close().unwrap();
+}
+
+/// The lock on a dead participant's byte keeps other handles out, and let every thread of this one in: the slower of two was still releasing when
+/// the slot was a newcomer's already, whose segments it then gave away.
+#[test]
+fn the_threads_of_one_handle_release_a_dead_participant_once() {
+    let place = Place::shared_memory("reap");
+    let store = place.open(&cache());
+    let mut sitter = spawn("sitter", &[&settings(&place)[..], &[("NAME", "seated".to_owned())]].concat());
+    await_signal(&place.beside("seated"));
+    sitter.kill();
+    let engine = store.engine();
+    let slot = engine.dead_participants()[0];
+    let (inside, entered) = (AtomicU64::new(0), std::sync::Barrier::new(2));
+    let released = std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            engine.reap(slot, || {
+                inside.fetch_add(1, Ordering::SeqCst);
+                entered.wait();
+                // The other one tries meanwhile.
+                std::thread::sleep(Duration::from_millis(200));
+                assert_eq!(inside.load(Ordering::SeqCst), 1, "two threads release the same participant");
+                Ok(())
+            })
+        });
+        let second = scope.spawn(|| {
+            entered.wait();
+            engine.reap(slot, || {
+                inside.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        });
+        [first, second].map(|thread| thread.join().unwrap().unwrap())
+    });
+    assert_eq!(released, [true, false]);
+    assert!(engine.dead_participants().is_empty());
     store.close().unwrap();
 }
 
