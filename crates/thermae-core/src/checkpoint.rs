@@ -20,7 +20,7 @@ use crate::engine::{Engine, PartitionGuard};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result, is_device_failure};
 use crate::index::{ADDRESS_MASK, entry};
-use crate::layout::{ADDRESS_BITS, SEGMENT_NUMBER_MAX, class, state};
+use crate::layout::{ADDRESS_BITS, SEGMENT_NUMBER_MAX, Segment, class, state};
 use crate::record::{self, LINK_OFFSET, SEQUENCE_MAX, Word0, kind};
 use crate::superblock::temporary_path;
 use crate::waiting::check_cancelled;
@@ -140,6 +140,16 @@ pub(crate) fn checkpoint_path(directory: &Path, generation: u64) -> PathBuf {
     directory.join(format!("checkpoint.{}", generation % FILES))
 }
 
+/// When the next of a segment's records expires. Whoever looks for expired ones takes that moment away for so long; one that was written down as
+/// if there were none would never come.
+fn next_expiry_ms(segment: &Segment) -> u64 {
+    let done_ms = segment.expired_until_ms.load(Ordering::Relaxed);
+    match segment.next_expiry_ms.load(Ordering::Acquire) {
+        u64::MAX if segment.last_expiry_ms.load(Ordering::Relaxed) > done_ms => done_ms,
+        next_ms => next_ms,
+    }
+}
+
 impl Engine {
     /// Whether enough was written since the last checkpoint for the next one to pay.
     pub fn is_checkpoint_due(&self) -> bool {
@@ -175,7 +185,7 @@ impl Engine {
                     class: segment.class.load(Ordering::Relaxed),
                     sequence_min: segment.sequence_min.load(Ordering::Relaxed),
                     sequence_max: segment.sequence_max.load(Ordering::Relaxed),
-                    next_expiry_ms: segment.next_expiry_ms.load(Ordering::Relaxed),
+                    next_expiry_ms: next_expiry_ms(segment),
                     last_expiry_ms: segment.last_expiry_ms.load(Ordering::Relaxed),
                     key_hash: segment.key_hash.load(Ordering::Relaxed),
                 };

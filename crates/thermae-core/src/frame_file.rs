@@ -404,7 +404,13 @@ impl FrameFile {
 
     /// Writes a used frame's entry. Not durable before [`FrameFile::sync`].
     pub fn write_frame_record(&self, frame: u32, record: &FrameRecord) -> Result<()> {
-        assert!(record.is_possible(self.geometry.frame_bytes), "an impossible frame record: {record:?}");
+        if !record.is_possible(self.geometry.frame_bytes) {
+            // It comes from shared memory, and no later open would believe it.
+            return Err(Error::corrupt(format!(
+                "the shared state says of frame {frame} of {} what can't be ({record:?}): run `thermae check --repair`",
+                self.path.display()
+            )));
+        }
         self.write_entry(frame, &encode_entry(&self.geometry.uuid, frame, Some(record)))
     }
 
