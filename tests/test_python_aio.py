@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -165,6 +166,157 @@ def test_memoize(run: Runner) -> None:
         assert await pair.forget(1) is True
         assert await pair(1) == (1, "a")
         assert calls == [1, 1]
+
+    run(test)
+
+
+def test_a_memoized_method(run: Runner) -> None:
+    async def test(store: thermae.aio.Store) -> None:
+        class Service:
+            calls = 0
+
+            @store.memoize(ignore=["self"])
+            async def fetch(self, number: int) -> int:
+                self.calls += 1
+                return number * 2
+
+        service = Service()
+        assert await service.fetch(2) == await service.fetch(2) == await Service().fetch(2) == 4
+        assert service.calls == 1
+        await service.fetch(3)
+        await store.set("other", 1)
+        assert await Service.fetch.forget_all() == 2
+        assert await _listed(store.keys()) == ["other"]
+
+    run(test)
+
+
+def test_what_cannot_be_memoized(run: Runner) -> None:
+    async def test(store: thermae.aio.Store) -> None:
+        def plain(number: int) -> int:
+            return number
+
+        async def asynchronous() -> int:
+            return 1
+
+        with pytest.raises(thermae.WrongTypeError, match="not asynchronous"):
+            store.memoize()(plain)  # type: ignore[arg-type]
+        with pytest.raises(thermae.InvalidOptionError, match="parentheses"):
+            store.memoize(asynchronous)  # type: ignore[arg-type]
+        with pytest.raises(thermae.InvalidOptionError, match="name="):
+            store.memoize()(functools.partial(asynchronous))
+        assert await store.memoize(name="named")(functools.partial(asynchronous))() == 1
+
+    run(test)
+
+
+def test_a_cold_key_is_looked_at_on_a_thread(directory_store: thermae.Store) -> None:
+    """Whether a key is there was once read from flash in the event loop itself."""
+
+    async def main() -> None:
+        store = thermae.aio.Store(directory_store, threads_max=1)
+        await store.set("key", 1, ttl=60)
+        free, occupied = threading.Event(), asyncio.create_task(store._wait(lambda: free.wait(30)))
+        found_task = asyncio.create_task(store.contains("key"))
+        version_task = asyncio.create_task(store.version("key"))
+        ttl_task = asyncio.create_task(store.ttl("key"))
+        done, _ = await asyncio.wait((found_task, version_task, ttl_task), timeout=0.05)
+        assert not done
+        free.set()
+        found, version, ttl = await asyncio.gather(found_task, version_task, ttl_task)
+        assert found is True
+        assert version > 0
+        assert ttl == pytest.approx(60, abs=2)
+        await occupied
+
+    asyncio.run(main())
+
+
+def test_a_write_that_may_wait_for_room_is_done_on_a_thread(store: thermae.Store) -> None:
+    store.when_full = "error"
+
+    async def main() -> None:
+        wrapped = thermae.aio.Store(store, threads_max=1)
+        free, occupied = threading.Event(), asyncio.create_task(wrapped._wait(lambda: free.wait(30)))
+        writing = asyncio.create_task(wrapped.set("key", 1))
+        done, _ = await asyncio.wait([writing], timeout=0.05)
+        assert not done
+        free.set()
+        assert await writing is True
+        await occupied
+
+    asyncio.run(main())
+
+
+def test_closing_waits_for_calls_in_flight(location: str) -> None:
+    """A batch in flight was once cut off half way by the close."""
+
+    async def main() -> list[object]:
+        store = await thermae.aio.open(location, hot="64MiB", threads_max=3)
+        started = threading.Event()
+
+        def items() -> Iterator[tuple[str, int]]:
+            for number in range(5000):
+                started.set()
+                if number % 1000 == 0:
+                    time.sleep(0.01)
+                yield str(number), number
+
+        writing = asyncio.create_task(store.set_many(items()))
+        reading = [asyncio.create_task(store.get_many(["1"] * 1000)) for _ in range(6)]
+        await asyncio.to_thread(started.wait, 10)
+        closing = [asyncio.create_task(store.close()) for _ in range(2)]
+        found: list[object] = await asyncio.wait_for(
+            asyncio.gather(writing, *reading, *closing, return_exceptions=True), timeout=30
+        )
+        with pytest.raises(thermae.StoreClosedError):
+            await store.get_many(["1"])
+        return found
+
+    found = asyncio.run(main())
+    assert [result for result in found if isinstance(result, BaseException)] == []
+    with thermae.open(location) as store:
+        assert len(store) == 5000
+
+
+def test_a_close_that_is_cancelled_leaves_the_store_to_others(location: str) -> None:
+    async def main() -> None:
+        async with await thermae.aio.open(location, hot="16MiB", threads_max=2) as store:
+            free = threading.Event()
+            occupied = asyncio.create_task(store._wait(lambda: free.wait(30)))
+            await asyncio.sleep(0.01)
+            closing = asyncio.create_task(store.close())
+            await asyncio.sleep(0.01)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            free.set()
+            await occupied
+            await asyncio.gather(*(store.set_many({"a": 1}) for _ in range(10)))
+
+    asyncio.run(main())
+
+
+def test_arguments_that_are_none(run: Runner) -> None:
+    async def test(store: thermae.aio.Store) -> None:
+        for threads_max in ("8", 1.5, True):
+            with pytest.raises(thermae.WrongTypeError, match="threads_max"):
+                thermae.aio.Store(store.sync, threads_max=threads_max)  # type: ignore[arg-type]
+        for timeout in ("x", True):
+            with pytest.raises(thermae.WrongTypeError, match="timeout"):
+                store.lock("name", timeout=timeout)  # type: ignore[arg-type]
+        for seconds in (-1, float("nan")):
+            with pytest.raises(thermae.InvalidOptionError, match="timeout"):
+                store.lock("name", timeout=seconds)
+        with pytest.raises(thermae.WrongTypeError, match="make"):
+            await store.get_or_set("key", 5)  # type: ignore[arg-type]
+        with pytest.raises(thermae.WrongTypeError, match="async def"):
+            await store.get_or_set("key", lambda: 5)  # type: ignore[arg-type, return-value]
+        with pytest.raises(thermae.WrongTypeError, match="repair"):
+            await store.check(repair="no")  # type: ignore[arg-type]
+        assert not await store.contains("key")
+        async with store.lock("name", timeout=0):
+            pass
 
     run(test)
 

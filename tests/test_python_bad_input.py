@@ -429,6 +429,22 @@ def test_a_link_to_a_directory_is_not_followed(closed_store: Path, tmp_path: Pat
         assert store["key"] == "value"
 
 
+def test_a_link_in_the_place_of_shared_memory_is_not_followed(closed_store: Path) -> None:
+    memory = shared_memory_of(closed_store)
+    elsewhere = memory.parent / f"thermae-test-{os.getpid()}-elsewhere"
+    memory.rename(elsewhere)
+    memory.symlink_to(elsewhere)
+    try:
+        with pytest.raises(thermae.StorePermissionError, match="is a link") as refused:
+            thermae.open(closed_store)
+        assert str(memory) in str(refused.value)
+    finally:
+        memory.unlink()
+        elsewhere.rename(memory)
+    with thermae.open(closed_store, create=False) as store:
+        assert store["key"] == "value"
+
+
 def test_modes_are_private(closed_store: Path, tmp_path: Path, location: str) -> None:
     """Whatever the process's mask allows."""
     mask = os.umask(0)

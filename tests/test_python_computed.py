@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import datetime
+import decimal
 import functools
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -45,6 +51,21 @@ def test_every_caller_gets_the_same(store: thermae.Store) -> None:
     assert store.get_or_set("pickled", lambda: (1, {2}), codec="pickle") == (1, {2})
     assert store.get_or_set("none", lambda: None) is None
     assert store.get_or_set("none", lambda: 5) is None
+    for _ in range(2):
+        number = store.get_or_set("number", lambda: 3, as_type=float)
+        assert (number, type(number)) == (3.0, float)
+
+
+def test_what_is_not_of_the_type_is_not_stored(store: thermae.Store) -> None:
+    """The first caller once got a value that every later one was refused."""
+    for _ in range(2):
+        with pytest.raises(thermae.WrongTypeError, match="is not stored"):
+            store.get_or_set("text", lambda: "text", as_type=int)
+        assert "text" not in store
+    assert store.get_or_set("text", lambda: 5, as_type=int) == 5
+    assert store.ttl("text") is None
+    assert store.get_or_set("pair", lambda: (1, 2), ttl=60, as_type=tuple[int, int]) == (1, 2)
+    assert store.ttl("pair") == pytest.approx(60, abs=2)
 
 
 def test_a_failure_stores_nothing_and_frees_the_next(store: thermae.Store) -> None:
@@ -178,6 +199,95 @@ def test_arguments_of_different_types_are_different_calls(store: thermae.Store) 
         assert kind(value) == type(value).__name__
 
 
+@dataclasses.dataclass
+class Inner:
+    x: Any
+
+
+@dataclasses.dataclass
+class Outer:
+    x: Any
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+
+
+class Record(msgspec.Struct):
+    x: Any
+
+
+def test_values_inside_of_arguments_tell_calls_apart(store: thermae.Store) -> None:
+    """Only the class of a whole argument was once part of the key, and that without its module."""
+
+    @store.memoize()
+    def show(*args: Any, **kwargs: Any) -> str:
+        return f"{args} {kwargs}"
+
+    values: list[Any] = [
+        [(1,)],
+        [[1]],
+        [{1}],
+        [frozenset({1})],
+        [1.0],
+        [1],
+        [True],
+        ["1"],
+        [b"1"],
+        {"a": (1,)},
+        {"a": [1]},
+        {1: 1},
+        {1.0: 1},
+        {True: 1},
+        Inner((1,)),
+        Inner([1]),
+        Outer([1]),
+        {"x": [1]},
+        Inner(Inner(1)),
+        Inner(Outer(1)),
+        Record((1,)),
+        Record([1]),
+        Pair(1, 2),
+        Pair(1, (2,)),
+        Pair(1, [2]),
+        (1, 2),
+        [Pair(1, 2)],
+        [(1, 2)],
+        collections.OrderedDict(a=1),
+        {"a": 1},
+        datetime.date(2020, 1, 1),
+        "2020-01-01",
+        uuid.UUID(int=1),
+        decimal.Decimal(1),
+    ]
+    for value in values:
+        for _ in range(2):
+            assert show(value) == f"{(value,)} {{}}"
+            assert show(named=value) == f"() {{'named': {value!r}}}"
+    assert len({show.key(value) for value in values}) == len(values)
+
+
+def test_the_same_call_is_one_key_however_it_is_written(store: thermae.Store) -> None:
+    @store.memoize()
+    def count(*args: Any, **kwargs: Any) -> int:
+        return store.incr("calls")
+
+    assert count({"a": 1, "b": (2,)}, x=1, y={1, 2, 3}) == 1
+    assert count({"b": (2,), "a": 1}, y={3, 2, 1}, x=1) == 1
+
+
+def test_classes_of_one_name_are_told_apart(store: thermae.Store) -> None:
+    here = dataclasses.make_dataclass("Same", ["x"], namespace={"__module__": "here"})
+    there = dataclasses.make_dataclass("Same", ["x"], namespace={"__module__": "there"})
+
+    @store.memoize()
+    def module(value: Any) -> str:
+        return str(type(value).__module__)
+
+    assert [module(here(1)), module(there(1)), module(here(1))] == ["here", "there", "here"]
+
+
 def test_results_come_back_as_annotated(store: thermae.Store) -> None:
     @dataclasses.dataclass
     class Point:
@@ -225,6 +335,80 @@ def test_methods_and_ignored_arguments(store: thermae.Store) -> None:
     assert len(store.keys(prefix="memoize:static:")) == 1
 
 
+class Multiplier:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def times(self, number: int) -> int:
+        return self.factor * number
+
+    def __call__(self, number: int) -> int:
+        return self.factor * number
+
+    @classmethod
+    def name(cls) -> str:
+        return cls.__name__
+
+
+class Other(Multiplier):
+    pass
+
+
+def test_what_has_no_name_of_its_own_needs_one(store: thermae.Store) -> None:
+    """Two lambdas, partials, methods of two instances once returned each other's results."""
+    unnamed: list[Callable[[int], int]] = [
+        lambda number: 2 * number,
+        functools.partial(pow, 2),
+        Multiplier(2).times,
+        Multiplier(2),
+        [1, 2].index,
+    ]
+    for function in unnamed:
+        with pytest.raises(thermae.InvalidOptionError, match="name="):
+            store.memoize()(function)
+    for number, function in enumerate(unnamed[:4]):
+        named = store.memoize(name=f"number {number}")(function)
+        assert named(2) == function(2)
+        assert named(2) == 4
+
+
+def test_class_methods_are_those_of_their_class(store: thermae.Store) -> None:
+    names = [store.memoize()(kind.name) for kind in (Multiplier, Other)]
+    assert [name() for name in names] == [name() for name in names] == ["Multiplier", "Other"]
+    assert store.memoize()(math.sqrt)(4) == 2
+
+
+def test_results_are_of_the_annotated_type_from_the_first_call_on(store: thermae.Store) -> None:
+    @store.memoize()
+    def number(value: int) -> float:
+        return value
+
+    @store.memoize()
+    def mean(value: int) -> float:
+        return np.mean([value])  # type: ignore[return-value]
+
+    @store.memoize()
+    def wrong(value: int) -> int:
+        return str(value)  # type: ignore[return-value]
+
+    for _ in range(2):
+        assert (number(3), type(number(3))) == (3.0, float)
+        assert (mean(3), type(mean(3))) == (3.0, float)
+        with pytest.raises(thermae.WrongTypeError, match="is not stored"):
+            wrong(3)
+    assert wrong.key(3) not in store
+
+
+def test_a_memoized_function_may_be_memoized_again(store: thermae.Store) -> None:
+    @store.memoize(name="outer")
+    @store.memoize(name="inner")
+    def double(number: int) -> int:
+        return 2 * number
+
+    assert double(2) == double(2) == 4
+    assert sorted(str(key).split(":")[1] for key in store) == ["inner", "outer"]
+
+
 def test_names_keep_functions_apart(store: thermae.Store) -> None:
     def same(number: int) -> int:
         return number
@@ -255,5 +439,9 @@ def test_what_cannot_be_memoized(store: thermae.Store) -> None:
         store.memoize()(5)  # type: ignore[arg-type]
     with pytest.raises(thermae.WrongTypeError, match="parameters"):
         store.memoize()(int)
+    with pytest.raises(thermae.WrongTypeError, match="not one"):
+        store.memoize(ignore="value")(function)
+    with pytest.raises(thermae.WrongTypeError, match="collection of names"):
+        store.memoize(ignore=5)(function)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         store.memoize()(function)()  # type: ignore[call-arg]

@@ -139,6 +139,13 @@ def test_reading_as_a_type(store: thermae.Store) -> None:
     with pytest.raises(thermae.WrongTypeError, match="str"):
         store.get("number", as_type=str)
     assert store.pop("pair", as_type=tuple[int, str]) == (1, "a")
+    store["scalar"] = np.float64(1.5)
+    assert type(store.get("scalar", as_type=float)) is float
+    assert type(store.get("scalar", as_type=np.float64)) is np.float64
+    for scalar in (np.float64(1.5), np.longdouble(1.5), np.datetime64(5, "ns")):
+        store["scalar"] = scalar
+        with pytest.raises(thermae.WrongTypeError, match="int"):
+            store.get("scalar", as_type=int)
 
 
 @pytest.mark.parametrize("value", [object(), print, 1j, [object()], {"a": {2**70}}, lambda: 0, type])
@@ -158,6 +165,17 @@ def test_values_that_contain_themselves_or_have_no_utf8(store: thermae.Store) ->
         store["key"] = "\udc80"
     with pytest.raises(thermae.WrongTypeError, match="digits"):
         store["key"] = 10**5000
+
+    class Name(str):
+        __slots__ = ()
+
+    class Number(int):
+        pass
+
+    with pytest.raises(thermae.WrongTypeError, match="surrogate"):
+        store["key"] = Name("\udc80")
+    with pytest.raises(thermae.WrongTypeError, match="digits"):
+        store["key"] = Number(10**5000)
 
 
 # Pickle, only where it is named.
@@ -340,6 +358,22 @@ def test_arrays_that_are_refused(store: thermae.Store) -> None:
         store["key"] = np.ma.masked_array([1, 2], mask=[True, False])
     value = np.array([Anything(1)], dtype=object)
     assert written_and_read(store, value, codec="pickle")[0] == Anything(1)
+
+
+def test_arrays_that_are_more_than_their_elements_go_to_a_codec(store: thermae.Store, location: str) -> None:
+    """The refusal once named a remedy that was refused as well."""
+    masked = np.ma.masked_array([1, 2], mask=[True, False])
+    with pytest.raises(thermae.WrongTypeError, match='codec="pickle"'):
+        store["key"] = masked
+    read = written_and_read(store, masked, codec="pickle")
+    assert type(read) is np.ma.MaskedArray
+    assert read.tolist() == [None, 2]
+    with thermae.open(location, codec="pickle") as pickling:
+        pickling["key"] = np.zeros(2, dtype=[("a", "i4")]).view(np.recarray)
+        assert type(pickling["key"]) is np.recarray
+    # What has an encoding of its own keeps it, whatever codec is named.
+    store.set("plain", np.arange(3), codec="pickle")
+    assert store["plain"].tolist() == [0, 1, 2]
 
 
 def test_damaged_arrays_are_errors_and_never_pointers(store: thermae.Store) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,26 @@ def test_a_lock_is_not_reentrant(store: thermae.Store, location: str) -> None:
 def test_times_that_are_none(store: thermae.Store, timeout: float) -> None:
     with pytest.raises(thermae.InvalidOptionError, match="timeout"):
         store.lock("name", timeout).acquire()
+
+
+@pytest.mark.parametrize("timeout", ["x", True, [1]])
+def test_times_of_another_type(store: thermae.Store, timeout: Any) -> None:
+    with pytest.raises(thermae.WrongTypeError, match="timeout"):
+        store.lock("name", timeout).acquire()
+
+
+def test_a_lock_that_another_thread_released_may_be_taken_again(store: thermae.Store) -> None:
+    """It once counted as held by the thread that took it for as long as that thread lived."""
+    lock = store.lock("name")
+    lock.acquire()
+    other = threading.Thread(target=lock.release)
+    other.start()
+    other.join()
+    assert not lock.held
+    with store.lock("name", timeout=5), pytest.raises(thermae.LockTimeoutError, match="holds"):
+        store.lock("name").acquire(5)
+    with lock:
+        assert lock.held
 
 
 def test_an_exception_releases(store: thermae.Store) -> None:

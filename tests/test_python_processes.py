@@ -55,6 +55,58 @@ def test_a_pickled_handle_does_not_create(location: str) -> None:
         pickle.loads(data)
 
 
+def test_a_copied_handle_leaves_what_all_share_as_it_is(tmp_path: Path) -> None:
+    """Copying a handle once set durability and `when_full` back, for everybody, to how it was opened."""
+    place = tmp_path / "data"
+    with thermae.open(
+        place, hot="16MiB", cold="32MiB", durability="none", when_full="evict", salvage=True, background=False
+    ) as store:
+        data = pickle.dumps(store)
+        store.durability = "always"
+        store.when_full = "error"
+        for again in (pickle.loads(data), pickle.loads(pickle.dumps(store)), copy.copy(store)):
+            with again:
+                assert (again.durability, again.when_full) == ("always", "error")
+                assert (store.durability, store.when_full) == ("always", "error")
+        options = store.__reduce__()[1][3]
+        assert options == {"hot": "16MiB", "cold": "32MiB", "background": False, "create": False}
+    thermae.destroy(place)
+
+
+def test_a_relative_location_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change of directory, copies, forks and snapshots once looked for the store in the new one."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    with thermae.open("data/", hot="16MiB", cold="32MiB") as store:
+        assert store.location == str(tmp_path / "data")
+        store["a"] = 1
+        monkeypatch.chdir(elsewhere)
+        with pickle.loads(pickle.dumps(store)) as again:
+            assert again.location == store.location
+            assert again["a"] == 1
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                store["from the child"] = True
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert store["from the child"] is True
+        store.snapshot("copy")
+        assert (elsewhere / "copy").is_dir()
+        with (
+            thermae.open(tmp_path / "data") as other,
+            store.lock("name"),
+            pytest.raises(thermae.LockTimeoutError, match="holds"),
+        ):
+            other.lock("name").acquire(5)
+    assert [path.name for path in elsewhere.iterdir()] == ["copy"]
+    thermae.destroy(tmp_path / "data")
+
+
 def _square_into(store: thermae.Store, numbers: range) -> None:
     for number in numbers:
         store[f"square:{number}"] = number * number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,67 @@ def test_a_transaction_sees_its_own_changes(store: thermae.Store) -> None:
             del tx["a"]
         tx["a"] = 3
     assert store["a"] == 3
+
+
+def test_a_key_is_told_of_and_deleted_without_being_read(store: thermae.Store) -> None:
+    """Both once decoded the value, which a pickled one refuses."""
+    store.set("pickled", 1j, codec="pickle")
+    with store.transaction() as tx:
+        assert "pickled" in tx
+        assert "nothing" not in tx
+        with pytest.raises(thermae.WrongTypeError):
+            tx["pickled"]
+        assert tx.get("pickled", codec="pickle") == 1j
+        assert tx.delete("pickled") is True
+        assert tx.delete("nothing") is False
+    assert len(store) == 0
+
+
+def test_what_was_told_of_a_key_must_still_hold(store: thermae.Store) -> None:
+    store["key"] = 1
+    for look in (lambda tx: "key" in tx, lambda tx: tx.delete("key"), lambda tx: (("key" in tx), tx["key"])):
+        tx = store.transaction()
+        assert look(tx)
+        tx["other"] = 1
+        store["key"] = 2
+        with pytest.raises(thermae.TransactionConflictError):
+            tx.commit()
+    tx = store.transaction()
+    assert "key" in tx
+    store["key"] = 3
+    # Read anew, but the first look counts.
+    assert tx["key"] == 3
+    with pytest.raises(thermae.TransactionConflictError):
+        tx.commit()
+    assert store == {"key": 3}
+
+
+def test_types_and_codecs_are_named_as_on_the_store(store: thermae.Store) -> None:
+    store["pair"] = (1, "a")
+    with store.transaction() as tx:
+        assert tx.get("pair") == [1, "a"]
+        assert tx.get("pair", as_type=tuple[int, str]) == (1, "a")
+        pair = tx.get("pair")
+        assert tx.get("pair") is pair
+        with pytest.raises(thermae.WrongTypeError):
+            tx.get("pair", as_type=int)
+        assert tx.get("nothing", 5, as_type=int) == 5
+        tx.set("complex", 1j, ttl=60, codec="pickle")
+        assert tx.get("complex", codec="pickle") == 1j
+        with pytest.raises(thermae.WrongTypeError, match='codec="pickle"'):
+            tx.get("complex")
+        tx.set("own", (1, 2))
+        assert tx.get("own", as_type=tuple[int, int]) == (1, 2)
+    assert store.get("complex", codec="pickle") == 1j
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), "60", True])
+def test_a_lifetime_that_is_none_is_refused_at_once(store: thermae.Store, ttl: Any) -> None:
+    with store.transaction() as tx:
+        with pytest.raises((thermae.InvalidOptionError, thermae.WrongTypeError), match="ttl"):
+            tx.set("key", 1, ttl=ttl)
+        assert "key" not in tx
+    assert len(store) == 0
 
 
 def test_an_exception_stores_nothing(store: thermae.Store) -> None:
@@ -121,6 +183,28 @@ def test_bad_keys_and_values(store: thermae.Store) -> None:
     with pytest.raises(thermae.InvalidOptionError), store.transaction() as tx:
         tx.set("key", 1, ttl=-1)
     assert store == {"fine": 1}
+
+
+def test_transact_without_a_function_is_a_transaction(store: thermae.Store) -> None:
+    with store.transact() as tx:
+        assert isinstance(tx, thermae.Transaction)
+        tx.set("a", 1)
+    assert store == {"a": 1}
+
+
+def test_what_cannot_be_transacted(store: thermae.Store) -> None:
+    def change(tx: Transaction) -> None:
+        tx["a"] = 1
+
+    with pytest.raises(thermae.WrongTypeError, match="function"):
+        store.transact(5)  # type: ignore[call-overload]
+    for attempts_max in ("x", 1.5, None, True):
+        with pytest.raises(thermae.WrongTypeError, match="attempts_max"):
+            store.transact(change, attempts_max=attempts_max)  # type: ignore[arg-type]
+    for attempts_max in (0, -1):
+        with pytest.raises(thermae.InvalidOptionError, match="attempts_max"):
+            store.transact(change, attempts_max=attempts_max)
+    assert len(store) == 0
 
 
 def test_transact_tries_again(store: thermae.Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from pathlib import Path
 
@@ -69,6 +70,65 @@ def test_pop(store: thermae.Store) -> None:
         store.pop("key")
     assert store.pop("key", None) is None
     assert store.pop("key", default=1) == 1
+
+
+def test_what_cannot_be_read_is_not_popped(store: thermae.Store) -> None:
+    """Popping once deleted the value first, and then raised."""
+    store["key"] = "text"
+    with pytest.raises(thermae.WrongTypeError):
+        store.pop("key", as_type=int)
+    with pytest.raises(thermae.WrongTypeError):
+        store.pop("key", None, as_type=int)
+    assert store["key"] == "text"
+    store.clear()
+    store.set("pickled", 1j, ttl=60, codec="pickle")
+    with pytest.raises(thermae.WrongTypeError, match='codec="pickle"'):
+        store.pop("pickled")
+    with pytest.raises(thermae.WrongTypeError, match='codec="pickle"'):
+        store.popitem()
+    assert store.ttl("pickled") == pytest.approx(60, abs=2)
+    assert store.pop("pickled", codec="pickle") == 1j
+    assert len(store) == 0
+
+
+def test_a_value_that_changes_while_it_is_popped_is_read_again(store: thermae.Store) -> None:
+    class Changing:
+        encoding = 42
+        decoded = 0
+
+        def encode(self, value: object, /) -> bytes:
+            return str(value).encode()
+
+        def decode(self, data: bytes, /) -> str:
+            self.decoded += 1
+            if self.decoded < 3:
+                # As another process might, between the reading and the deleting.
+                store.set("key", [self.decoded], codec=self)
+            return data.decode()
+
+    codec = Changing()
+    store.set("key", [0], codec=codec)
+    assert store.pop("key", codec=codec) == "[2]"
+    assert codec.decoded == 3
+    assert "key" not in store
+
+
+def test_each_item_is_popped_by_one_caller(store: thermae.Store) -> None:
+    store.set_many({str(number): number for number in range(500)})
+    popped: list[int] = []
+
+    def pop_all() -> None:
+        for number in range(500):
+            value = store.pop(str(number), None)
+            if value is not None:
+                popped.append(value)
+
+    threads = [threading.Thread(target=pop_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(popped) == list(range(500))
 
 
 def test_counters(store: thermae.Store) -> None:

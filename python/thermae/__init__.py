@@ -25,6 +25,7 @@ Layers, top to bottom; imports only point down:
 - _thermae: the engine, compiled
 - reports: what a store reports about itself, as types
 - options: what a store may be opened with
+- arguments: numbers, flags and names that verbs take
 - errors: the exceptions
 """
 

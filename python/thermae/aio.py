@@ -5,6 +5,11 @@ thread fifty. What may wait, for the disk or for a long copy, runs on a few thre
 calls at a time than there are threads. Waiting for a lock holds no thread. Use one object from one event loop
 at a time.
 
+So a store with a cold tier is read on threads, even for whether a key is there, which may be written on flash
+only. Writes run on threads too, where there is a durable tier, and where a full store may not evict. A small
+write to a store in shared memory that evicts runs at once, as background work keeps room free for it; where
+that can't keep up, the write makes room itself, which holds the loop up for a millisecond or so.
+
 Every call has its own answer. A call that is cancelled before its thread took it up never happens; one that
 is cancelled later ends on its own, and its answer goes to nobody. So a cancelled `pop` may have removed its
 value.
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
@@ -22,7 +28,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import thermae.store
-from thermae.errors import InvalidOptionError, LockTimeoutError
+from thermae.arguments import checked_count, checked_timeout
+from thermae.errors import InvalidOptionError, LockTimeoutError, WrongTypeError
 from thermae.flight import keep, lock_name
 from thermae.locks import Lock
 from thermae.memo import AsyncMemoized, P, R
@@ -94,14 +101,12 @@ class Store:
     """
 
     def __init__(self, store: thermae.store.Store, *, threads_max: int = THREADS_MAX_DEFAULT) -> None:
-        if threads_max < 1:
-            raise InvalidOptionError(f"threads_max = {threads_max} leaves no thread: give 1 or more")
+        self._threads_max = checked_count("threads_max", threads_max)
         self.sync = store
-        self._threads_max = threads_max
         self._process = 0
         self._threads: ThreadPoolExecutor | None = None
         # A call takes its turn in its own loop, so that no queue grows out of sight of its caller.
-        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+        self._turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]
         self._turns = weakref.WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -114,22 +119,27 @@ class Store:
             self._threads = ThreadPoolExecutor(self._threads_max, thread_name_prefix="thermae-aio")
         return self._threads
 
-    async def _wait(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs a call that may wait on a thread of this store."""
+    def _turns_here(self) -> _Turns:
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
-            turns = self._turns[loop] = asyncio.Semaphore(self._threads_max)
-        await turns.acquire()
+            turns = self._turns[loop] = _Turns(self._threads_max)
+        return turns
+
+    async def _wait(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs a call that may wait on a thread of this store."""
+        loop = asyncio.get_running_loop()
+        free = self._turns_here().free
+        await free.acquire()
         try:
             running = self._executor().submit(functools.partial(call, *args, **kwargs))
         except BaseException:
-            turns.release()
+            free.release()
             raise
 
         def ended(_: object) -> None:
             try:
-                loop.call_soon_threadsafe(turns.release)
+                loop.call_soon_threadsafe(free.release)
             except RuntimeError:
                 # The loop was closed meanwhile, and its turns with it.
                 return
@@ -143,11 +153,16 @@ class Store:
             return await self._wait(call, *args, **kwargs)
         return call(*args, **kwargs)
 
+    async def _look(self, key: str | bytes, call: Callable[[str | bytes], T]) -> T:
+        """Looks at what a key's record says, which may be in the cold tier only."""
+        return await self._wait(call, key) if self.sync.cold_bytes else call(key)
+
     async def _write(self, value: object, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         is_small = isinstance(value, (int, float)) or (
             isinstance(value, (str, bytes)) and len(value) <= INLINE_BYTES_MAX
         )
-        if self.sync.cold_bytes or self.sync.warm_bytes or not (is_small or value is None):
+        has_durable_tier = self.sync.cold_bytes or self.sync.warm_bytes
+        if has_durable_tier or self.sync.when_full == "error" or not (is_small or value is None):
             return await self._wait(call, *args, **kwargs)
         return call(*args, **kwargs)
 
@@ -173,16 +188,16 @@ class Store:
         return await self._read(key, self.sync.view, key, default)
 
     async def contains(self, key: str | bytes) -> bool:
-        """Whether the key is there."""
-        return key in self.sync
+        """Whether the key is there; see `thermae.Store.__contains__`."""
+        return await self._look(key, self.sync.__contains__)
 
     async def version(self, key: str | bytes) -> int:
-        """The key's version; 0 where it is missing."""
-        return self.sync.version(key)
+        """The key's version; 0 where it is missing; see `thermae.Store.version`."""
+        return await self._look(key, self.sync.version)
 
     async def ttl(self, key: str | bytes) -> float | None:
-        """Seconds until the key expires; None for never."""
-        return self.sync.ttl(key)
+        """Seconds until the key expires; None for never; see `thermae.Store.ttl`."""
+        return await self._look(key, self.sync.ttl)
 
     async def set(
         self,
@@ -329,7 +344,12 @@ class Store:
 
         Raises:
             LockTimeoutError: Another caller's `make` took longer than `timeout`.
+            WrongTypeError: `make` is no asynchronous function; or as for `thermae.Store.get_or_set`.
         """
+        if not callable(make):
+            raise WrongTypeError(
+                f"make must be an asynchronous function without arguments, not {make!r}: use add"
+            )
         value = await self.get(key, _MISSING, codec=codec, as_type=as_type)
         if value is not _MISSING:
             return value
@@ -337,7 +357,12 @@ class Store:
             value = await self.get(key, _MISSING, codec=codec, as_type=as_type)
             if value is not _MISSING:
                 return value
-            made = await make()
+            making = make()
+            if not inspect.isawaitable(making):
+                raise WrongTypeError(
+                    f"make returned {type(making).__name__}, which can't be awaited: make it an async def"
+                )
+            made = await making
             return await self._wait(
                 keep, self.sync, self.sync._codecs, key, made, ttl, codec=codec, as_type=as_type
             )
@@ -350,18 +375,41 @@ class Store:
         ignore: Collection[str] = (),
         codec: AnyCodec | None = None,
     ) -> Callable[[Callable[P, Awaitable[R]]], AsyncMemoized[P, R]]:
-        """A decorator that keeps an asynchronous function's results in the store."""
+        """A decorator that keeps an asynchronous function's results, as `thermae.Store.memoize` does.
+
+        Raises:
+            InvalidOptionError: A name is missing, or `ignore` names what the function does not take.
+            WrongTypeError: It is no asynchronous function.
+        """
+        if callable(ttl):
+            raise InvalidOptionError(
+                "memoize needs its parentheses: write @store.memoize() or @store.memoize(ttl=300)"
+            )
 
         async def find(key: str, make: Callable[[], Awaitable[R]], kind: Any) -> R:
             value: R = await self.get_or_set(key, make, ttl, codec=codec, as_type=kind)
             return value
 
-        return lambda function: AsyncMemoized(function, find, self.delete, name=name, ignore=ignore)
+        async def forget_all(prefix: str) -> int:
+            return await self._wait(lambda: self.sync.delete_many(list(self.sync._scan(prefix, False))))
+
+        return lambda function: AsyncMemoized(
+            function, find, self.delete, forget_all, name=name, ignore=ignore
+        )
 
     # Locks and transactions.
 
     def lock(self, name: str | bytes, timeout: float | None = None) -> AsyncLock:
-        """The lock of this name; hold it with `async with`."""
+        """The lock of this name; hold it with `async with`.
+
+        Args:
+            name: Any name; names of locks and keys are apart.
+            timeout: Seconds to wait for it; 0 does not wait, None waits for ever.
+
+        Raises:
+            WrongTypeError: `timeout` is no number of seconds.
+            InvalidOptionError: `timeout` is negative.
+        """
         return AsyncLock(self.sync, name, timeout)
 
     async def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
@@ -391,8 +439,23 @@ class Store:
         return await self._wait(self.sync.snapshot, directory)
 
     async def close(self) -> None:
-        """Closes the store once the calls that have a thread have ended."""
-        await self._wait(self.sync.close)
+        """Closes the store once the calls that have a thread, or wait for one, have ended.
+
+        A call that is made while it closes finds the store closed. Else as `thermae.Store.close`.
+        """
+        turns = self._turns_here()
+        # One at a time: two that each held some of the turns would wait for each other.
+        async with turns.closing:
+            taken = 0
+            try:
+                while taken < self._threads_max:
+                    await turns.free.acquire()
+                    taken += 1
+                # No turn is left to run it on a thread of this store.
+                await asyncio.to_thread(self.sync.close)
+            finally:
+                for _ in range(taken):
+                    turns.free.release()
         if self._threads is not None:
             self._threads.shutdown(wait=False)
             self._threads = None
@@ -406,6 +469,14 @@ class Store:
         await self.close()
 
 
+class _Turns:
+    """How the calls of one event loop share the threads."""
+
+    def __init__(self, threads_max: int) -> None:
+        self.free = asyncio.Semaphore(threads_max)
+        self.closing = asyncio.Lock()
+
+
 class AsyncLock:
     """A lock of a store by name, held by a task; made by `Store.lock`.
 
@@ -415,7 +486,7 @@ class AsyncLock:
 
     def __init__(self, store: thermae.store.Store, name: str | bytes, timeout: float | None = None) -> None:
         self.name = name
-        self.timeout = timeout
+        self.timeout = checked_timeout(timeout)
         self._lock = Lock(store, name, 0, per_thread=False)
 
     @property

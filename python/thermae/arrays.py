@@ -27,6 +27,26 @@ _ARRAY, _SCALAR = 0, 1
 _ALIGNMENT_BYTES = 64
 _DIMENSIONS_MAX = 64
 _DESCRIPTOR_BYTES_MAX = 64 << 10
+# Kinds of dtypes whose elements are their bytes.
+_KINDS = "biufcmMSUV"
+
+
+def has_encoding(value: npt.NDArray[Any] | np.generic) -> bool:
+    """Whether an array or a NumPy scalar is its elements, and they their bytes; all others need a codec.
+
+    Example:
+        >>> import numpy as np
+        >>> has_encoding(np.arange(3)), has_encoding(np.array([print])), has_encoding(np.ma.masked_array([1]))
+        (True, False, False)
+    """
+    import numpy as np
+
+    is_plain = not isinstance(value, np.ndarray) or type(value) in (np.ndarray, np.memmap)
+    return is_plain and _is_bytes(value.dtype)
+
+
+def _is_bytes(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in _KINDS and not dtype.hasobject
 
 
 def encode(value: npt.NDArray[Any] | np.generic) -> bytes:
@@ -41,10 +61,10 @@ def encode(value: npt.NDArray[Any] | np.generic) -> bytes:
     if isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):
         raise WrongTypeError(
             f"an array of the class {type(value).__name__} means more than its elements: "
-            "store numpy.asarray(array), or name a codec that keeps it"
+            'store numpy.asarray(array), or name a codec that keeps it, such as codec="pickle"'
         )
     dtype = value.dtype
-    if dtype.hasobject or dtype.kind not in "biufcmMSUV":
+    if not _is_bytes(dtype):
         raise WrongTypeError(
             f"an array of dtype {dtype} refers to objects instead of holding bytes: "
             'convert it with astype(), store value.tolist(), or name codec="pickle"'
@@ -92,9 +112,11 @@ def decode(data: bytes | bytearray | memoryview) -> npt.NDArray[Any] | np.generi
         raise _damaged(f"shape {shape} of dtype {dtype} has another size")
     try:
         array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=data, offset=header_bytes)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, MemoryError, TypeError, ValueError) as error:
         raise _damaged(str(error)) from error
     if kind == _SCALAR:
+        if array.ndim != 0:
+            raise _damaged(f"a scalar has no shape, and this one has {array.shape}")
         scalar: np.generic[Any] = array[(0,) * array.ndim]
         return scalar
     return array
@@ -106,9 +128,20 @@ def _dtype(descriptor: bytes) -> np.dtype[Any]:
 
     try:
         dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(ast.literal_eval(descriptor.decode()))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+    except (
+        # All that the two parsers raise for what is no descriptor; warnings, where those are errors.
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        Warning,
+    ) as error:
         raise _damaged("its dtype is not understood") from error
-    if dtype.hasobject:
+    if not _is_bytes(dtype):
         # Bytes of a store are never taken for addresses of objects.
         raise _damaged("its dtype refers to objects")
     return dtype

@@ -69,7 +69,14 @@ class MessagePackCodec:
         """The value as `kind`, checked."""
         try:
             return (_decode_plain if kind is Any else _decoder(kind).decode)(data)
-        except (msgspec.MsgspecError, TypeError, RecursionError) as error:
+        except (
+            msgspec.MsgspecError,
+            MemoryError,
+            OverflowError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise WrongTypeError(
                 f"a MessagePack value does not decode as {_name_of(kind)}: {error}; ask who wrote it, "
                 "or read it without a type"
@@ -155,13 +162,14 @@ class Codecs:
         if isinstance(value, (bytearray, memoryview)):
             return BYTES, bytes(value)
         if _is_from("numpy", value, "ndarray", "generic"):
-            if not value.dtype.hasobject:
+            if arrays.has_encoding(value):
                 return ARRAY, arrays.encode(value)
         elif _is_from("pyarrow", value, "Table", "RecordBatch"):
             return ARROW, tables.encode(value)
         chosen = self.default if codec is None else codec_of(codec)
         if chosen is _MESSAGEPACK:
             if _is_from("numpy", value, "ndarray", "generic"):
+                # Refused there, with the reason.
                 return ARRAY, arrays.encode(value)
             base = _scalar_of_subclass(value)
             if base is not None:
@@ -212,7 +220,12 @@ class Codecs:
         """
         try:
             return msgspec.convert(value, kind)
-        except (msgspec.MsgspecError, TypeError) as error:
+        except (msgspec.MsgspecError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            if _is_from("numpy", value, "generic") and value.dtype.kind in "biufSU":
+                plain = value.item()
+                # The longest float of NumPy's has no plain form.
+                if not _is_from("numpy", plain, "generic"):
+                    return self.convert(plain, kind)
             raise WrongTypeError(
                 f"a stored {type(value).__name__} is not a {_name_of(kind)}: {error}; read it without a type"
             ) from error
@@ -227,9 +240,9 @@ class Codecs:
 
     def is_read_as_written(self, value: Any) -> bool:
         """Whether a value comes back equal and of the same type; a tuple, for one, comes back as a list."""
-        return type(value) in (bytes, str, int, float, bool, type(None)) or _is_from(
-            "numpy", value, "ndarray", "generic"
-        )
+        if type(value) in (bytes, str, int, float, bool, type(None)):
+            return True
+        return _is_from("numpy", value, "ndarray", "generic") and arrays.has_encoding(value)
 
 
 def _is_from(package: str, value: object, *names: str) -> bool:
@@ -243,11 +256,22 @@ def _scalar_of_subclass(value: object) -> tuple[int, bytes] | None:
     if isinstance(value, enum.Enum):
         return None
     if isinstance(value, str):
-        return STR, str.encode(value)
+        try:
+            return STR, str.encode(value)
+        except UnicodeEncodeError as error:
+            raise WrongTypeError(
+                "a str with lone surrogates has no UTF-8: store "
+                'value.encode("utf-8", "surrogatepass") instead'
+            ) from error
     if isinstance(value, bytes):
         return BYTES, bytes(value)
     if isinstance(value, int):
-        return INT, int.__repr__(value).encode()
+        try:
+            return INT, int.__repr__(value).encode()
+        except ValueError as error:
+            raise WrongTypeError(
+                "an integer of this many digits has no text in Python: store it as bytes"
+            ) from error
     if isinstance(value, float):
         return FLOAT, float.__repr__(value).encode()
     return None

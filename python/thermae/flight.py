@@ -12,6 +12,7 @@ from typing import Any
 
 from thermae import _thermae
 from thermae.codecs import Codecs
+from thermae.errors import WrongTypeError
 from thermae.locks import Lock
 from thermae.options import AnyCodec
 
@@ -60,9 +61,21 @@ def keep(
     codec: AnyCodec | None,
     as_type: Any,
 ) -> Any:
-    """Stores what was made, and returns it as every later reader will see it."""
-    store.set(key, made, ttl, codec=codec)
-    if codecs.is_read_as_written(made):
+    """Stores what was made, and returns it as every later reader will see it.
+
+    Raises:
+        WrongTypeError: It has no encoding, or is not of type `as_type`: no later reader could have it, and
+            nothing is stored.
+    """
+    if as_type is None and codecs.is_read_as_written(made):
+        store.set(key, made, ttl, codec=codec)
         return made
-    value = store.get(key, _MISSING, codec=codec, as_type=as_type)
-    return made if value is _MISSING else value
+    encoding, data = store._encode(made, codec)
+    try:
+        value = store._decode(encoding, data, codec, as_type)
+    except WrongTypeError as error:
+        raise WrongTypeError(
+            f"what was made for the key {key!r} is not stored, because it would not be read back: {error}"
+        ) from error
+    store._set_encoded(key, encoding, data, ttl)
+    return value

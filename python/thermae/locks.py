@@ -37,7 +37,7 @@ class Lock:
         >>> thermae.destroy("shm://thermae-doc-lock")
     """
 
-    __slots__ = ("_identity", "_per_thread", "_process", "_token", "name", "store", "timeout")
+    __slots__ = ("_identity", "_names", "_per_thread", "_process", "_token", "name", "store", "timeout")
 
     def __init__(
         self,
@@ -54,6 +54,8 @@ class Lock:
         self._token: _thermae.LockToken | None = None
         self._process = 0
         self._identity = (0, "", b"")
+        # Where the thread that took it notes what it holds: another one may release it.
+        self._names: set[tuple[int, str, bytes]] = set()
 
     @property
     def held(self) -> bool:
@@ -79,10 +81,11 @@ class Lock:
         self._process = os.getpid()
         self._identity = identity
         if self._per_thread:
-            _names_held().add(identity)
+            self._names = _names_held()
+            self._names.add(identity)
 
     def release(self) -> None:
-        """Gives the lock back.
+        """Gives the lock back; any thread of the process that took it may.
 
         Raises:
             RuntimeError: This object does not hold it, as for `threading.Lock`.
@@ -90,7 +93,7 @@ class Lock:
         if not self.held:
             raise RuntimeError(f"the lock {self.name!r} is not held here: acquire it first")
         token, self._token = self._token, None
-        _names_held().discard(self._identity)
+        self._names.discard(self._identity)
         assert token is not None
         self.store._lock_release(token)
 

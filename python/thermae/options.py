@@ -90,6 +90,23 @@ class OpenOptions(TypedDict, total=False):
     """Take part in background work (flushing, expiry, compaction); the default."""
 
 
+# Each is a handle's own, or has to agree with the store: opening it with them changes nothing for others.
+_REOPENED_WITH = ("hot", "warm", "cold", "frame", "placement", "read_only", "verify_reads", "background")
+
+
+def reopening_options(options: Mapping[str, object]) -> dict[str, object]:
+    """Of what a store was opened with, what a copy of its handle is opened with.
+
+    What all handles share (durability, `when_full`) may have been changed since, and stays as it is now. What
+    is for one opening alone (`salvage`, the warm tier's place) does not travel.
+
+    Example:
+        >>> reopening_options({"hot": "512MiB", "durability": "none", "background": False})
+        {'hot': '512MiB', 'background': False, 'create': False}
+    """
+    return {name: options[name] for name in _REOPENED_WITH if name in options} | {"create": False}
+
+
 def checked_names(options: Mapping[str, object]) -> dict[str, object]:
     """The options as they are, if every name is known.
 

@@ -21,12 +21,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from thermae import _thermae, flight
+from thermae.arguments import checked_collection, checked_count, checked_flag
 from thermae.codecs import Codecs
 from thermae.errors import InvalidOptionError, ThermaeError, TransactionConflictError, WrongTypeError
 from thermae.locks import Lock
 from thermae.mapping import StoreItems, StoreKeys, StoreValues
 from thermae.memo import Memoized, P, R
-from thermae.options import AnyCodec, OpenOptions, checked_names
+from thermae.options import AnyCodec, OpenOptions, checked_names, reopening_options
 from thermae.reports import CheckReport, RestoreReport, SharedMemory, SnapshotReport, Stats
 from thermae.transactions import Transaction
 
@@ -80,10 +81,7 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         """Pickles as "reopen this": where it is and how it was opened, none of its data."""
-        location = self.location
-        if not location.startswith("shm://"):
-            location = os.path.abspath(location)
-        return _reopen, (type(self), location, self._codec_name, {**self._options, "create": False})
+        return _reopen, (type(self), self.location, self._codec_name, reopening_options(self._options))
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "read-only" if self.read_only else "open"
@@ -201,12 +199,13 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
     def get_or_set(
         self,
         key: str | bytes,
-        make: Callable[[], T],
+        make: Callable[[], Any],
         ttl: float | None = None,
         *,
         timeout: float | None = None,
         codec: AnyCodec | None = None,
-    ) -> T: ...
+        as_type: None = None,
+    ) -> Any: ...
     @overload
     def get_or_set(
         self,
@@ -231,7 +230,8 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         """The key's value, or what `make()` returns, which is then stored for `ttl` seconds.
 
         Of all threads and processes that miss the key at once, one calls `make` and the others wait for its
-        value.
+        value. Who called `make` gets it as everybody else does: a tuple as a list, unless `as_type` says what
+        it is.
 
         Args:
             key: The key.
@@ -243,6 +243,20 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
         Raises:
             LockTimeoutError: Another caller's `make` took longer than `timeout`.
+            WrongTypeError: The value, found or made, is not of type `as_type`, or has no encoding. What was
+                made is not stored then.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-get-or-set", hot="16MiB")
+            >>> store.get_or_set("page", lambda: "<html>", ttl=300)
+            '<html>'
+            >>> store.get_or_set("pair", lambda: (1, 2))
+            [1, 2]
+            >>> store.get_or_set("typed", lambda: (1, 2), as_type=tuple[int, int])
+            (1, 2)
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-get-or-set")
         """
         if not callable(make):
             raise WrongTypeError(
@@ -264,7 +278,9 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
 
         Args:
             ttl: Lifetime of a result in seconds; None is for ever.
-            name: What the results are stored under; the function's module and name by default.
+            name: What the results are stored under; the function's module and name by default. What has no
+                name of its own needs one: a lambda, a partial, a method of an instance, an object that is
+                called. So does a function that is made several times with other values around it.
             ignore: Names of parameters that do not tell calls apart, such as "self".
             codec: For results that have no encoding of their own.
 
@@ -337,21 +353,50 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
         """
         return Transaction(self)
 
-    def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
+    @overload
+    def transact(self) -> Transaction: ...
+    @overload
+    def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T: ...
+    def transact(
+        self, change: Callable[[Transaction], T] | None = None, *, attempts_max: int = 100
+    ) -> T | Transaction:
         """Calls `change(tx)` and commits, again as long as others change what it read.
+
+        Without `change`, as `transaction()`: `with store.transact() as tx:` runs its block once.
 
         Args:
             change: Reads and writes through the transaction it is given; may be called several times.
             attempts_max: How often at most.
 
         Returns:
-            What `change` returned when it was committed.
+            What `change` returned when it was committed; the transaction, where there is no `change`.
 
         Raises:
             TransactionConflictError: Every attempt was overtaken.
+
+        Example:
+            >>> import thermae
+            >>> store = thermae.open("shm://thermae-doc-transact", hot="16MiB")
+            >>> def visit(tx: thermae.Transaction) -> int:
+            ...     tx["visits"] = tx.get("visits", 0) + 1
+            ...     return tx["visits"]
+            >>> store.transact(visit), store.transact(visit)
+            (1, 2)
+            >>> with store.transact() as tx:
+            ...     tx["visits"] += 1
+            >>> store["visits"]
+            3
+            >>> store.close()
+            >>> thermae.destroy("shm://thermae-doc-transact")
         """
-        if attempts_max < 1:
-            raise InvalidOptionError(f"attempts_max = {attempts_max} allows no attempt: give 1 or more")
+        attempts_max = checked_count("attempts_max", attempts_max)
+        if change is None:
+            return Transaction(self)
+        if not callable(change):
+            raise WrongTypeError(
+                f"change must be a function that takes the transaction, not {type(change).__name__}: "
+                "write store.transact(function), or with store.transaction() as tx"
+            )
         for attempt in range(1, attempts_max + 1):
             tx = Transaction(self)
             result = change(tx)
@@ -413,7 +458,7 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
             >>> store.close()
             >>> thermae.destroy("shm://thermae-doc-check")
         """
-        report: CheckReport = json.loads(self._check(repair))
+        report: CheckReport = json.loads(self._check(checked_flag("repair", repair)))
         return report
 
     def snapshot(self, directory: str | os.PathLike[str]) -> SnapshotReport:
@@ -565,9 +610,7 @@ def remove_orphaned_memory(names: Collection[str] | None = None) -> list[SharedM
     Raises:
         WrongTypeError: One name was given instead of a collection of them.
     """
-    if isinstance(names, str):
-        raise WrongTypeError(f"names must be a collection of names, not one: write [{names!r}]")
-    wanted = None if names is None else list(names)
+    wanted = None if names is None else list(checked_collection("names", names))
     removed: list[SharedMemory] = json.loads(_thermae.remove_orphaned_memory(wanted))
     return removed
 

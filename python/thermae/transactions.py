@@ -16,6 +16,7 @@ from typing import Any
 
 from thermae import _thermae
 from thermae.errors import StoreClosedError
+from thermae.options import AnyCodec
 
 _MISSING = object()
 _Key = str | bytes
@@ -44,22 +45,31 @@ class Transaction:
         self._store = store
         self._versions: dict[bytes, int] = {}
         self._writes: dict[bytes, _Write | None] = {}
-        self._read: dict[bytes, Any] = {}
+        # What was read, and as what.
+        self._read: dict[bytes, tuple[AnyCodec | None, Any, Any]] = {}
         self._is_over = False
 
-    def get(self, key: _Key, default: Any = None) -> Any:
+    def get(
+        self, key: _Key, default: Any = None, *, codec: AnyCodec | None = None, as_type: Any = None
+    ) -> Any:
         """The key's value as this transaction sees it: its own changes, else what is stored.
 
-        A key is read from the store once: reading it again gives the same object.
+        A key is read from the store once: reading it again in the same way gives the same object.
+
+        Raises:
+            WrongTypeError: The value is not of type `as_type`, or needs a codec that nobody named.
         """
         name = self._name(key)
         if name in self._writes:
             write = self._writes[name]
-            return default if write is None else self._store._decode(write[0], write[1])
-        if name not in self._read:
-            self._read[name], self._versions[name] = self._store.get_with_version(key, _MISSING)
-        value = self._read[name]
-        return default if value is _MISSING else value
+            return default if write is None else self._store._decode(write[0], write[1], codec, as_type)
+        found = self._read.get(name)
+        if found is None or found[0] is not codec or found[1] != as_type:
+            value, version = self._store.get_with_version(key, _MISSING, codec=codec, as_type=as_type)
+            found = self._read[name] = (codec, as_type, value)
+            # What was first seen counts: if it was changed since, the commit says so.
+            self._versions.setdefault(name, version)
+        return default if found[2] is _MISSING else found[2]
 
     def __getitem__(self, key: _Key) -> Any:
         value = self.get(key, _MISSING)
@@ -68,15 +78,28 @@ class Transaction:
         return value
 
     def __contains__(self, key: _Key) -> bool:
-        return self.get(key, _MISSING) is not _MISSING
+        name = self._name(key)
+        if name in self._writes:
+            return self._writes[name] is not None
+        # Told by the version: the value may be large, or in need of a codec.
+        if name not in self._versions:
+            self._versions[name] = self._store.version(key)
+        return self._versions[name] != 0
 
     # What has items by key is iterable to Python, by 0, 1, 2, ..., unless it says that it is not.
     __iter__ = None
 
-    def set(self, key: _Key, value: Any, ttl: float | None = None) -> None:
-        """Sets a value at the commit, to expire `ttl` seconds after it."""
+    def set(self, key: _Key, value: Any, ttl: float | None = None, *, codec: AnyCodec | None = None) -> None:
+        """Sets a value at the commit, to expire `ttl` seconds after it.
+
+        Raises:
+            WrongTypeError: The value has no encoding, or `ttl` is no number.
+            InvalidOptionError: `ttl` is no lifetime.
+        """
         name = self._name(key)
-        encoding, data = self._store._encode(value)
+        if ttl is not None:
+            _thermae.lifetime_ms(ttl)
+        encoding, data = self._store._encode(value, codec)
         self._writes[name] = (encoding, data, ttl)
 
     def __setitem__(self, key: _Key, value: Any) -> None:

@@ -39,6 +39,15 @@ impl Engine {
         (self.granules_per_frame() / 8).div_ceil(GRANULE_BYTES)
     }
 
+    /// The frames that are listed as holding tables, and their places in the list. A number that can't be is passed over, and so are all where
+    /// their count can't be, for what is beyond it says nothing; `check` reports both.
+    fn listed_frames(&self) -> impl Iterator<Item = (usize, u32)> {
+        let count = self.globals().index_frames.load(Ordering::Acquire) as usize;
+        let listed = self.index_frames().get(..count).unwrap_or_default();
+        let frames = listed.iter().map(|frame| frame.load(Ordering::Relaxed));
+        frames.enumerate().filter(|&(_, frame)| frame < self.index_frames_max())
+    }
+
     /// Zeroed memory for `buckets` buckets (a multiple of four), noted as pending for the partition until it is published.
     pub(crate) fn allocate_table(&self, partition: u32, buckets: u32, version: u16) -> Result<Table, Room> {
         let granules = (buckets / GRANULE_BUCKETS) as usize;
@@ -46,13 +55,16 @@ impl Engine {
         let globals = self.globals();
         let count = (globals.index_frames.load(Ordering::Acquire) as usize).min(self.index_frames().len());
         let start = globals.arena_cursor.load(Ordering::Relaxed) as usize;
-        let found = (0..count).map(|step| (start + step) % count).find_map(|at| {
-            let frame = self.index_frames()[at].load(Ordering::Relaxed);
-            find_run(self.bitmap(frame), granules).map(|granule| (at, frame, granule))
-        });
+        let from_start = self.listed_frames().skip_while(|&(at, _)| at < start);
+        let found = from_start.chain(self.listed_frames().take_while(|&(at, _)| at < start)).find_map(
+            |(at, frame)| find_run(self.bitmap(frame), granules).map(|granule| (at, frame, granule)),
+        );
         let (at, frame, granule) = match found {
             Some(found) => found,
             None => {
+                if self.bitmap_granules() + granules > self.granules_per_frame() {
+                    return Err(Room::Hot);
+                }
                 let frame = self.take_index_frame()?;
                 self.format_index_frame(frame);
                 (count, frame, self.bitmap_granules())
@@ -93,7 +105,10 @@ impl Engine {
 
     fn end_growth(&self, partition: u32, unused: Option<Table>) {
         self.partitions()[partition as usize].pending_table.store(0, Ordering::Release);
-        if let Some((frame, granule)) = unused.and_then(|table| self.table_granule(table)) {
+        let place = unused.and_then(|table| self.table_granule(table));
+        // Of a damaged word the bits would be another frame's bytes.
+        let is_listed = |&(frame, _): &(u32, usize)| self.listed_frames().any(|(_, listed)| listed == frame);
+        if let Some((frame, granule)) = place.filter(is_listed) {
             let granules = unused.map_or(0, |table| table.buckets / GRANULE_BUCKETS) as usize;
             mark_run(self.bitmap(frame), granule, granules, false);
         }
@@ -109,9 +124,7 @@ impl Engine {
 
     /// Recomputes all bitmaps from the tables in use. Under the arena lock, just inherited.
     pub(crate) fn repair_arena(&self) {
-        let count = self.globals().index_frames.load(Ordering::Acquire) as usize;
-        let frames: Vec<u32> =
-            self.index_frames().iter().take(count).map(|frame| frame.load(Ordering::Relaxed)).collect();
+        let frames: Vec<u32> = self.listed_frames().map(|(_, frame)| frame).collect();
         frames.iter().for_each(|&frame| self.format_index_frame(frame));
         let words = self.directory().iter().map(|word| word.load(Ordering::Acquire));
         let pending =

@@ -11,7 +11,8 @@
 //!
 //! **Repair** makes every structure consistent again and keeps every value that is intact. Damaged records are given up: their segment is
 //! *quarantined*, that is, named in the report and served but for the damaged stretches. A damaged record is restored where the other tier has an
-//! intact copy. Rejected: falling back to an older version of a key, which a reader could not tell from the current one.
+//! intact copy. What can't be read is damaged only where the device failed again and again while the segments were gone through; a failure after
+//! that ends the check with an error, for what can't be read now may be intact. Rejected: falling back to an older version of a key, which a reader could not tell from the current one.
 
 mod frames;
 mod index;
@@ -19,14 +20,14 @@ mod segments;
 
 use crate::checkpoint::{Found, checkpoint_files, read_checkpoint};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::frame_file::FrameFile;
 use crate::layout::{Place, SEGMENT_NUMBER_MAX, SLOT_BITS, class, state};
 use crate::losses;
 use crate::store::Store;
 use crate::superblock::Superblock;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -164,6 +165,8 @@ struct Checker<'a> {
     extent_owners: HashMap<u64, u32>,
     /// Slots of extents whose hot and cold copies are not the same.
     differing_extents: Vec<u32>,
+    /// By identity: segments of which the device could not give back something, however often it was asked.
+    unreadable: HashSet<u64>,
     /// By slot: identity of its segment when first seen, and live bytes counted.
     live: HashMap<u32, (u64, u64)>,
     /// How much longer the check may pause in all.
@@ -215,6 +218,7 @@ impl Engine {
             horizon,
             extent_owners: HashMap::new(),
             differing_extents: Vec::new(),
+            unreadable: HashSet::new(),
             live: HashMap::new(),
             patience: PATIENCE,
             greatest_sequence: 0,
@@ -227,7 +231,7 @@ impl Engine {
         checker.check_counters();
         checker.check_index()?;
         checker.check_differing_extents()?;
-        checker.check_extents();
+        checker.check_extents()?;
         checker.check_frames();
         checker.check_arena();
         checker.check_live_bytes();
@@ -349,10 +353,7 @@ impl Checker<'_> {
         for path in checkpoint_files(engine) {
             let Found::Damaged(reason) = read_checkpoint(engine, &path)? else { continue };
             if self.repair {
-                engine
-                    .env
-                    .remove_file(&path)
-                    .map_err(|source| crate::error::Error::io("remove", &path, source))?;
+                engine.env.remove_file(&path).map_err(|source| Error::io("remove", &path, source))?;
                 engine.write_checkpoint()?;
             }
             self.problem("checkpoint", &path.display().to_string(), &reason, self.repair);
@@ -400,8 +401,13 @@ impl Checker<'_> {
             }
             self.problem("lock", "the arena", "it is locked by nobody alive", self.repair);
         }
+        if is_stale(globals.room_lock.owner()) {
+            if self.repair {
+                drop(engine.lock_room());
+            }
+            self.problem("lock", "the lock of making room", "it is held by nobody alive", self.repair);
+        }
         let leases = [
-            ("making room", &globals.room_lock),
             ("flushing", &globals.flush_lease),
             ("keeping house", &globals.keeper_lease),
             ("checkpoints", &globals.checkpoint_lock),

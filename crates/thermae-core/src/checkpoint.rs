@@ -20,7 +20,7 @@ use crate::engine::{Engine, PartitionGuard};
 use crate::env::{Env, EnvFile, OpenHow};
 use crate::error::{Error, Result, is_device_failure};
 use crate::index::{ADDRESS_MASK, entry};
-use crate::layout::{ADDRESS_BITS, SEGMENT_NUMBER_MAX, class, state};
+use crate::layout::{ADDRESS_BITS, SEGMENT_NUMBER_MAX, Segment, class, state};
 use crate::record::{self, LINK_OFFSET, SEQUENCE_MAX, Word0, kind};
 use crate::superblock::temporary_path;
 use crate::waiting::check_cancelled;
@@ -140,6 +140,16 @@ pub(crate) fn checkpoint_path(directory: &Path, generation: u64) -> PathBuf {
     directory.join(format!("checkpoint.{}", generation % FILES))
 }
 
+/// When the next of a segment's records expires. Whoever looks for expired ones takes that moment away for so long; one that was written down as
+/// if there were none would never come.
+fn next_expiry_ms(segment: &Segment) -> u64 {
+    let done_ms = segment.expired_until_ms.load(Ordering::Relaxed);
+    match segment.next_expiry_ms.load(Ordering::Acquire) {
+        u64::MAX if segment.last_expiry_ms.load(Ordering::Relaxed) > done_ms => done_ms,
+        next_ms => next_ms,
+    }
+}
+
 impl Engine {
     /// Whether enough was written since the last checkpoint for the next one to pay.
     pub fn is_checkpoint_due(&self) -> bool {
@@ -175,7 +185,7 @@ impl Engine {
                     class: segment.class.load(Ordering::Relaxed),
                     sequence_min: segment.sequence_min.load(Ordering::Relaxed),
                     sequence_max: segment.sequence_max.load(Ordering::Relaxed),
-                    next_expiry_ms: segment.next_expiry_ms.load(Ordering::Relaxed),
+                    next_expiry_ms: next_expiry_ms(segment),
                     last_expiry_ms: segment.last_expiry_ms.load(Ordering::Relaxed),
                     key_hash: segment.key_hash.load(Ordering::Relaxed),
                 };
@@ -248,6 +258,8 @@ impl Engine {
             &barrier,
             &mut || {
                 let durable_sequence = self.last_sequence();
+                // Also where that is durable already: the index may lead to copies of older records, made since the last flush.
+                self.flush_all_copies()?;
                 self.wait_durable(durable_sequence)?;
                 Ok(durable_sequence)
             },
@@ -618,16 +630,19 @@ pub(crate) fn copy_checkpoint(
     }
 }
 
-/// Removes checkpoints, durably. For a recovery that cuts the log below what they cover.
-pub(crate) fn remove_checkpoints(env: &dyn Env, directory: &Path) -> Result<()> {
-    for file in 0..FILES {
-        let path = checkpoint_path(directory, file);
-        match env.remove_file(&path) {
+/// Removes checkpoints that a recovery could not use, durably. One that is damaged behind its header would pass for the newest whole one, and the next
+/// one would be written over the one that is left.
+pub(crate) fn remove_checkpoints(env: &dyn Env, directory: &Path, paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        match env.remove_file(path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &path, source));
+                return Err(Error::io("remove", path, source));
             }
             _ => {}
         }
+    }
+    if paths.is_empty() {
+        return Ok(());
     }
     env.sync_dir(directory).map_err(|source| Error::io("sync the directory", directory, source))
 }

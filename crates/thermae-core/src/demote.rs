@@ -126,7 +126,7 @@ impl Engine {
                 if is_flushed {
                     continue;
                 }
-                match self.write_to_cold(candidate.slot)? {
+                match self.write_to_cold(candidate)? {
                     Ok(true) => {}
                     Ok(false) => continue,
                     Err(_) => return Ok(Demoted::NeedsCold),
@@ -138,13 +138,6 @@ impl Engine {
             }
         }
         Ok(Demoted::Nothing)
-    }
-
-    /// Whether a segment's cold frame holds all of it.
-    fn is_in_cold(&self, slot: u32) -> bool {
-        let segment = self.segment(slot);
-        Place::unpack(segment.place.load(Ordering::Acquire)).cold.is_some()
-            && segment.flushed.load(Ordering::Acquire) >= segment.tail.load(Ordering::Acquire)
     }
 
     /// Gives up the hot frame of a segment that is in the cold tier, after copying what was read to the cache.
@@ -161,7 +154,7 @@ impl Engine {
             });
         }
         crash_point!("demote.copied");
-        let is_dropped = self.drop_hot_frame(candidate.slot);
+        let is_dropped = self.drop_hot_frame(candidate.slot, candidate.segment_id);
         crash_point!("demote.dropped");
         Self::count(&self.counters().demoted_segments, u64::from(is_dropped));
         Ok(is_dropped)
@@ -195,13 +188,27 @@ impl Engine {
         Ok(Demoted::Some)
     }
 
-    /// Writes a segment or an extent that was never flushed to a cold frame. False where a living writer is at it.
-    fn write_to_cold(&self, slot: u32) -> Result<Result<bool, Room>> {
+    /// Writes a segment or an extent that was never flushed to a cold frame. False where a living writer is at it, or it is gone.
+    fn write_to_cold(&self, candidate: Candidate) -> Result<Result<bool, Room>> {
+        // While it is pinned, the slot and its frames are not given to anybody else.
+        self.pin(candidate.slot);
+        let written = self.write_pinned_to_cold(candidate);
+        self.unpin(candidate.slot);
+        written
+    }
+
+    fn write_pinned_to_cold(&self, candidate: Candidate) -> Result<Result<bool, Room>> {
         let Some(durable) = &self.durable else { return Ok(Err(Room::Cold)) };
+        let slot = candidate.slot;
         let segment = self.segment(slot);
         let tail = segment.tail.load(Ordering::Acquire);
-        let segment_id = segment.segment_id.load(Ordering::Acquire);
-        let record = if segment.state.load(Ordering::Acquire) == state::EXTENT {
+        let found = segment.state.load(Ordering::Acquire);
+        let is_same = segment.segment_id.load(Ordering::Acquire) == candidate.segment_id
+            && matches!(found, state::CLOSED | state::EXTENT);
+        if !is_same {
+            return Ok(Ok(false));
+        }
+        let record = if found == state::EXTENT {
             let (part, parts) = (segment.part.load(Ordering::Relaxed), segment.parts.load(Ordering::Relaxed));
             FrameRecord {
                 kind: FrameKind::Extent,
@@ -226,15 +233,12 @@ impl Engine {
         let Some(base) = self.hot_base(Place::unpack(segment.place.load(Ordering::Acquire))) else {
             return Ok(Ok(false));
         };
-        // SAFETY: a closed segment or a published extent does not change below its tail, and only holders of the room lock demote it.
+        // SAFETY: a closed segment or a published extent does not change below its tail, and it is pinned.
         let bytes = unsafe { std::slice::from_raw_parts(base, tail as usize) };
-        self.note_durable_write(frame);
+        let _writing = self.write_durable(frame);
         durable.write_frame_record(frame, &record)?;
         durable.write_at(frame, 0, bytes)?;
         crash_point!("demote.written");
-        if segment.segment_id.load(Ordering::Acquire) != segment_id {
-            return Ok(Ok(false));
-        }
         segment.flushed.store(tail, Ordering::Release);
         self.count_written(frame, u64::from(tail));
         Ok(Ok(true))

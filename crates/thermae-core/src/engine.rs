@@ -6,6 +6,7 @@
 use crate::durable::DurableTiers;
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::forked::PerProcess;
 use crate::layout::{
     Counters, Geometry, Globals, HEADS, Head, PAGE_BYTES, Partition, Place, SLOT_BITS, Segment,
 };
@@ -15,8 +16,8 @@ use crate::options::{Durability, Location, WhenFull};
 use crate::pool::Mapping;
 use crate::superblock::Superblock;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Where a store's files are.
 #[derive(Debug, Clone)]
@@ -74,6 +75,8 @@ pub struct Engine {
     pub orphaned: AtomicBool,
     /// Counts forks that this engine went through: background threads do not survive them.
     pub forks: AtomicU32,
+    /// Held by the thread of this handle that releases what a dead participant held.
+    pub reaping: PerProcess<Mutex<()>>,
     /// Address bits that are the offset.
     pub offset_bits: u32,
     /// Seed of the key hash.
@@ -355,5 +358,6 @@ impl Drop for Engine {
             // SAFETY: made by Box::into_raw, and nobody else refers to this engine any more.
             drop(unsafe { Box::from_raw(own) });
         }
+        self.reaping.free(*self.forks.get_mut());
     }
 }

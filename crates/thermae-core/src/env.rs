@@ -325,6 +325,14 @@ pub fn check_owner(env: &dyn Env, metadata: &FileMetadata, path: &Path) -> Resul
     )))
 }
 
+/// Opens a file that is to be mapped or locked; refuses another user's.
+pub(crate) fn open_own(env: &dyn Env, path: &Path, how: OpenHow) -> Result<Arc<dyn EnvFile>> {
+    let file = env.open(path, how).map_err(|source| Error::io("open", path, source))?;
+    let metadata = file.metadata().map_err(|source| Error::io("look at", path, source))?;
+    check_owner(env, &metadata, path)?;
+    Ok(file)
+}
+
 fn milliseconds(time: rustix::time::Timespec) -> u64 {
     // Before 1970 reads as 1970.
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

@@ -100,17 +100,20 @@ impl Engine {
         Some(FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes })
     }
 
+    fn wait_flush_lease(&self) -> FlushLease<'_> {
+        let globals = self.globals();
+        // Nothing is half changed: what a dead flusher wrote is written again, or counted as written and synced now.
+        globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
+        FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes }
+    }
+
     /// Flushes everything that was reserved before the call. Returns the watermark, which stays where it was while a living
     /// writer does not finish its record.
     ///
     /// # Errors
     /// WritesStopped after a write or sync failed, now or earlier; Full where a segment has no cold frame and none is free.
     pub fn flush_once(&self) -> Result<u64> {
-        let globals = self.globals();
-        // Nothing is half changed: what a dead flusher wrote is written again, or counted as written and synced now.
-        globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
-        let lease = FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes };
-        self.flush_with(&lease)
+        self.flush_with(&self.wait_flush_lease())
     }
 
     /// Flushes like [`Engine::flush_once`], and lets go of the cold frames of what was retired before, where that is safe already. For who
@@ -120,8 +123,7 @@ impl Engine {
     /// As [`Engine::flush_once`].
     pub(crate) fn flush_for_frames(&self) -> Result<()> {
         let globals = self.globals();
-        globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
-        let lease = FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes };
+        let lease = self.wait_flush_lease();
         let retired: Vec<(u32, u64)> = self
             .segments()
             .iter()
@@ -136,6 +138,29 @@ impl Engine {
             self.let_go_of(&retired);
         }
         Ok(())
+    }
+
+    /// Returns when a flush that began after the call has made everything durable that was in the log then: what compaction copied too, which
+    /// has no sequence number of its own to wait for.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_once`]; Cancelled.
+    pub(crate) fn flush_all_copies(&self) -> Result<()> {
+        let globals = self.globals();
+        if self.durable.is_none() {
+            return Ok(());
+        }
+        loop {
+            before_wait();
+            check_cancelled()?;
+            let lease = self.wait_flush_lease();
+            // Only the lease's holder counts; a flush is not counted while a living writer does not finish its record.
+            let before = globals.flush_count.load(Ordering::SeqCst);
+            self.flush_with(&lease)?;
+            if globals.flush_count.load(Ordering::SeqCst) != before {
+                return Ok(());
+            }
+        }
     }
 
     /// Marks what was retired before a flush noted its tails, and that flush succeeded, for reuse: as far as the recorded watermark covers
@@ -282,7 +307,7 @@ impl Engine {
             }
             let frame =
                 self.take_cold_frame(piece.slot, Purpose::Reserve).map_err(|_| self.no_cold_frame())?;
-            self.note_durable_write(frame);
+            let _writing = self.write_durable(frame);
             if piece.from == 0 {
                 durable.write_frame_record(frame, &self.frame_record(piece))?;
                 crash_point!("flush.frame_recorded");
@@ -406,10 +431,14 @@ impl Engine {
     /// Syncs the warm tier, and the cold one only where something was written there: on persistent memory a flush costs next to nothing, and
     /// should not wait for a disk that it has no business with.
     fn sync_tiers(&self, durable: &DurableTiers) -> Result<()> {
-        if self.geometry.warm_frames > 0 && self.globals().cold_unsynced.swap(0, Ordering::SeqCst) == 0 {
+        let globals = self.globals();
+        let writes = globals.cold_writes.load(Ordering::SeqCst);
+        if self.geometry.warm_frames > 0 && globals.cold_writes_synced.load(Ordering::SeqCst) == writes {
             return durable.sync_watermark_file();
         }
-        durable.sync()
+        durable.sync()?;
+        globals.cold_writes_synced.store(writes, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Counts bytes written to a durable frame.
@@ -445,7 +474,7 @@ impl Engine {
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let result = match place.cold {
                 Some(frame) if is_due() => {
-                    self.note_durable_write(frame);
+                    let _writing = self.write_durable(frame);
                     durable.clear_frame_record(frame).map(|()| segment.flushed.store(0, Ordering::Relaxed))
                 }
                 _ => Ok(()),

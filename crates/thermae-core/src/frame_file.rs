@@ -145,6 +145,15 @@ pub struct FrameRecord {
     pub written_wall_ms: u64,
 }
 
+impl FrameRecord {
+    /// Whether its numbers go together.
+    fn is_possible(&self, frame_bytes: u32) -> bool {
+        self.part < self.parts
+            && self.used_bytes <= frame_bytes
+            && (self.kind == FrameKind::Extent || self.parts == 1)
+    }
+}
+
 /// One entry of the frame table, as found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameState {
@@ -395,10 +404,13 @@ impl FrameFile {
 
     /// Writes a used frame's entry. Not durable before [`FrameFile::sync`].
     pub fn write_frame_record(&self, frame: u32, record: &FrameRecord) -> Result<()> {
-        let possible = record.part < record.parts
-            && record.used_bytes <= self.geometry.frame_bytes
-            && (record.kind == FrameKind::Extent || record.parts == 1);
-        assert!(possible, "an impossible frame record: {record:?}");
+        if !record.is_possible(self.geometry.frame_bytes) {
+            // It comes from shared memory, and no later open would believe it.
+            return Err(Error::corrupt(format!(
+                "the shared state says of frame {frame} of {} what can't be ({record:?}): run `thermae check --repair`",
+                self.path.display()
+            )));
+        }
         self.write_entry(frame, &encode_entry(&self.geometry.uuid, frame, Some(record)))
     }
 
@@ -638,10 +650,9 @@ fn decode_entry(geometry: &FrameFileGeometry, frame: u32, entry: &[u8]) -> Frame
         used_bytes: get_u32(entry, ENTRY_USED_BYTES_OFFSET),
         written_wall_ms: get_u64(entry, ENTRY_WRITTEN_OFFSET),
     };
-    let possible = record.part < record.parts
-        && record.used_bytes <= geometry.frame_bytes
-        && record.segment_id >> SLOT_BITS <= SEGMENT_NUMBER_MAX;
-    if possible { FrameState::Used(record) } else { FrameState::Damaged }
+    let is_possible =
+        record.is_possible(geometry.frame_bytes) && record.segment_id >> SLOT_BITS <= SEGMENT_NUMBER_MAX;
+    if is_possible { FrameState::Used(record) } else { FrameState::Damaged }
 }
 
 #[cfg(test)]

@@ -48,6 +48,25 @@ fn record(segment_id: u64) -> FrameRecord {
     }
 }
 
+/// With a right checksum: what was written by a build that had such a record, or to make this one fail.
+#[test]
+fn an_entry_whose_numbers_contradict_each_other_is_damaged() {
+    for impossible in [
+        FrameRecord { parts: 2, ..record(8) },
+        FrameRecord { part: 1, parts: 2, ..record(8) },
+        FrameRecord { parts: 0, ..record(8) },
+        FrameRecord { part: 5, ..extent(0) },
+        FrameRecord { used_bytes: GEOMETRY.frame_bytes + 1, ..extent(0) },
+    ] {
+        let entry = encode_entry(&GEOMETRY.uuid, 9, Some(&impossible));
+        assert_eq!(decode_entry(&GEOMETRY, 9, &entry), FrameState::Damaged, "{impossible:?}");
+    }
+    for possible in [record(8), extent(4)] {
+        let entry = encode_entry(&GEOMETRY.uuid, 9, Some(&possible));
+        assert_eq!(decode_entry(&GEOMETRY, 9, &entry), FrameState::Used(possible));
+    }
+}
+
 fn extent(part: u32) -> FrameRecord {
     FrameRecord { kind: FrameKind::Extent, part, parts: 5, ..record(8) }
 }

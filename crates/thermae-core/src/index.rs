@@ -14,7 +14,7 @@ use crate::arena::GRANULE_BUCKETS;
 use crate::bucket::{self, Bucket, GHOST, Probe, find_vacancy, is_record};
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
-use crate::layout::{ADDRESS_BITS, BUCKET_BYTES, BUCKETS_MAX, Table};
+use crate::layout::{ADDRESS_BITS, BUCKET_BYTES, BUCKET_ENTRIES, BUCKETS_MAX, Table};
 use crate::segment::Room;
 use std::sync::atomic::{Ordering, fence};
 
@@ -64,7 +64,10 @@ impl Engine {
         let mut table = self.table(guard.number);
         let count = guard.partition.count.load(Ordering::Relaxed);
         // Six of seven: beyond that, more than one look-up in ten would need a second cache line.
-        if count + 1 > table.buckets * 6 && table.buckets < BUCKETS_MAX - GRANULE_BUCKETS {
+        if count >= table.buckets * 6
+            && table.buckets < BUCKETS_MAX - GRANULE_BUCKETS
+            && self.possible_count(guard, table) >= table.buckets * 6
+        {
             table = self.grow(guard, table)?;
         }
         loop {
@@ -78,18 +81,27 @@ impl Engine {
         }
     }
 
+    /// How many entries a locked partition counts. More than its table has places for is damage, and counted anew.
+    fn possible_count(&self, guard: &PartitionGuard<'_>, table: Table) -> u32 {
+        let count = &guard.partition.count;
+        if count.load(Ordering::Relaxed) > table.buckets * BUCKET_ENTRIES as u32 {
+            count.store(self.locked_entries(guard).count() as u32, Ordering::Relaxed);
+        }
+        count.load(Ordering::Relaxed)
+    }
+
     /// Grows a locked partition until it can take `more` new entries without growing again.
     pub(crate) fn reserve_entries(&self, guard: &PartitionGuard<'_>, more: u32) -> Result<(), Room> {
         loop {
             let table = self.table(guard.number);
-            let count = guard.partition.count.load(Ordering::Relaxed);
-            if count + more <= table.buckets * 6 {
+            let count = self.possible_count(guard, table).saturating_add(more);
+            if count <= table.buckets * 6 {
                 return Ok(());
             }
             if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
                 return Err(Room::Hot);
             }
-            let needed = (count + more).div_ceil(6);
+            let needed = count.div_ceil(6);
             self.grow_to(guard, table, needed.max(table.buckets + (table.buckets / 4).max(1)))?;
         }
     }
@@ -169,7 +181,7 @@ impl Engine {
         place.access().store(0, Ordering::Relaxed);
         place.store(word);
         let count = &guard.partition.count;
-        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 }
 

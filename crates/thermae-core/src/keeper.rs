@@ -30,7 +30,6 @@ const HUGE_PAGES_AHEAD_BYTES: u64 = 64 << 20;
 pub(crate) struct Keeper {
     shared: Arc<Signal>,
     threads: Vec<JoinHandle<()>>,
-    forks: u32,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +57,6 @@ impl Keeper {
     /// Starts the threads for an engine.
     pub(crate) fn start(engine: &Arc<Engine>) -> Self {
         let shared = Arc::new(Signal::default());
-        let forks = engine.forks.load(Ordering::Relaxed);
         let mut threads = Vec::new();
         for (name, run) in
             [("thermae-flush", flush_loop as fn(&Engine, &Signal)), ("thermae-keep", keep_loop)]
@@ -69,12 +67,7 @@ impl Keeper {
             // Without threads the store works all the same: writers make room and flush themselves.
             threads.extend(spawned);
         }
-        Self { shared, threads, forks }
-    }
-
-    /// Whether these threads run in this process: not in a child forked since.
-    pub(crate) fn is_of_this_process(&self, engine: &Engine) -> bool {
-        self.forks == engine.forks.load(Ordering::Relaxed)
+        Self { shared, threads }
     }
 
     /// Ends the threads and waits for them.
@@ -86,13 +79,6 @@ impl Keeper {
             // A thread that panicked has nothing left to do; its lease is free once this process leaves.
             let _ = thread.join();
         }
-    }
-
-    /// Lets go of threads that exist in the parent only.
-    #[allow(clippy::mem_forget, reason = "see below")]
-    pub(crate) fn forget(self) {
-        // Joining or even dropping handles of threads that a fork left behind could touch the parent's state.
-        std::mem::forget(self);
     }
 }
 
@@ -126,7 +112,7 @@ fn flush_loop(engine: &Engine, signal: &Signal) {
 fn keep_loop(engine: &Engine, signal: &Signal) {
     while !signal.is_stopping() {
         if let Some(_lease) = Lease::take(engine, &engine.globals().keeper_lease) {
-            // What the dead held whose slots are used again; later ones are reaped before that.
+            // Should the keeper before have died in the middle of it.
             engine.release_what_was_of(NOBODY);
             while !signal.is_stopping() {
                 // Each duty is tried again at the next tick; an error in one (a full disk, say) does not keep the others from running.
@@ -176,6 +162,9 @@ impl Engine {
 
     /// Releases what dead participants held.
     pub(crate) fn reap_dead(&self) -> Result<()> {
+        if self.globals().buried.swap(0, Ordering::SeqCst) > 0 {
+            self.release_what_was_of(NOBODY);
+        }
         for dead in self.dead_participants() {
             self.reap(dead, || {
                 self.release_what_was_of(dead);

@@ -45,6 +45,8 @@ pub const OLD_SURVIVOR_HEAD_FIRST: u32 = TTL_HEAD_FIRST + TTL_HEADS_MAX;
 pub const OLD_SURVIVOR_HEADS: u32 = 3;
 /// All heads.
 pub const HEADS: usize = (OLD_SURVIVOR_HEAD_FIRST + OLD_SURVIVOR_HEADS) as usize;
+/// Most partitions of an index: 18 bits of a key's hash. Those of tiers of 32 GiB in all; beyond that each holds more.
+pub const PARTITIONS_MAX: u32 = 1 << 18;
 /// Bits of a segment identity that repeat its slot; the rest is a counter that never repeats.
 pub const SLOT_BITS: u32 = 22;
 /// Greatest number of a segment (its identity without the slot) that a store could ever have come to, opening one every microsecond for a year.
@@ -112,26 +114,37 @@ pub struct Geometry {
     pub participant_pages: u32,
 }
 
+/// What a store's index refers to, and so can't change: neither with the sizes of its tiers, nor in a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Index partitions, a power of two.
+    pub partitions: u32,
+    /// Slots of the segment table, at least.
+    pub slots_min: u32,
+}
+
 impl Geometry {
     /// The geometry of a store with these tiers. `hot_bytes` pays for the control file too: that is the one memory limit.
     /// `None` where the hot tier is too small to hold the control file and eight frames, or the tiers exceed the address space.
     pub fn of(tiers: TierBytes, frame_bytes: u32, participants: u32) -> Option<Self> {
         let all_bytes = tiers.hot.checked_add(tiers.warm)?.checked_add(tiers.cold)?;
-        let partitions = (all_bytes / (128 << 10)).clamp(64, 1 << 18);
-        Self::with_partitions(tiers, frame_bytes, participants, 1 << partitions.ilog2())
+        let partitions = (all_bytes / (128 << 10)).clamp(64, u64::from(PARTITIONS_MAX));
+        let shape = Shape { partitions: 1 << partitions.ilog2(), slots_min: 0 };
+        Self::with_shape(tiers, frame_bytes, participants, shape)
     }
 
-    /// The same with a number of partitions that was chosen before: a restored store keeps its index's, whatever its tiers' sizes.
-    pub fn with_partitions(
+    /// The same with what was chosen before: a restored store keeps it, whatever its tiers' sizes.
+    pub fn with_shape(
         tiers: TierBytes,
         frame_bytes: u32,
         participants: u32,
-        partitions: u32,
+        Shape { partitions, slots_min }: Shape,
     ) -> Option<Self> {
         let frame = u64::from(frame_bytes);
         let hot_most = tiers.hot / frame;
         let (warm_frames, cold_frames) = (tiers.warm / frame, tiers.cold / frame);
         let slots = hot_most.checked_add(warm_frames)?.checked_add(cold_frames)?.checked_add(64)?;
+        let slots = slots.max(u64::from(slots_min));
         let slots_max = 1_u64 << (ADDRESS_BITS - (frame_bytes.trailing_zeros() - 3)).min(SLOT_BITS);
         if slots >= slots_max {
             return None;
@@ -318,8 +331,8 @@ pub struct Globals {
     pub checkpoint_lock: SharedLock,
     /// Held by whoever takes a snapshot. Meanwhile deletes leave tombstones, and slots that the snapshot needs are not freed.
     pub snapshot_lock: SharedLock,
-    /// Whether the last participant left cleanly.
-    pub closed_cleanly: AtomicU32,
+    /// Dead participants whose slots were used again before what they held was released: it is nobody's until the keeper comes by.
+    pub buried: AtomicU32,
     /// Counter of segment identities.
     pub next_segment: AtomicU64,
     /// Free hot frames on the stack.
@@ -374,10 +387,11 @@ pub struct Globals {
     pub moving_from: AtomicU32,
     /// Free warm frames on the stack.
     pub free_warm: AtomicU32,
-    /// 1 = the cold tier was written to since it was last synced. Looked at only where there is a warm tier too: then most flushes need not
-    /// sync the cold one.
-    pub cold_unsynced: AtomicU32,
-    _pad2: u32,
+    /// Beginnings and ends of writes to the cold tier, counted. Looked at only where there is a warm tier too: then most flushes need not sync
+    /// the cold one.
+    pub cold_writes: AtomicU32,
+    /// What `cold_writes` was before the last sync of the cold tier that succeeded.
+    pub cold_writes_synced: AtomicU32,
     /// Bytes written to the warm tier.
     pub warm_written_bytes: AtomicU64,
     /// The open segments.

@@ -58,6 +58,7 @@
 //! - lock: locks that survive their owner
 //! - record: a record's bytes
 //! - crash: points at which tests kill
+//! - forked: values that a forked child does not take over
 //! - sync: atomics, threads and time
 //! - waiting: telling a caller of waits, and giving up
 //! - options: what a user may choose
@@ -89,6 +90,7 @@ mod error;
 mod evict;
 mod expire;
 mod flush;
+mod forked;
 pub mod frame_file;
 mod index;
 mod keeper;

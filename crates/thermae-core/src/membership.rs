@@ -102,11 +102,20 @@ pub struct Membership {
     pub(crate) pins: PinCounts,
 }
 
+/// Who pins a segment.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct PinCount {
+    /// Views, and work under way.
+    pub all: u32,
+    /// Views alone: a forked child has them too.
+    pub views: u32,
+}
+
 /// Pins of this participant by segment. A plain spin lock, because a fork takes it before and releases it on both sides.
 #[derive(Debug, Default)]
 pub(crate) struct PinCounts {
     busy: AtomicBool,
-    counts: std::cell::UnsafeCell<HashMap<u32, u32>>,
+    counts: std::cell::UnsafeCell<HashMap<u32, PinCount>>,
 }
 
 // SAFETY: `counts` is only touched while `busy` is held.
@@ -123,12 +132,26 @@ impl PinCounts {
         self.busy.store(false, Ordering::Release);
     }
 
-    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut HashMap<u32, u32>) -> R) -> R {
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut HashMap<u32, PinCount>) -> R) -> R {
         self.acquire();
         // SAFETY: `busy` is held.
         let result = act(unsafe { &mut *self.counts.get() });
         self.release();
         result
+    }
+
+    /// In a forked child, `busy` being held since before the fork: forgets what threads pinned that the child does not have. `unpinned` is told
+    /// each segment that no view pins. Allocates nothing.
+    pub(crate) fn keep_views(&self, unpinned: impl Fn(u32)) {
+        // SAFETY: `busy` is held.
+        let counts = unsafe { &mut *self.counts.get() };
+        counts.retain(|&segment, count| {
+            count.all = count.views;
+            if count.all == 0 {
+                unpinned(segment);
+            }
+            count.all > 0
+        });
     }
 }
 
@@ -247,6 +270,7 @@ pub(crate) fn bury(control: &Mapping, geometry: &Geometry, dead: u32) {
         // What was published has no owner any more.
         let _ = segment.owner.compare_exchange(dead, NOBODY, Ordering::AcqRel, Ordering::Relaxed);
     }
+    globals.buried.fetch_add(1, Ordering::SeqCst);
 }
 
 pub(crate) fn claim_slot<'a>(

@@ -7,20 +7,22 @@
 
 use crate::durable::DurableTiers;
 use crate::engine::{Engine, Paths};
-use crate::env::{Env, EnvFile, OpenHow};
+use crate::env::{Env, EnvFile, OpenHow, check_owner, open_own};
 use crate::error::{Error, Result};
+use crate::forked::PerProcess;
 use crate::layout::{
     CONTROL_MAGIC, ControlHeader, FRESH_HEADS_MAX, Geometry, Globals, LAYOUT_VERSION, PAGE_BYTES,
-    Participant, SEGMENT_NUMBER_MAX, STRUCT_BYTES, TTL_HEADS_MAX,
+    Participant, SEGMENT_NUMBER_MAX, STRUCT_BYTES, Shape, TTL_HEADS_MAX,
 };
 use crate::leftovers;
 use crate::lock::SharedLock;
 use crate::losses;
 use crate::membership::{ATTACH_BYTE, Membership, bury, is_anyone_attached, lock_byte, unlock_byte};
-use crate::options::{IndexPlacement, Location, Options, Resolved, ShmPlacement};
+use crate::options::{Durability, IndexPlacement, Location, Options, Resolved, ShmPlacement, WhenFull};
 use crate::participants::register_for_forks;
 use crate::places::{
-    SHARED_MEMORY, absolute_warm_directory, directory_of, exists, prepare_directory, volatile_name, warm_path,
+    SHARED_MEMORY, absolute_warm_directory, directory_of, exists, has_memory, prepare_directory,
+    volatile_name, warm_path,
 };
 use crate::pool::{HUGE_PAGE_BYTES, Mapping};
 use crate::record::SEQUENCE_MAX;
@@ -58,6 +60,7 @@ pub(crate) fn lock_attach(env: &dyn Env, path: &Path) -> Result<(Arc<dyn EnvFile
         lock_byte(file.fd(), ATTACH_BYTE, true).map_err(|source| Error::io("lock", path, source))?;
         let guard = AttachGuard { file: file.clone() };
         let locked = file.metadata().map_err(|source| Error::io("look at", path, source))?;
+        check_owner(env, &locked, path)?;
         // Whoever held it may have removed the store, and another may have made a new one with a lock file of its own.
         match env.metadata(path) {
             Ok(named) if (named.device, named.inode) == (locked.device, locked.inode) => {
@@ -113,11 +116,11 @@ fn create_superblock(
 }
 
 /// What follows from a store's options; `partitions` are those it was created with, if it exists.
-pub(crate) fn geometry_of(resolved: &Resolved, partitions: Option<u32>) -> Result<Geometry> {
+pub(crate) fn geometry_of(resolved: &Resolved, shape: Option<Shape>) -> Result<Geometry> {
     let (tiers, frame, participants) =
         (resolved.tier_bytes(), resolved.frame_bytes, resolved.participants_max);
-    let geometry = match partitions {
-        Some(partitions) => Geometry::with_partitions(tiers, frame, participants, partitions),
+    let geometry = match shape {
+        Some(shape) => Geometry::with_shape(tiers, frame, participants, shape),
         None => Geometry::of(tiers, frame, participants),
     };
     geometry.ok_or_else(|| {
@@ -181,13 +184,14 @@ fn judge(header: &ControlHeader, stamp: &Stamp, geometry: &Geometry, path: &Path
 
 fn map_file(env: &dyn Env, path: &Path, len: usize, writable: bool) -> Result<Mapping> {
     let how = OpenHow { read: true, write: writable, ..OpenHow::default() };
-    let file = env.open(path, how).map_err(|source| Error::io("open", path, source))?;
-    Mapping::new(file, path, len, writable)
+    Mapping::new(open_own(env, path, how)?, path, len, writable)
 }
 
 /// Attaches to a store, creating or rebuilding what is missing.
 pub(crate) fn attach(location: &Location, options: &Options) -> Result<Arc<Engine>> {
     let env = options.env.clone();
+    // Files are opened by their paths later too, for forks and snapshots, when the working directory may be another.
+    let location = &location.absolute()?;
     let directory = directory_of(&*env, location)?;
     let may_create = options.create && !options.read_only;
     let superblock_path = directory.join("store");
@@ -278,7 +282,7 @@ fn attach_locked(
         Superblock::read(&*env, &superblock_path)?
     };
     options.check_against(location, &superblock.options)?;
-    let geometry = geometry_of(&superblock.options, Some(superblock.partitions))?;
+    let geometry = geometry_of(&superblock.options, Some(superblock.shape()))?;
     if geometry.slots != superblock.slot_count {
         return Err(Error::WrongLayout(format!(
             "{} was made by a build that lays stores out differently (slots {} and {}): open it with that build, take a snapshot there \
@@ -339,7 +343,7 @@ fn is_usable(
     if !exists(env, path)? {
         return Ok(false);
     }
-    let file = env.open(path, OpenHow::READ).map_err(|source| Error::io("open", path, source))?;
+    let file = open_own(env, path, OpenHow::READ)?;
     if file.len().map_err(|source| Error::io("measure", path, source))? == 0 {
         // Whoever made it died before it had its length.
         return Ok(false);
@@ -388,13 +392,14 @@ fn volatile_directory(
     options: &Options,
 ) -> Result<PathBuf> {
     if matches!(location, Location::SharedMemory(_)) {
+        has_memory(env, directory)?;
         return Ok(directory.to_path_buf());
     }
     if exists(env, &directory.join("control"))? {
         return Ok(directory.to_path_buf());
     }
     let shared = Path::new(SHARED_MEMORY).join(volatile_name(superblock, stamp.device, stamp.inode));
-    if exists(env, &shared.join("control"))? {
+    if has_memory(env, &shared)? && exists(env, &shared.join("control"))? {
         return Ok(shared);
     }
     let needed = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
@@ -410,7 +415,10 @@ fn volatile_directory(
 
 fn new_file(env: &dyn Env, path: &Path) -> Result<Arc<dyn EnvFile>> {
     let how = OpenHow { read: true, write: true, create: true, truncate: true, ..OpenHow::default() };
-    env.open(path, how).map_err(|source| Error::io("create", path, source))
+    let file = env.open(path, how).map_err(|source| Error::io("create", path, source))?;
+    let metadata = file.metadata().map_err(|source| Error::io("look at", path, source))?;
+    check_owner(env, &metadata, path)?;
+    Ok(file)
 }
 
 fn not_allocated(path: &Path, len: u64, source: io::Error) -> Error {
@@ -482,6 +490,7 @@ fn build(
 ) -> Result<()> {
     if paths.volatile != paths.directory {
         prepare_directory(&**env, &paths.volatile, true)?;
+        has_memory(&**env, &paths.volatile)?;
     }
     let _ = env.remove_file(&paths.control);
     let control = allocate_file(&**env, &paths.control, geometry.control_bytes() as u64)?;
@@ -644,6 +653,7 @@ fn assemble(
         closed: AtomicBool::new(false),
         orphaned: AtomicBool::new(false),
         forks: AtomicU32::new(0),
+        reaping: PerProcess::default(),
         clock_offset_ms,
     })
 }
@@ -651,7 +661,7 @@ fn assemble(
 /// A writable mapping of one participant's pages alone.
 pub(crate) fn own_pages(env: &dyn Env, paths: &Paths, geometry: &Geometry, slot: u32) -> Result<Mapping> {
     let how = OpenHow { read: true, write: true, ..OpenHow::default() };
-    let file = env.open(&paths.control, how).map_err(|source| Error::io("open", &paths.control, source))?;
+    let file = open_own(env, &paths.control, how)?;
     let offset = geometry.participants_offset() + slot as usize * geometry.participant_bytes();
     Mapping::part(file, &paths.control, offset, geometry.participant_bytes(), true)
 }
@@ -670,8 +680,28 @@ fn map_hot(
         return map_file(env, &paths.hot, geometry.hot_file_bytes(), writable);
     };
     let how = OpenHow { read: true, write: writable, ..OpenHow::default() };
-    let file = env.open(&paths.hot, how).map_err(|source| Error::io("open", &paths.hot, source))?;
+    let file = open_own(env, &paths.hot, how)?;
     Mapping::with_tail((file, &paths.hot, geometry.hot_file_bytes()), tail, writable)
+}
+
+/// Refuses a reader that asks for another durability or `when_full` than there is: it changes nothing, and must not seem to.
+fn check_reader(location: &Location, options: &Options, globals: &Globals) -> Result<()> {
+    let code = |word: &AtomicU32| u8::try_from(word.load(Ordering::Relaxed)).ok();
+    let durability = code(&globals.durability).and_then(Durability::from_code).map(Durability::as_str);
+    let when_full = code(&globals.when_full).and_then(WhenFull::from_code).map(WhenFull::as_str);
+    for (name, asked, present) in [
+        ("durability", options.durability.map(Durability::as_str), durability),
+        ("when_full", options.when_full.map(WhenFull::as_str), when_full),
+    ] {
+        if let (Some(asked), Some(present)) = (asked, present)
+            && asked != present
+        {
+            return Err(Error::InvalidOption(format!(
+                "{location} has {name} = {present:?}, which a read-only handle can't change to {asked:?}: leave {name} away, or open it without read_only"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Maps a usable shared half and claims a slot in it.
@@ -686,6 +716,9 @@ fn join(
 ) -> Result<Engine> {
     let writable = !options.read_only;
     let control = map_file(&*env, &paths.control, geometry.control_bytes(), writable)?;
+    if options.read_only {
+        check_reader(&paths.location, options, control.at(PAGE_BYTES))?;
+    }
     let hot = map_hot(&*env, &paths, &superblock, &geometry, durable.as_ref(), writable)?;
     leftovers::hold(&*env, hot.file(), &paths.hot)?;
     if writable && paths.volatile != paths.directory {
@@ -695,7 +728,6 @@ fn join(
     let engine = assemble(env, paths, superblock, geometry, durable, (control, hot), &lock_file, options)?;
     if writable {
         engine.free_impossible_locks();
-        engine.globals().closed_cleanly.store(0, Ordering::Relaxed);
         if let Some(durability) = options.durability {
             engine.globals().durability.store(u32::from(durability.code()), Ordering::Relaxed);
         }

@@ -97,6 +97,17 @@ impl Location {
         }
         Ok(Location::SharedMemory(name.to_string()))
     }
+
+    /// The same place by a name that stays true wherever the process goes: a directory's path from the root, without a slash at its end.
+    ///
+    /// # Errors
+    /// Io where the path is relative and the working directory can't be told.
+    pub fn absolute(&self) -> Result<Location> {
+        let Location::Directory(path) = self else { return Ok(self.clone()) };
+        let absolute = std::path::absolute(path)
+            .map_err(|source| Error::io("find the absolute path of", path, source))?;
+        Ok(Location::Directory(absolute.components().collect()))
+    }
 }
 
 impl fmt::Display for Location {
@@ -579,6 +590,19 @@ mod tests {
             assert_eq!(Location::parse(text).unwrap_err().name(), "InvalidOption", "{text:?}");
         }
         assert!(Location::parse("/b/shm:/a").unwrap_err().to_string().contains("give \"shm://a\" as text"));
+    }
+
+    #[test]
+    fn absolute_locations() {
+        let here = std::env::current_dir().unwrap();
+        for text in ["data", "data/", "./data", ".//data/."] {
+            let location = Location::parse(text).unwrap().absolute().unwrap();
+            assert_eq!(location.to_string(), here.join("data").to_str().unwrap(), "{text:?}");
+        }
+        for text in ["/srv/data", "/srv/../data", "shm://x"] {
+            let location = Location::parse(text).unwrap();
+            assert_eq!(location.absolute().unwrap(), location, "{text:?}");
+        }
     }
 
     #[test]

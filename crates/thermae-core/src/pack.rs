@@ -28,6 +28,8 @@ const PACK_FOR_FLUSH_DEAD_PERCENT_MIN: u64 = 5;
 const PACK_OPEN_DEAD_BYTES_MIN: u32 = 64 << 10;
 /// Bytes of segments that are packed before one flush at most: about 100 ms of work.
 const PACK_FOR_FLUSH_BYTES_MAX: u64 = 128 << 20;
+/// How long the flusher pauses while somebody else moves records.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// How long packing may put off a flush in the background, waiting for those who make room included.
 const PACK_IN_BACKGROUND_MAX: Duration = Duration::from_millis(200);
 /// How long it may put off one that somebody waits for.
@@ -82,7 +84,12 @@ impl Engine {
         let (mut tried, mut left_bytes) = (Tried::new(), PACK_FOR_FLUSH_BYTES_MAX);
         let began = Instant::now();
         while left_bytes > 0 && began.elapsed() < time_max {
-            let _room = (!holds_room_lock).then(|| self.lock_room());
+            let room = if holds_room_lock { None } else { self.try_lock_room() };
+            if room.is_none() && !holds_room_lock {
+                // Whoever holds it may be at it for long, and a flush that is due does not wait for that.
+                std::thread::sleep(LOOK_AGAIN_AFTER);
+                continue;
+            }
             match self.pack_step(PACK_FOR_FLUSH_DEAD_PERCENT_MIN, &mut tried)? {
                 Some(bytes) => left_bytes = left_bytes.saturating_sub(bytes),
                 None => return Ok(()),

@@ -9,7 +9,7 @@
 //! reuser changes the place first and looks at the bits after. A dead participant's pins vanish because only living ones' are looked at.
 //!
 //! **Fork.** The child inherits the parent's mappings, views and open files. Before the fork, the parent opens the lock file anew,
-//! claims a slot for the child and copies its pins there; after it, the parent closes that file and the child closes the parent's. So at no
+//! claims a slot for the child and copies its pins there, of which the child keeps those of views; after it, the parent closes that file and the child closes the parent's. So at no
 //! instant is a view of the child unpinned, and the child never keeps its parent's lock alive.
 //!
 //! **Incarnations** number the uses of slots: what a participant leaves half done is marked with its own, so that a later user of
@@ -18,13 +18,14 @@
 //! Rejected: process ids with start times (ambiguous across PID namespaces), heartbeats (a stopped process is not a dead one).
 
 use crate::engine::Engine;
-use crate::env::{EnvFile, OpenHow};
+use crate::env::{EnvFile, OpenHow, open_own};
 use crate::error::{Error, Result};
 use crate::layout::{PINS_OFFSET, Participant, participant_state};
 use crate::membership::{SLOT_BYTE_FIRST, claim_slot, lock_byte, lock_word_of, unlock_byte};
 use crate::pool::Mapping;
+use crate::waiting::before_wait;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Once, Weak};
+use std::sync::{Arc, Once, PoisonError, Weak};
 
 impl Engine {
     /// A participant's page.
@@ -88,14 +89,39 @@ impl Engine {
     /// Pins a segment for this participant. The caller checks afterwards that the segment is still where it was.
     pub fn pin(&self, segment: u32) {
         self.member.pins.with(|counts| {
-            let count = counts.entry(segment).or_insert(0);
-            *count += 1;
-            if *count == 1 {
+            let count = counts.entry(segment).or_default();
+            count.all += 1;
+            if count.all == 1 {
                 self.pin_words(self.member.slot())[segment as usize / 64]
                     .fetch_or(1 << (segment % 64), Ordering::SeqCst);
             }
         });
         fence(Ordering::SeqCst);
+    }
+
+    /// Makes one pin each of these segments a view's.
+    pub(crate) fn pin_for_view(&self, segments: &[u32]) {
+        self.member.pins.with(|counts| {
+            for segment in segments {
+                if let Some(count) = counts.get_mut(segment) {
+                    count.views += 1;
+                }
+            }
+        });
+    }
+
+    /// Takes back a view's pins.
+    pub(crate) fn unpin_view(&self, segments: &[u32]) {
+        if !self.orphaned.load(Ordering::Relaxed) {
+            self.member.pins.with(|counts| {
+                for segment in segments {
+                    if let Some(count) = counts.get_mut(segment) {
+                        count.views = count.views.saturating_sub(1);
+                    }
+                }
+            });
+        }
+        segments.iter().for_each(|&segment| self.unpin(segment));
     }
 
     /// Takes back one pin.
@@ -109,13 +135,17 @@ impl Engine {
                 debug_assert!(false, "unpin of segment {segment} that is not pinned");
                 return;
             };
-            *count -= 1;
-            if *count == 0 {
+            count.all -= 1;
+            if count.all == 0 {
                 counts.remove(&segment);
-                self.pin_words(self.member.slot())[segment as usize / 64]
-                    .fetch_and(!(1 << (segment % 64)), Ordering::SeqCst);
+                self.clear_pin(segment);
             }
         });
+    }
+
+    fn clear_pin(&self, segment: u32) {
+        self.pin_words(self.member.slot())[segment as usize / 64]
+            .fetch_and(!(1 << (segment % 64)), Ordering::SeqCst);
     }
 
     /// Whether any living participant pins a segment. The caller changed the segment's place before asking.
@@ -148,8 +178,17 @@ impl Engine {
             .collect()
     }
 
-    /// Releases what a dead participant held (`release`), then its slot. False where another is at it or it came alive.
+    /// Releases what a dead participant held (`release`), then its slot. False where another is at it, has done it, or it came alive.
     pub fn reap(&self, slot: u32, release: impl FnOnce() -> Result<()>) -> Result<bool> {
+        // The lock on its byte keeps other handles out, but is every thread's of this one: one that came late would find the slot a newcomer's.
+        let reaping = self.reaping.get(self.forks.load(Ordering::Relaxed));
+        let _exclusive = match reaping.try_lock() {
+            Ok(guard) => guard,
+            Err(_) => {
+                before_wait();
+                reaping.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        };
         let byte = SLOT_BYTE_FIRST + i64::from(slot);
         let fd = self.member.fd();
         let locked = slot != self.member.slot()
@@ -253,10 +292,10 @@ extern "C" fn before_fork() {
 
 fn claim_for_child(engine: &Engine) -> Option<Claim> {
     let how = OpenHow { read: true, write: true, ..OpenHow::default() };
-    let file = engine.env.open(&engine.paths.lock, how).ok()?;
+    let file = open_own(&*engine.env, &engine.paths.lock, how).ok()?;
     let geometry = &engine.geometry;
     let claiming = if engine.read_only {
-        let control = engine.env.open(&engine.paths.control, how).ok()?;
+        let control = open_own(&*engine.env, &engine.paths.control, how).ok()?;
         Some(Mapping::new(control, &engine.paths.control, geometry.control_bytes(), true).ok()?)
     } else {
         None
@@ -279,7 +318,7 @@ fn claim_for_child(engine: &Engine) -> Option<Claim> {
         theirs.store(mine.load(Ordering::Relaxed), Ordering::SeqCst);
     }
     let own_pages = if engine.read_only {
-        let control = engine.env.open(&engine.paths.control, how).ok()?;
+        let control = open_own(&*engine.env, &engine.paths.control, how).ok()?;
         let offset = engine.participant_offset(slot);
         Some(Mapping::part(control, &engine.paths.control, offset, geometry.participant_bytes(), true).ok()?)
     } else {
@@ -329,6 +368,13 @@ extern "C" fn after_fork_in_child() {
         }
         // SAFETY: the descriptor belongs to the file forgotten above (or to an orphaned engine that no longer uses it).
         unsafe { libc::close(old_fd) };
+        // What the parent's other threads were at is theirs alone.
+        let is_orphaned = heir.engine.orphaned.load(Ordering::Relaxed);
+        member.pins.keep_views(|segment| {
+            if !is_orphaned {
+                heir.engine.clear_pin(segment);
+            }
+        });
         member.pins.release();
         heir.engine.forks.fetch_add(1, Ordering::Relaxed);
         // The engine's own drop is the child's business only when its last handle goes.

@@ -9,11 +9,15 @@
 use crate::block::{get_u32, get_u64};
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
+use crate::error::{Error, Result};
 use crate::index::{ADDRESS_MASK, entry};
 use crate::layout::{ADDRESS_MIN, Place, SLOT_BITS, Segment, Table, state};
 use crate::lock::Acquired;
 use crate::record::{self, Parsed, Word0, flag, kind};
 use std::sync::atomic::Ordering;
+
+/// How often an update that somebody died in is tried to be completed, where a record can't be read.
+const REPUBLISH_ATTEMPTS_MAX: u32 = 3;
 
 impl Engine {
     /// Locks a partition.
@@ -108,12 +112,12 @@ impl Engine {
             let mut probe = self.probe(self.table(guard.number), self.tag(hash));
             // A record that can't be read may list it.
             let is_listed = std::iter::from_fn(|| probe.next()).any(|(_, word)| {
-                self.with_locked_record(word & ADDRESS_MASK, |record| {
+                let listed = self.with_locked_record(word & ADDRESS_MASK, |record| {
                     Some(
                         record.extents(frame_bytes).is_some_and(|(_, extents)| extents.contains(&segment_id)),
                     )
-                })
-                .unwrap_or(true)
+                });
+                listed.ok().flatten().unwrap_or(true)
             });
             if !is_listed {
                 self.retire(slot as u32);
@@ -145,15 +149,20 @@ impl Engine {
         let bytes = unsafe { std::slice::from_raw_parts(base.add(offset), total) };
         let Some(record) = record::parse(bytes, offset, self.geometry.frame_bytes as usize) else { return };
         if record.is_intact(segment_id) && !record.word.is_in_batch() {
-            self.republish(guard, &record, address);
+            // What fails once may succeed at once again. A key whose record can't be read is left as it is: with a second entry it would be
+            // there twice. Its update was never answered; it stays in the log, and comes back with the next replay that still finds it there.
+            // It can't be left in flight for somebody else: once the lock is free, its segment may become another.
+            let _ = (0..REPUBLISH_ATTEMPTS_MAX).find_map(|_| self.republish(guard, &record, address).ok());
             self.note_expiry((segment_id & ((1 << SLOT_BITS) - 1)) as u32, record.expiry_ms);
         }
     }
 
-    fn republish(&self, guard: &PartitionGuard<'_>, record: &Parsed<'_>, address: u64) {
+    /// # Errors
+    /// Io, where a record that may be the key's can't be read; nothing was changed then.
+    fn republish(&self, guard: &PartitionGuard<'_>, record: &Parsed<'_>, address: u64) -> Result<()> {
         let hash = self.hash(record.key);
         if self.partition_of(hash) != guard.number {
-            return;
+            return Ok(());
         }
         if record.word.base_kind() == kind::LARGE {
             self.adopt_extents(record.payload);
@@ -163,11 +172,11 @@ impl Engine {
         let mut probe = self.probe(self.table(guard.number), tag);
         while let Some((place, word)) = probe.next() {
             if word & ADDRESS_MASK == address {
-                return;
+                return Ok(());
             }
             let matches = self.with_locked_record(word & ADDRESS_MASK, |other| {
                 (other.key == record.key).then_some(other.sequence)
-            });
+            })?;
             match matches {
                 Some(sequence) if sequence < record.sequence => {
                     if is_tombstone {
@@ -175,9 +184,9 @@ impl Engine {
                     } else {
                         place.store(entry(tag, address));
                     }
-                    return;
+                    return Ok(());
                 }
-                Some(_) => return,
+                Some(_) => return Ok(()),
                 None => {}
             }
         }
@@ -187,6 +196,7 @@ impl Engine {
                 self.fill_entry(guard, place, entry(tag, address));
             }
         }
+        Ok(())
     }
 
     /// The frame, segment and offset of an address that is hot, with room for an extended header behind it.
@@ -202,38 +212,55 @@ impl Engine {
         Some((base, segment, offset))
     }
 
-    /// Runs `act` on the record at `address`, hot or cold, while the partition that refers to it is locked.
+    /// Runs `act` on the record at `address`, hot or cold, while the partition that refers to it is locked. `None` where no record is.
+    ///
+    /// # Errors
+    /// Io: what can't be read now may be there.
     pub(crate) fn with_locked_record<R>(
         &self,
         address: u64,
         act: impl FnOnce(&Parsed<'_>) -> Option<R>,
-    ) -> Option<R> {
-        let (slot, offset) = self.split(address)?;
+    ) -> Result<Option<R>> {
+        self.with_record_read_by(address, |place, offset| self.read_cold(place, offset), act)
+    }
+
+    /// The same, where what is in no mapped frame is read by `read_cold`.
+    pub(crate) fn with_record_read_by<R>(
+        &self,
+        address: u64,
+        read_cold: impl Fn(Place, usize) -> Result<Option<Vec<u8>>>,
+        act: impl FnOnce(&Parsed<'_>) -> Option<R>,
+    ) -> Result<Option<R>> {
+        let Some((slot, offset)) = self.split(address) else { return Ok(None) };
         let frame_bytes = self.geometry.frame_bytes as usize;
         let segment = self.segment(slot);
         for _ in 0..8 {
             let place_word = segment.place.load(Ordering::Acquire);
             let place = Place::unpack(place_word);
-            let bytes = match self.mapped_base(place) {
-                Some(base) => {
-                    let room =
-                        frame_bytes.checked_sub(offset).filter(|&room| room >= record::HEADER_BYTES + 4)?;
-                    // SAFETY: within the frame; a copy is made, and used only if the place did not change meanwhile.
-                    let head = unsafe { std::slice::from_raw_parts(base.add(offset), 24) };
-                    let (_, total) = record::total_len(head, offset, frame_bytes, room)?;
-                    // SAFETY: total was checked against the room.
-                    unsafe { std::slice::from_raw_parts(base.add(offset), total) }.to_vec()
-                }
-                None => match self.read_cold(place, offset) {
-                    Ok(Some(bytes)) => bytes,
-                    _ => return None,
+            let read = match self.mapped_base(place) {
+                Some(base) => mapped_record(base, offset, frame_bytes),
+                None => match read_cold(place, offset) {
+                    // The file ends before it, so it is lost.
+                    Err(Error::Corrupt(_)) => None,
+                    read => read?,
                 },
             };
             std::sync::atomic::fence(Ordering::Acquire);
             if segment.place.load(Ordering::Relaxed) == place_word {
-                return record::parse(&bytes, offset, frame_bytes).and_then(|record| act(&record));
+                let record = read.as_deref().and_then(|bytes| record::parse(bytes, offset, frame_bytes));
+                return Ok(record.and_then(|record| act(&record)));
             }
         }
-        None
+        Ok(None)
     }
+}
+
+/// A copy of the record at an offset of a mapped frame. The bytes may change meanwhile: the caller looks at the place afterwards.
+fn mapped_record(base: *mut u8, offset: usize, frame_bytes: usize) -> Option<Vec<u8>> {
+    let room = frame_bytes.checked_sub(offset).filter(|&room| room >= record::HEADER_BYTES + 4)?;
+    // SAFETY: within the frame; a copy is made, and used only if the place did not change meanwhile.
+    let head = unsafe { std::slice::from_raw_parts(base.add(offset), 24) };
+    let (_, total) = record::total_len(head, offset, frame_bytes, room)?;
+    // SAFETY: total was checked against the room.
+    Some(unsafe { std::slice::from_raw_parts(base.add(offset), total) }.to_vec())
 }

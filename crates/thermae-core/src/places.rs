@@ -6,11 +6,13 @@
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::options::{Location, Options};
-use crate::superblock::Superblock;
+use crate::superblock::{Superblock, parent};
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub(crate) const SHARED_MEMORY: &str = "/dev/shm";
+/// Mode bits of group and others.
+const OTHERS_MAY_WRITE: u32 = 0o022;
 
 pub(crate) fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf> {
     match location {
@@ -42,16 +44,21 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
             Ok(())
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound && create => {
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-                && env.metadata(parent).is_err()
+            if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty())
+                && env.metadata(above).is_err()
             {
-                prepare_directory(env, parent, true)?;
+                prepare_directory(env, above, true)?;
             }
             match env.create_dir(path) {
-                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(Error::io("create the directory", path, source))
+                // By somebody, just now.
+                Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+                    prepare_directory(env, path, false)
                 }
-                _ => Ok(()),
+                Err(source) => Err(Error::io("create the directory", path, source)),
+                // Its name has to survive a power failure like what is written under it.
+                Ok(()) => env
+                    .sync_dir(parent(path))
+                    .map_err(|source| Error::io("sync the directory", parent(path), source)),
             }
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Error::NotAStore(format!(
@@ -60,6 +67,36 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
         ))),
         Err(source) => Err(Error::io("look at", path, source)),
     }
+}
+
+/// Whether a store's directory in shared memory is there. Anybody may make a directory of that name once a reboot has removed the store's own: what
+/// is there must be this user's, no link, and for nobody else to write to.
+///
+/// # Errors
+/// Permission, where it is not; Io.
+pub(crate) fn has_memory(env: &dyn Env, path: &Path) -> Result<bool> {
+    let found = match env.metadata(path) {
+        Ok(found) => found,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(Error::io("look at", path, source)),
+    };
+    let user_id = env.user_id();
+    let problem = if found.is_link {
+        "is a link".to_owned()
+    } else if !found.is_dir {
+        "is a file".to_owned()
+    } else if found.uid != user_id {
+        format!("belongs to user {}, and this process runs as user {user_id}", found.uid)
+    } else if found.mode & OTHERS_MAY_WRITE != 0 {
+        format!("can be written to by other users (mode {:o})", found.mode & 0o7777)
+    } else {
+        return Ok(true);
+    };
+    Err(Error::Permission(format!(
+        "{} {problem}: there the store has its shared memory, which whoever made this could change at will; \
+         look who did, have it removed, then open the store again",
+        path.display()
+    )))
 }
 
 /// Whether a path names anything. Not to know is an error: what looks absent is made anew, and takes the place of what was there.

@@ -40,6 +40,7 @@ use crate::segment::SEGMENT_MAGIC;
 use crate::waiting::check_cancelled;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -89,6 +90,8 @@ struct Recovery<'a> {
     durable: &'a DurableTiers,
     report: RecoveryReport,
     checkpoint: Option<Checkpoint>,
+    /// Checkpoints that were of no use.
+    useless_checkpoints: Vec<PathBuf>,
     noted: HashMap<u64, NotedSegment>,
     recorded: u64,
     /// Everything up to here reached the disk; `None` where that is not known.
@@ -119,6 +122,7 @@ impl<'a> Recovery<'a> {
             durable,
             report: RecoveryReport::default(),
             checkpoint: None,
+            useless_checkpoints: Vec::new(),
             noted: HashMap::new(),
             recorded: 0,
             watermark: None,
@@ -165,9 +169,13 @@ impl<'a> Recovery<'a> {
                 checkpoint::Found::Absent => {}
                 checkpoint::Found::Damaged(reason) => {
                     self.damaged(format!("{} is damaged: {reason}", path.display()));
+                    self.useless_checkpoints.push(path);
                 }
                 checkpoint::Found::Whole(found)
-                    if found.durable_sequence > self.limit || found.barrier.sequence < floor => {}
+                    if found.durable_sequence > self.limit || found.barrier.sequence < floor =>
+                {
+                    self.useless_checkpoints.push(path);
+                }
                 checkpoint::Found::Whole(found) => {
                     self.noted =
                         found.barrier.segments.iter().map(|noted| (noted.segment_id, *noted)).collect();
@@ -612,10 +620,9 @@ impl<'a> Recovery<'a> {
         }
         self.durable.sync()?;
         crash_point!("recover.cleared");
-        if self.limit != u64::MAX && !self.report.from_checkpoint {
-            // The limit ends with this recovery, and without it a checkpoint from beyond it would be taken for a good one.
-            checkpoint::remove_checkpoints(&*engine.env, &engine.paths.directory)?;
-        }
+        // The next checkpoint is to take the place of these, and not of the one that served. And the limit ends with this recovery: without it one from
+        // beyond it would be taken for a good one.
+        checkpoint::remove_checkpoints(&*engine.env, &engine.paths.directory, &self.useless_checkpoints)?;
         let globals = engine.globals();
         globals.next_sequence.store(prefix.saturating_add(1), Ordering::SeqCst);
         globals.watermark.store(prefix, Ordering::SeqCst);

@@ -5,7 +5,7 @@ use crate::durable::cold_geometry;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::frame_file::{FrameFile, FrameKind, FrameRecord, FrameState};
-use crate::layout::{Geometry, SEGMENT_HEADER_BYTES, SLOT_BITS};
+use crate::layout::{Geometry, SEGMENT_HEADER_BYTES, SLOT_BITS, Shape};
 use crate::open;
 use crate::options::{Location, Options, Resolved};
 use crate::places::{absolute_warm_directory, warm_path};
@@ -137,11 +137,14 @@ fn restore_into(
         )));
     }
     let resolved = restored_options(snapshot, &superblock.options, options)?;
-    let geometry = open::geometry_of(&resolved, Some(superblock.partitions))?;
-    let old_geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
+    let old_geometry = open::geometry_of(&superblock.options, Some(superblock.shape()))?;
     let source_geometry = cold_geometry(superblock.uuid, old_geometry.frame_bytes, old_geometry.cold_frames);
     let source = FrameFile::open(&**env, &snapshot.join("cold"), source_geometry, true)?;
     let used = used_frames(&source, snapshot)?;
+    // Segments keep their slots: addresses and identities name them.
+    let slots_min = used.iter().map(|(_, record)| slot_of(record) + 1).max().unwrap_or(0);
+    let geometry =
+        open::geometry_of(&resolved, Some(Shape { partitions: superblock.partitions, slots_min }))?;
     check_room(snapshot, &used, &geometry)?;
     let uuid = env.random_bytes_16();
     let restored = Superblock {
@@ -170,7 +173,7 @@ fn restore_frames(
     (source, used): (&FrameFile, &[(u32, FrameRecord)]),
     (superblock, warm_path): (&Superblock, &Path),
 ) -> Result<RestoreReport> {
-    let geometry = open::geometry_of(&superblock.options, Some(superblock.partitions))?;
+    let geometry = open::geometry_of(&superblock.options, Some(superblock.shape()))?;
     let target = create_durable(&**env, warm_path, &temporary.join("cold"), superblock, &geometry)?
         .ok_or_else(|| Error::invalid_option("a snapshot can't be restored without a durable tier"))?;
     let mut report = RestoreReport {
@@ -242,12 +245,14 @@ fn used_frames(source: &FrameFile, snapshot: &Path) -> Result<Vec<(u32, FrameRec
     Ok(used)
 }
 
-/// Whether tiers of this geometry have room for a snapshot's segments, and its addresses can be named in it.
+fn slot_of(record: &FrameRecord) -> u32 {
+    (record.segment_id & ((1 << SLOT_BITS) - 1)) as u32
+}
+
+/// Whether tiers of this geometry have room for a snapshot's segments.
 fn check_room(snapshot: &Path, used: &[(u32, FrameRecord)], geometry: &Geometry) -> Result<()> {
     let frame_bytes = u64::from(geometry.frame_bytes);
     let frames_needed = frames_for(used.len() as u64);
-    let last_slot =
-        used.iter().map(|(_, record)| record.segment_id & ((1 << SLOT_BITS) - 1)).max().unwrap_or(0);
     if frames_needed > u64::from(geometry.durable_frames()) {
         return Err(Error::invalid_option(format!(
             "{} holds {} segments, for which durable tiers of {} have no room: restore it with cold={} or more",
@@ -255,15 +260,6 @@ fn check_room(snapshot: &Path, used: &[(u32, FrameRecord)], geometry: &Geometry)
             used.len(),
             size_text(u64::from(geometry.durable_frames()) * frame_bytes),
             size_text(frames_needed * frame_bytes)
-        )));
-    }
-    if last_slot >= u64::from(geometry.slots) {
-        let more = (last_slot + 1 - u64::from(geometry.slots)) * frame_bytes;
-        return Err(Error::invalid_option(format!(
-            "{} has a segment in slot {last_slot}, and the tiers asked for have only {} slots: restore it with at least {} more of hot or cold",
-            snapshot.display(),
-            geometry.slots,
-            size_text(more)
         )));
     }
     Ok(())

@@ -53,15 +53,19 @@ impl Scan {
         let mut done = HashSet::new();
         let mut seen = HashSet::new();
         let mut unreadable = Vec::new();
+        let mut failure = None;
         for _ in 0..PASSES_MAX {
             unreadable.clear();
             for entry in self.engine.partition_entries(partition) {
                 if done.contains(&entry) {
                     continue;
                 }
-                let Some(key) =
-                    self.engine.with_locked_record(entry & ADDRESS_MASK, |record| Some(record.key.to_vec()))
-                else {
+                let read =
+                    self.engine.with_locked_record(entry & ADDRESS_MASK, |record| Some(record.key.to_vec()));
+                let Some(key) = read.unwrap_or_else(|error| {
+                    failure = Some((entry, error));
+                    None
+                }) else {
                     unreadable.push(entry);
                     continue;
                 };
@@ -87,6 +91,11 @@ impl Scan {
         }
         // What changed all the while may be passed over, but not what stayed where it was and can't be read.
         let entries = self.engine.partition_entries(partition);
+        if let Some((_, error)) =
+            failure.filter(|(entry, _)| unreadable.contains(entry) && entries.contains(entry))
+        {
+            return Err(error);
+        }
         match unreadable.iter().find(|entry| entries.contains(entry)) {
             Some(entry) => Err(Error::corrupt(format!(
                 "index partition {partition} of {} holds entry {entry:#018x}, which leads to no intact record; \

@@ -69,6 +69,18 @@ pub const FLUSHES_BEFORE_REUSE: u64 = 3;
 /// power failure could need, and may be reused at once.
 const RETIRED_UNWRITTEN: u64 = u64::MAX;
 
+/// A write to the durable tiers, under way.
+#[must_use]
+pub(crate) struct DurableWrite<'a>(Option<&'a AtomicU32>);
+
+impl Drop for DurableWrite<'_> {
+    fn drop(&mut self) {
+        if let Some(writes) = self.0 {
+            writes.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 impl Engine {
     /// Takes the pool lock.
     pub(crate) fn lock_pool(&self) -> LockGuard<'_> {
@@ -92,9 +104,17 @@ impl Engine {
         height.store(top + 1, Ordering::Relaxed);
     }
 
+    fn pop_warm(&self) -> Option<u32> {
+        Self::pop(self.free_warm(), &self.globals().free_warm, 0)
+            .filter(|&frame| frame < self.geometry.warm_frames)
+    }
+
     fn pop_hot(&self, purpose: Purpose) -> Option<u32> {
-        Self::pop(self.free_hot(), &self.globals().free_hot, purpose.leaves())
-            .filter(|&frame| frame < self.geometry.hot_frames)
+        let globals = self.globals();
+        let frame = Self::pop(self.free_hot(), &globals.free_hot, purpose.leaves())
+            .filter(|&frame| frame < self.geometry.hot_frames)?;
+        globals.hot_high_water.fetch_max(frame + 1, Ordering::Relaxed);
+        Some(frame)
     }
 
     /// A durable frame: a warm one if there is any, for what is new is what is read, and a flush of it is soon done.
@@ -102,10 +122,7 @@ impl Engine {
         if self.free_durable() <= purpose.leaves() {
             return None;
         }
-        let globals = self.globals();
-        Self::pop(self.free_warm(), &globals.free_warm, 0)
-            .filter(|&frame| frame < self.geometry.warm_frames)
-            .or_else(|| self.pop_cold(0))
+        self.pop_warm().or_else(|| self.pop_cold(0))
     }
 
     fn pop_cold(&self, leave: u32) -> Option<u32> {
@@ -125,15 +142,17 @@ impl Engine {
     /// Free durable frames, warm and cold.
     pub(crate) fn free_durable(&self) -> u32 {
         let globals = self.globals();
-        globals.free_warm.load(Ordering::Acquire) + globals.free_cold.load(Ordering::Acquire)
+        globals.free_warm.load(Ordering::Acquire).saturating_add(globals.free_cold.load(Ordering::Acquire))
     }
 
-    /// Notes that a frame is written to, before it is: the next flush has to sync the cold tier if it is a cold one.
-    pub(crate) fn note_durable_write(&self, frame: u32) {
-        let unsynced = &self.globals().cold_unsynced;
-        if frame >= self.geometry.warm_frames && unsynced.load(Ordering::Relaxed) == 0 {
-            unsynced.store(1, Ordering::SeqCst);
+    /// To be held while a durable frame, or its record, is written: a flush that begins before that ends syncs the cold tier, if it is a cold
+    /// one, and so does the next.
+    pub(crate) fn write_durable(&self, frame: u32) -> DurableWrite<'_> {
+        let writes = (frame >= self.geometry.warm_frames).then_some(&self.globals().cold_writes);
+        if let Some(writes) = writes {
+            writes.fetch_add(1, Ordering::SeqCst);
         }
+        DurableWrite(writes)
     }
 
     fn find_free_slot(&self) -> Option<u32> {
@@ -150,15 +169,15 @@ impl Engine {
     pub(crate) fn take_index_frame(&self) -> Result<u32, Room> {
         let _pool = self.lock_pool();
         let globals = self.globals();
-        let warm = || {
-            Self::pop(self.free_warm(), &globals.free_warm, 0).map(|frame| self.geometry.hot_frames + frame)
-        };
+        let count = globals.index_frames.load(Ordering::Relaxed);
+        // There is a place for every frame there is: a count beyond that is damaged.
+        let place = self.index_frames().get(count as usize).ok_or(Room::Hot)?;
+        let warm = || self.pop_warm().map(|frame| self.geometry.hot_frames + frame);
         let is_warm = self.superblock.options.index == IndexPlacement::Warm;
         let frame = if is_warm { warm() } else { None }
             .or_else(|| self.pop_hot(Purpose::Reserve))
             .ok_or(Room::Hot)?;
-        let count = globals.index_frames.load(Ordering::Relaxed);
-        self.index_frames()[count as usize].store(frame, Ordering::Relaxed);
+        place.store(frame, Ordering::Relaxed);
         globals.index_frames.store(count + 1, Ordering::Release);
         Ok(frame)
     }
@@ -290,7 +309,7 @@ impl Engine {
         {
             // Flushes clear a retired segment's frame record; where nothing is flushed it happens here, so that no recovery finds it
             // after durability is turned on. If the disk fails, the flush that durability begins with says so.
-            self.note_durable_write(frame);
+            let _writing = self.write_durable(frame);
             let _ = durable.clear_frame_record(frame);
         }
         segment.place.store(place.moved(None, None).pack(), Ordering::SeqCst);
@@ -362,7 +381,7 @@ impl Engine {
             && !matches!(durable.read_frame_record(frame), Ok(FrameState::Free))
         {
             // Should the disk fail, the next flush, which rewrites the entry or syncs the file, says so.
-            self.note_durable_write(frame);
+            let _writing = self.write_durable(frame);
             let _ = durable.clear_frame_record(frame);
         }
     }
@@ -373,7 +392,7 @@ impl Engine {
         if let (Some(durable), Some(frame), false) =
             (&self.durable, place.cold, self.is_flushed() || flushed == 0)
         {
-            self.note_durable_write(frame);
+            let _writing = self.write_durable(frame);
             // Without durability nothing is promised that a failure here could break.
             let _ = durable.clear_frame_record(frame);
         }
@@ -405,11 +424,24 @@ impl Engine {
         Ok(frame)
     }
 
-    /// Gives up a segment's hot frame, its bytes being in its cold frame. False while someone pins it.
-    pub(crate) fn drop_hot_frame(&self, slot: u32) -> bool {
+    /// Gives up a segment's hot frame, its bytes being in its cold frame. False while someone pins it, and where the slot has become another
+    /// segment's: an extent may be overwritten and freed at any time.
+    pub(crate) fn drop_hot_frame(&self, slot: u32, segment_id: u64) -> bool {
         let _pool = self.lock_pool();
-        let place = Place::unpack(self.segment(slot).place.load(Ordering::Relaxed));
-        place.hot.is_some() && place.cold.is_some() && self.take_hot_frame(slot)
+        let segment = self.segment(slot);
+        let is_same = segment.segment_id.load(Ordering::Acquire) == segment_id
+            && matches!(segment.state.load(Ordering::Acquire), state::CLOSED | state::EXTENT);
+        let has_hot = Place::unpack(segment.place.load(Ordering::Relaxed)).hot.is_some();
+        is_same && has_hot && self.is_in_cold(slot) && self.take_hot_frame(slot)
+    }
+
+    /// Whether a segment's cold frame holds all of it.
+    pub(crate) fn is_in_cold(&self, slot: u32) -> bool {
+        let segment = self.segment(slot);
+        let tail = segment.tail.load(Ordering::Acquire);
+        Place::unpack(segment.place.load(Ordering::Acquire)).cold.is_some()
+            && tail > 0
+            && segment.flushed.load(Ordering::Acquire) >= tail
     }
 
     /// Frees the hot frame of a slot, if it has one. False while someone pins the slot. The caller holds the pool lock.

@@ -1,4 +1,4 @@
-//! Snapshots: a consistent copy of a store while writers go on, and stores made from such copies.
+//! Snapshots: a consistent copy of a store while writers go on.
 //!
 //! A snapshot shows the store as of a sequence number S: the log up to there, and the index as a checkpoint. It is a complete store's
 //! directory, so it can be opened where it lies. No fork, and no memory that grows with the data: one frame, and a few bytes per segment.
@@ -23,7 +23,7 @@ use crate::durable::cold_geometry;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::frame_file::{FrameFile, FrameKind, FrameRecord};
-use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, class, state};
+use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Shape, class, state};
 use crate::lock::SharedLock;
 use crate::open;
 use crate::options::{IndexPlacement, Resolved};
@@ -164,7 +164,10 @@ impl Engine {
         let planned = self.plan_copies(&barrier, end, number);
         let current = Superblock::read(&*self.env, &self.paths.superblock)?;
         let options = snapshot_options(&current.options, planned.len() as u64);
-        let geometry = open::geometry_of(&options, Some(current.partitions))?;
+        // Segments keep their slots: addresses and identities name them.
+        let slots_min = planned.iter().map(|planned| planned.slot + 1).max().unwrap_or(0);
+        let shape = Shape { partitions: current.partitions, slots_min };
+        let geometry = open::geometry_of(&options, Some(shape))?;
         let cold_geometry = cold_geometry(uuid, geometry.frame_bytes, geometry.cold_frames);
         let pool = FrameFile::create_partial(
             &*self.env,

@@ -5,6 +5,7 @@
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::forked::PerProcess;
 use crate::keeper::Keeper;
 use crate::large::write_large;
 use crate::names::LockToken;
@@ -35,7 +36,7 @@ const BATCHES_PER_LOOK: usize = 32;
 #[derive(Debug)]
 pub struct Store {
     engine: Arc<Engine>,
-    keeper: Mutex<Option<Keeper>>,
+    keeper: PerProcess<Mutex<Option<Keeper>>>,
     wants_keeper: bool,
 }
 
@@ -109,8 +110,11 @@ impl Store {
     /// What is wrong with the location, the options, or the files there.
     pub fn open(location: &Location, options: &Options) -> Result<Self> {
         let engine = open::attach(location, options)?;
-        let store =
-            Self { engine, keeper: Mutex::new(None), wants_keeper: options.background && !options.read_only };
+        let store = Self {
+            engine,
+            keeper: PerProcess::default(),
+            wants_keeper: options.background && !options.read_only,
+        };
         store.ensure_keeper();
         Ok(store)
     }
@@ -118,14 +122,11 @@ impl Store {
     /// Starts the background threads, also in a forked child, which inherits none.
     fn ensure_keeper(&self) {
         if self.wants_keeper {
-            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-            // Not after a close by another thread, which takes the keeper under the same mutex.
-            let is_missing = keeper.as_ref().is_none_or(|keeper| !keeper.is_of_this_process(&self.engine));
-            if is_missing
-                && !self.is_closed()
-                && let Some(inherited) = keeper.replace(Keeper::start(&self.engine))
-            {
-                inherited.forget();
+            let keeper = self.keeper.get(self.engine.forks.load(Ordering::Relaxed));
+            let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            // Not after a close by another thread, which takes the keeper under the same mutex, or finds none.
+            if keeper.is_none() && !self.engine.closed.load(Ordering::SeqCst) {
+                *keeper = Some(Keeper::start(&self.engine));
             }
         }
     }
@@ -138,13 +139,12 @@ impl Store {
         if self.engine.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let keeper = self
+            .keeper
+            .existing(self.engine.forks.load(Ordering::Relaxed))
+            .and_then(|keeper| keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(keeper) = keeper {
-            if keeper.is_of_this_process(&self.engine) {
-                keeper.stop();
-            } else {
-                keeper.forget();
-            }
+            keeper.stop();
         }
         let must_flush = !self.engine.read_only
             && self.engine.is_flushed()
@@ -171,7 +171,8 @@ impl Store {
     #[inline]
     fn enter(&self) -> Result<()> {
         self.engine.check_usable()?;
-        if self.engine.forks.load(Ordering::Relaxed) != 0 {
+        let forks = self.engine.forks.load(Ordering::Relaxed);
+        if forks != 0 && self.keeper.existing(forks).is_none() {
             self.ensure_keeper();
         }
         Ok(())
@@ -693,6 +694,7 @@ impl Drop for Store {
     fn drop(&mut self) {
         // A destructor has nobody to report to; whoever needs to know calls close().
         let _ = self.close();
+        self.keeper.free(self.engine.forks.load(Ordering::Relaxed));
     }
 }
 

@@ -18,14 +18,12 @@ use std::path::{Path, PathBuf};
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, LAYOUT_VERSION};
 use crate::env::{Env, EnvFile, OpenHow, check_owner};
 use crate::error::{Error, Result};
+use crate::layout::{PARTITIONS_MAX, Shape};
 use crate::options::{Durability, IndexPlacement, Resolved, WhenFull};
 use crate::record::SEQUENCE_MAX;
 
 const MAGIC: &[u8; 8] = b"THERMAES";
 const COPIES: u64 = 2;
-
-/// Enough for tiers of the greatest size at a thousand small records each.
-pub const PARTITIONS_MAX: u32 = 1 << 26;
 
 /// An address is 40 bits of 8-byte units.
 const ADDRESSABLE_BYTES: u64 = 8 << 40;
@@ -226,6 +224,11 @@ impl Superblock {
         };
         superblock.validate()?;
         Ok(superblock)
+    }
+
+    /// What its index refers to.
+    pub fn shape(&self) -> Shape {
+        Shape { partitions: self.partitions, slots_min: self.slot_count }
     }
 
     /// Everything that later arithmetic relies on.

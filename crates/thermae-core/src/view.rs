@@ -65,7 +65,7 @@ impl std::ops::Deref for View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.pinned.iter().for_each(|&slot| self.engine.unpin(slot));
+        self.engine.unpin_view(&self.pinned);
     }
 }
 
@@ -98,6 +98,7 @@ pub(crate) fn view(engine: &Arc<Engine>, wanted: Wanted<'_>) -> Result<Option<Vi
         let mut pins = Pins { engine, slots: Vec::new() };
         if let Some((bytes, meta)) = pin_value(engine, wanted, found.entry, &mut pins)? {
             let pinned = std::mem::take(&mut pins.slots);
+            engine.pin_for_view(&pinned);
             return Ok(Some(View {
                 bytes,
                 len: usize::try_from(meta.value_len).unwrap_or(0),
@@ -172,7 +173,9 @@ fn pin_value(
         let Some(_) = engine.slot_of(segment_id) else { return Ok(None) };
         let warm = || engine.durable.as_ref()?.warm_piece(place.cold?);
         let piece = match place.hot {
-            Some(frame) => Some((&**engine.hot.file(), u64::from(frame) * frame_bytes as u64)),
+            // Beyond the file there is nothing to map.
+            Some(frame) => (frame < engine.geometry.hot_frames)
+                .then(|| (&**engine.hot.file(), u64::from(frame) * frame_bytes as u64)),
             None => warm(),
         };
         let Some(piece) = piece else { return Ok(None) };

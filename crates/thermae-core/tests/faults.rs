@@ -4,6 +4,8 @@
 #[path = "faults/clock.rs"]
 mod clock;
 mod common;
+#[path = "faults/foreign.rs"]
+mod foreign;
 #[path = "faults/full.rs"]
 mod full;
 #[path = "faults/sectors.rs"]
@@ -19,6 +21,7 @@ fn role() {
     match common::role().as_deref() {
         None => {}
         Some("full") => full::play(),
+        Some("sectors") => sectors::play(),
         Some(other) => panic!("no part is called {other}"),
     }
 }

@@ -176,6 +176,10 @@ impl Arena {
 
     /// A child that dies at the given pass of a point; false where it never came there.
     fn kill_at(&mut self, point: &str, pass: u32) -> bool {
+        #[allow(clippy::print_stderr, reason = "tests show it where something fails")]
+        {
+            eprintln!("killing at {point}, pass {pass}");
+        }
         let crash_point = Some(format!("{point}:{pass}"));
         let (role, _) = point.split_once('.').unwrap_or((point, ""));
         let (victim, mut child) = match role {

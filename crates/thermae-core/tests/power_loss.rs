@@ -49,6 +49,8 @@ struct Workload {
     warm_mib: u64,
     /// Transactions in a hundred changes; at most 15.
     transaction_percent: u64,
+    /// In a hundred changes, how often records are moved and the index is written down when all is durable, and nothing was written since.
+    moves_percent: u64,
     seed: u64,
 }
 
@@ -174,6 +176,12 @@ fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
         if random.percent(flush_percent / 3) {
             store.engine().write_checkpoint().unwrap();
         }
+        if random.percent(workload.moves_percent) {
+            store.flush().unwrap();
+            history.promises.push((env.position(), history.changes.len()));
+            store.make_room().unwrap_or(());
+            store.engine().write_checkpoint().unwrap();
+        }
         if random.percent(4) {
             store.make_room().unwrap_or(());
         }
@@ -267,6 +275,7 @@ const FLUSHED: Workload = Workload {
     flush_percent: 6,
     warm_mib: 0,
     transaction_percent: 15,
+    moves_percent: 0,
     seed: 1,
 };
 
@@ -283,6 +292,14 @@ fn with_flushes_now_and_then() {
 #[test]
 fn in_a_small_store_that_compacts() {
     run(Workload { changes: 700, value_bytes_max: 60_000, seed: 3, ..FLUSHED });
+}
+
+/// What compaction moved was durable before, and must be where it is now before a checkpoint leads there.
+#[test]
+fn with_records_moved_right_before_a_checkpoint() {
+    let moved = Workload { changes: 700, keys: 120, moves_percent: 10, seed: 8, ..FLUSHED };
+    run(Workload { value_bytes_max: 90_000, ..moved });
+    run(Workload { value_bytes_max: 90_000, transaction_percent: 0, seed: 9, ..moved });
 }
 
 /// Segments are dead, and given up, before they were ever flushed: their numbers are missing on disk.

@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{End, Place, Stamp, TAKEOVER_MAX, keys, options, setting, spawn, wait_until};
+use common::{End, Place, Stamp, TAKEOVER_MAX, keys, options, setting, spawn, spawn_with, wait_until};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use thermae_core::layout::state;
 use thermae_core::{
     BatchOp, Durability, Error, LockToken, Options, Result, SetOptions, Store, View, WhenFull,
 };
@@ -96,7 +97,9 @@ fn role() {
     let store = Store::open(&location, &Options { background: false, ..Options::default() }).unwrap();
     match role.as_str() {
         "forker" => fork_and_share(&store),
+        "forker-at-work" => fork_while_work_is_under_way(&store),
         "orphan-maker" => fork_without_a_slot(&store),
+        "forker-of-forkers" => fork_again_and_again(&Store::open(&location, &Options::default()).unwrap()),
         "forker-with-threads" => fork_with_keeper(&Store::open(&location, &Options::default()).unwrap()),
         "dying-parent" => {
             set(&store, b"before", b"1");
@@ -113,6 +116,10 @@ fn role() {
             let _token = lock(&store, b"held", 0).unwrap();
             give(&signal("locked"));
             std::thread::sleep(TIMEOUT);
+        }
+        "large-writer" => {
+            // Killed in the middle of it.
+            set(&store, b"large", &vec![1; 2_000_000]);
         }
         "sitter" => {
             give(&signal(&setting("NAME")));
@@ -184,6 +191,67 @@ fn fork_with_keeper(store: &Store) {
     store.close().unwrap();
 }
 
+/// What the parent's threads pinned for the time of some work is not the child's: it has no such thread that would ever let go. A child born
+/// in the middle of a flush once pinned all that was being flushed for as long as it lived.
+fn fork_while_work_is_under_way(store: &Store) {
+    set(store, b"viewed", b"value");
+    let view = store.view(b"viewed").unwrap().unwrap();
+    let pinned = || {
+        (0..store.engine().geometry.slots).filter(|&slot| store.engine().is_pinned(slot)).collect::<Vec<_>>()
+    };
+    let viewed = pinned();
+    assert_eq!(viewed.len(), 1);
+    let worked_at = (viewed[0] + 1) % store.engine().geometry.slots;
+    store.engine().pin(worked_at);
+    store.engine().pin(viewed[0]);
+    let parent_let_go = signal("parent let go");
+    let pid = fork(|| {
+        await_signal(&parent_let_go);
+        assert_eq!(pinned(), viewed, "the view's pin alone");
+        give(&signal("child let go"));
+    });
+    store.engine().unpin(worked_at);
+    store.engine().unpin(viewed[0]);
+    give(&parent_let_go);
+    await_signal(&signal("child let go"));
+    join(pid);
+    assert_eq!(pinned(), viewed);
+    drop(view);
+    assert!(pinned().is_empty());
+}
+
+/// A forked child looked after its background threads under a mutex at every call, for ever. Whenever one of its threads was at that when another
+/// forked again, the next child found the mutex locked by nobody.
+fn fork_again_and_again(store: &Store) {
+    set(store, b"key", b"1");
+    let pid = fork(|| {
+        let is_enough = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !is_enough.load(Ordering::Relaxed) {
+                        assert_eq!(value(store, b"key").unwrap(), b"1");
+                    }
+                });
+            }
+            let forked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for _ in 0..60 {
+                    join(fork(|| {
+                        // SAFETY: ends this process, should it hang.
+                        unsafe { libc::alarm(5) };
+                        assert_eq!(value(store, b"key").unwrap(), b"1");
+                    }));
+                }
+            }));
+            is_enough.store(true, Ordering::Relaxed);
+            assert!(forked.is_ok());
+        });
+        store.close().unwrap();
+    });
+    join(pid);
+    store.close().unwrap();
+}
+
 /// The child of a fork that finds no free slot is refused, and leaves what is its parent's alone. It once closed the lock file's descriptor
 /// twice, the second time whatever file had got its number, and took its views' pins away from its parent.
 fn fork_without_a_slot(store: &Store) {
@@ -244,6 +312,59 @@ fn a_forked_child_has_background_threads_of_its_own() {
     let place = Place::shared_memory("fork-threads");
     let store = place.open(&cache());
     run("forker-with-threads", &place);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_forked_child_has_the_pins_of_views_alone() {
+    let place = Place::shared_memory("fork-at-work");
+    let store = place.open(&cache());
+    run("forker-at-work", &place);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_child_of_threads_that_are_at_work_forks_children_that_work() {
+    let place = Place::shared_memory("fork-again");
+    let store = place.open(&Options { participants_max: 128, ..cache() });
+    run("forker-of-forkers", &place);
+    store.close().unwrap();
+}
+
+/// The lock on a dead participant's byte keeps other handles out, and let every thread of this one in: the slower of two was still releasing when
+/// the slot was a newcomer's already, whose segments it then gave away.
+#[test]
+fn the_threads_of_one_handle_release_a_dead_participant_once() {
+    let place = Place::shared_memory("reap");
+    let store = place.open(&cache());
+    let mut sitter = spawn("sitter", &[&settings(&place)[..], &[("NAME", "seated".to_owned())]].concat());
+    await_signal(&place.beside("seated"));
+    sitter.kill();
+    let engine = store.engine();
+    let slot = engine.dead_participants()[0];
+    let (inside, entered) = (AtomicU64::new(0), std::sync::Barrier::new(2));
+    let released = std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            engine.reap(slot, || {
+                inside.fetch_add(1, Ordering::SeqCst);
+                entered.wait();
+                // The other one tries meanwhile.
+                std::thread::sleep(Duration::from_millis(200));
+                assert_eq!(inside.load(Ordering::SeqCst), 1, "two threads release the same participant");
+                Ok(())
+            })
+        });
+        let second = scope.spawn(|| {
+            entered.wait();
+            engine.reap(slot, || {
+                inside.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        });
+        [first, second].map(|thread| thread.join().unwrap().unwrap())
+    });
+    assert_eq!(released, [true, false]);
+    assert!(engine.dead_participants().is_empty());
     store.close().unwrap();
 }
 
@@ -509,6 +630,26 @@ fn too_many_participants_are_refused_until_one_leaves() {
     let fourth = place.open(&Options { background: false, ..Options::default() });
     assert_eq!(value(&fourth, b"key").unwrap(), b"value");
     drop((first, second, fourth));
+}
+
+/// Where no slot is free, a newcomer takes a dead one's before the keeper came by; what the dead had begun was once released only by the
+/// next keeper, however long this one lived.
+#[test]
+fn what_the_dead_began_is_released_though_their_slots_are_used_again() {
+    let place = Place::shared_memory("buried");
+    let keeper = place.open(&Options { participants_max: 2, background: true, ..cache() });
+    for _ in 0..4 {
+        let crash = [("THERMAE_CRASH_POINT", "large.piece_written:2".to_owned())];
+        assert_eq!(spawn_with("large-writer", &settings(&place), &crash).wait(TIMEOUT), End::Killed);
+        let successor = place.open(&Options { background: false, ..Options::default() });
+        let pending = || {
+            let segments = keeper.engine().segments().iter();
+            segments.filter(|segment| segment.state.load(Ordering::SeqCst) == state::EXTENT_PENDING).count()
+        };
+        wait_until("the extents are free", TAKEOVER_MAX, || pending() == 0);
+        successor.close().unwrap();
+    }
+    keeper.close().unwrap();
 }
 
 /// Slots of the dead were once free only after a living participant had reaped them. Where all of them were killed, there was none, and

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Place, Random, flip, options};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use thermae_core::env::SystemEnv;
 use thermae_core::layout::state;
@@ -294,12 +294,54 @@ fn one_damaged_checkpoint_leaves_the_log() {
     check(&place.open(&settings()), &model);
 }
 
+/// A checkpoint that was damaged behind its header passed for the newest one: the next was written over the intact one that had just served, and
+/// raised the floor to what the damaged one claimed to cover. One more damaged file, and the store did not open.
+#[test]
+fn a_damaged_checkpoint_is_replaced_before_the_one_that_serves() {
+    let place = Place::in_directory();
+    let mut store = place.open(&settings());
+    let mut model = Model::new();
+    // From the third round on the newest file is damaged each time.
+    for round in 0..5_u64 {
+        for index in 0..1000_u64 {
+            set(&store, &mut model, format!("key:{index}").as_bytes(), round * 1000 + index, 100);
+        }
+        for index in (round..1000).step_by(7) {
+            let key = format!("key:{index}").into_bytes();
+            store.delete(&key).unwrap();
+            model.remove(&key);
+        }
+        store.engine().write_checkpoint().unwrap();
+        if round < 2 {
+            continue;
+        }
+        store.flush().unwrap();
+        crash(store);
+        let generation = |path: &PathBuf| {
+            let header = std::fs::read(path).unwrap_or_default();
+            header.get(16..24).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
+        };
+        let newest = [0, 1].map(|number| checkpoint_file(&place, number)).into_iter().max_by_key(generation);
+        damage_file(&newest.unwrap());
+        forget_shared_memory(&SystemEnv, &place.location).unwrap();
+        store = place.open(&settings());
+        check(&store, &model);
+    }
+    let report = store.check(false).unwrap();
+    assert_eq!(report.problems.len(), 3, "{report:?}");
+    assert!(report.problems.iter().all(|problem| problem.kind == "lost in a recovery"), "{report:?}");
+    store.close().unwrap();
+}
+
 fn damage_checkpoint(place: &Place, number: u32) {
-    let path = checkpoint_file(place, number);
-    let mut bytes = std::fs::read(&path).unwrap();
+    damage_file(&checkpoint_file(place, number));
+}
+
+fn damage_file(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
-    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// A segment in which everything is dead may be given up before it was ever flushed. Its numbers are then missing on disk, above the last

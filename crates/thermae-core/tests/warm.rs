@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use thermae_core::env::SystemEnv;
+use thermae_core::layout::state;
 use thermae_core::{
     Durability, Error, IndexPlacement, Location, Options, SetOptions, Store, WhenFull, destroy,
     forget_shared_memory, restore,
@@ -332,6 +333,51 @@ fn snapshots_lead_into_and_out_of_a_warm_tier() {
         assert_eq!(store.unwrap(), 3300);
         destroy(&SystemEnv, &location).unwrap();
     }
+}
+
+/// Slots are taken in turn, so a store that has been written to for a while uses those that a store without a warm tier would not have.
+#[test]
+fn a_snapshot_holds_the_segments_of_every_slot() {
+    let place = Place::in_directory();
+    let store = place.open(&warm(16, 32, 64));
+    let slots = store.engine().geometry.slots;
+    let is_used = |slot: u32| store.engine().segment(slot).state.load(Ordering::SeqCst) == state::CLOSED;
+    fill(&store, 0..2500);
+    let mut last = 2500;
+    while !(slots - 16..slots).any(is_used) {
+        assert!(last < 100_000, "the last slots are never used");
+        fill(&store, last..last + 500);
+        for number in last - 2500..last - 2000 {
+            store.delete(&name(number)).unwrap();
+        }
+        last += 500;
+    }
+    let snapshot = place.beside("snapshot");
+    store.snapshot(&snapshot).unwrap();
+    store.close().unwrap();
+    let opened = Store::open(&Location::Directory(snapshot.clone()), &Options::default()).unwrap();
+    verify(&opened, last - 2500..last);
+    check(&opened);
+    assert_eq!(opened.stats().unwrap().keys, 2500);
+    opened.close().unwrap();
+    // Also smaller, if what it holds has room.
+    let smaller = Location::Directory(place.beside("smaller"));
+    let again = place.beside("again");
+    let opened = Store::open(&Location::Directory(snapshot), &Options::default()).unwrap();
+    opened.snapshot(&again).unwrap();
+    opened.close().unwrap();
+    assert_eq!(
+        restore(&again, &smaller, &options(16, 84, Durability::EverySec, WhenFull::Error)).unwrap().keys,
+        2500
+    );
+    let opened = Store::open(&smaller, &Options::default()).unwrap();
+    assert!(opened.engine().geometry.slots > 16 + 84 + 64, "more slots than its tiers ask for");
+    verify(&opened, last - 2500..last);
+    fill(&opened, last..last + 200);
+    check(&opened);
+    opened.close().unwrap();
+    drop(opened);
+    destroy(&SystemEnv, &smaller).unwrap();
 }
 
 /// Keys that would fill the hot tier with their index leave it to the values when the index is elsewhere.

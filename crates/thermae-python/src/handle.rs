@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes};
-use thermae_core::{Condition, RecordMeta, SetOptions, SetOutcome};
+use thermae_core::{Condition, RecordMeta, SetOptions, SetOutcome, Update};
 
 use crate::destination::{Arrived, Destination};
 use crate::encoding::ENCODING_ARRAY;
 use crate::errors::{IntoPython, invalid_option, wrong_type};
+use crate::gil;
 use crate::opened::{Entered, Opened};
 use crate::value::{Encoded, Naming, decode, encode};
 
@@ -47,7 +48,7 @@ impl Handle {
         Ok(Some((meta, value)))
     }
 
-    /// One value, which is then gone.
+    /// One value, which is then gone; one that does not decode stays.
     pub(crate) fn take<'py>(
         &self,
         py: Python<'py>,
@@ -55,9 +56,21 @@ impl Handle {
         naming: Naming<'_, 'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let core = self.opened.enter(py)?;
-        let taken = core.call(|core| core.pop(key));
-        let Some((meta, value)) = taken.into_python(py)? else { return Ok(None) };
-        self.decode(py, meta.encoding, &value, naming).map(Some)
+        let mut taken = None;
+        let outcome = core.call(|core| {
+            core.update(key, &mut |current| {
+                // The engine holds no lock here. Decoding takes the GIL, and may run Python code.
+                gil::take_back();
+                taken = None;
+                let Some(current) = current else { return Ok(Update::Keep) };
+                let decoded = self.decode(py, current.meta.encoding, current.value, naming);
+                let update = if decoded.is_ok() { Update::Delete } else { Update::Keep };
+                taken = Some(decoded);
+                Ok(update)
+            })
+        });
+        outcome.into_python(py)?;
+        taken.transpose()
     }
 
     /// A value that is in memory of ours.
@@ -95,6 +108,19 @@ impl Handle {
     ) -> PyResult<bool> {
         // Before the call into the engine begins: encoding may run Python code.
         let (encoding, encoded) = encode(value, &self.codecs, writing.codec)?;
+        self.write_bytes(py, key, encoding, encoded.as_bytes(), writing)
+    }
+
+    /// Writes the bytes of a value; false where the condition did not hold.
+    #[inline]
+    pub(crate) fn write_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        key: &[u8],
+        encoding: u8,
+        bytes: &[u8],
+        writing: Writing<'_, 'py>,
+    ) -> PyResult<bool> {
         let core = self.opened.enter(py)?;
         let options = SetOptions {
             encoding,
@@ -102,7 +128,6 @@ impl Handle {
             keep_ttl: writing.keep_ttl,
             condition: writing.condition,
         };
-        let bytes = encoded.as_bytes();
         let outcome = core.call_with_bytes(bytes.len() as u64, |core| core.set(key, bytes, &options));
         Ok(matches!(outcome.into_python(py)?, SetOutcome::Stored(_)))
     }
@@ -128,7 +153,10 @@ pub(crate) struct Writing<'a, 'py> {
 }
 
 /// A lifetime in whole milliseconds, rounded up: at least one, so that a value is never born expired.
-fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
+///
+/// Raises `InvalidOptionError` for what is no lifetime.
+#[pyfunction]
+pub(crate) fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
     let py = ttl.py();
     // True and False are numbers to Python, but no lifetimes: some other argument went astray.
     let seconds = if ttl.is_instance_of::<PyBool>() { None } else { ttl.extract::<f64>().ok() };

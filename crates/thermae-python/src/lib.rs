@@ -49,6 +49,8 @@ mod _thermae {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use super::handle::lifetime_ms;
+    #[pymodule_export]
     use super::key::key_bytes_object;
     #[pymodule_export]
     use super::lock::LockToken;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 use thermae_core::Error;
 
 use crate::errors::{IntoPython, invalid_option, wrong_type};
@@ -48,7 +49,8 @@ pub(crate) fn acquire(
 }
 
 fn seconds(timeout: &Bound<'_, PyAny>) -> PyResult<f64> {
-    timeout.extract().map_err(|_| {
+    let seconds = if timeout.is_instance_of::<PyBool>() { None } else { timeout.extract().ok() };
+    seconds.ok_or_else(|| {
         let kind = timeout.get_type().name().map_or_else(|_| "?".to_string(), |kind| kind.to_string());
         wrong_type(timeout.py(), format!("timeout must be a number of seconds or None, not {kind}"))
     })

@@ -14,7 +14,8 @@ use crate::errors::{IntoPython, invalid_option, wrong_type};
 pub(crate) fn parse_size(size: &Bound<'_, PyAny>, name: &str) -> PyResult<u64> {
     let py = size.py();
     if let Ok(text) = size.cast::<PyString>() {
-        return thermae_core::parse_size(&text.to_string_lossy()).into_python(py);
+        return thermae_core::parse_size(&text.to_string_lossy())
+            .map_err(|error| invalid_option(py, format!("{name}: {error}")));
     }
     if size.is_instance_of::<PyInt>() && !size.is_instance_of::<PyBool>() {
         return size.extract().map_err(|_| {
@@ -63,7 +64,8 @@ pub(crate) fn engine_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
             "salvage" => options.salvage = flag(&name, &value)?,
             "background" => options.background = flag(&name, &value)?,
             "participants_max" => {
-                options.participants_max = value.extract().map_err(|_| {
+                let number = if value.is_instance_of::<PyBool>() { None } else { value.extract().ok() };
+                options.participants_max = number.ok_or_else(|| {
                     invalid_option(
                         py,
                         format!("participants_max = {value} is no number of processes: use 1 to 4096"),

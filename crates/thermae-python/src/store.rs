@@ -52,7 +52,6 @@ fn json(report: &impl serde::Serialize) -> PyResult<String> {
 #[pyclass(frozen, subclass, mapping, module = "thermae._thermae")]
 pub(crate) struct Store {
     handle: Handle,
-    location: Location,
     /// What stays as it was when the store was opened; durability and `when_full` are asked for anew.
     config: thermae_core::Config,
 }
@@ -79,12 +78,11 @@ impl Store {
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
         // Opening may recover, which takes as long as there is data to read.
-        let opening = location.clone();
-        let core = interruptibly(py, "open", move || thermae_core::Store::open(&opening, &options))?;
+        let core = interruptibly(py, "open", move || thermae_core::Store::open(&location, &options))?;
         let core = core.into_python(py)?;
         let config = core.config();
-        let opened = Arc::new(Opened::new(core, location.to_string()));
-        Ok(Store { handle: Handle { opened, codecs }, location, config })
+        let opened = Arc::new(Opened::new(core, config.location.clone()));
+        Ok(Store { handle: Handle { opened, codecs }, config })
     }
 
     /// Closes this handle; closing twice is fine. What durability promises is flushed; views stay valid.
@@ -102,10 +100,10 @@ impl Store {
         self.handle.opened.is_closed(py)
     }
 
-    /// What it was opened by.
+    /// Where it is: the absolute path of its directory, or "shm://name".
     #[getter]
-    fn location(&self) -> String {
-        self.location.to_string()
+    fn location(&self) -> &str {
+        &self.config.location
     }
 
     /// Whether this handle may only read.
@@ -546,13 +544,30 @@ impl Store {
     }
 
     /// The value of an encoding and bytes, as a read would return it.
+    #[pyo3(signature = (encoding, data, codec=None, as_type=None))]
     fn _decode<'py>(
         &self,
         py: Python<'py>,
         encoding: u8,
         data: &Bound<'py, PyBytes>,
+        codec: Option<&Bound<'py, PyAny>>,
+        as_type: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.handle.decode(py, encoding, data.as_bytes(), Naming::default())
+        self.handle.decode(py, encoding, data.as_bytes(), Naming { codec, kind: as_type })
+    }
+
+    /// Stores a value that is encoded already.
+    #[pyo3(signature = (key, encoding, data, ttl=None))]
+    fn _set_encoded(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        encoding: u8,
+        data: &Bound<'_, PyBytes>,
+        ttl: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let writing = Writing { ttl, ..Writing::default() };
+        self.handle.write_bytes(py, key_bytes(key)?, encoding, data.as_bytes(), writing).map(drop)
     }
 
     /// Applies all operations, or none: `(key, None)` deletes, `(key, (encoding, bytes, ttl))` sets.

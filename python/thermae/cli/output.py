@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +20,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+COLUMNS_WITHOUT_TERMINAL = 160
+
 
 def results_console() -> Console:
     """Made anew for each use, so that it follows a redirected standard output."""
-    return Console()
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return Console()
+    # Files and pipes have no width, and at the 80 columns that Rich assumes, tables break into single words.
+    return Console(width=COLUMNS_WITHOUT_TERMINAL)
 
 
 def progress_console() -> Console:

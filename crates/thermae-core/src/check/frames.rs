@@ -1,6 +1,7 @@
 //! Verifying who owns which frame, and which extents belong to a value.
 
 use super::Checker;
+use crate::error::Result;
 use crate::frame_file::{FrameKind, FrameState};
 use crate::index::ADDRESS_MASK;
 use crate::layout::{Place, SLOT_BITS, class, state};
@@ -218,7 +219,7 @@ impl Checker<'_> {
     }
 
     /// Every extent in use belongs to exactly one live value.
-    pub(super) fn check_extents(&mut self) {
+    pub(super) fn check_extents(&mut self) -> Result<()> {
         let engine = self.engine;
         for (slot, segment) in engine.segments().iter().enumerate() {
             if segment.state.load(Ordering::SeqCst) != state::EXTENT {
@@ -232,7 +233,7 @@ impl Checker<'_> {
                     let description = format!("it is listed by {owners} large values");
                     self.problem("extent", &name, &description, false);
                 }
-                None if self.has_owner(segment.key_hash.load(Ordering::Relaxed), segment_id) => {}
+                None if self.has_owner(segment.key_hash.load(Ordering::Relaxed), segment_id)? => {}
                 None => {
                     if segment.state.load(Ordering::SeqCst) != state::EXTENT
                         || segment.segment_id.load(Ordering::SeqCst) != segment_id
@@ -246,21 +247,24 @@ impl Checker<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Whether the key whose value an extent was written for has a value that lists it. Under the partition's lock no such value is
     /// between its old and its new place; what was just superseded is retired a moment later, so this waits a moment first.
-    fn has_owner(&self, key_hash: u64, segment_id: u64) -> bool {
+    fn has_owner(&self, key_hash: u64, segment_id: u64) -> Result<bool> {
         let engine = self.engine;
         std::thread::sleep(std::time::Duration::from_millis(5));
         let number = engine.partition_of(key_hash);
         let _guard = (!engine.read_only).then(|| engine.lock_partition(number));
         let frame_bytes = engine.geometry.frame_bytes as usize;
         let mut probe = engine.probe(engine.table(number), engine.tag(key_hash));
-        std::iter::from_fn(|| probe.next()).any(|(_, word)| {
-            engine
-                .with_locked_record(word & ADDRESS_MASK, |record| record.extents(frame_bytes))
-                .is_some_and(|(_, list)| list.contains(&segment_id))
-        })
+        while let Some((_, word)) = probe.next() {
+            let extents = self.with_record(word & ADDRESS_MASK, |record| record.extents(frame_bytes))?;
+            if extents.is_some_and(|(_, list)| list.contains(&segment_id)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

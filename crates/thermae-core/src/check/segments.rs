@@ -51,6 +51,8 @@ pub(super) struct Found {
     pub place: Place,
     pub hot: Option<(Vec<u8>, Image)>,
     pub cold: Option<(Vec<u8>, Image)>,
+    /// Whether the device did not give back all of the cold copy.
+    pub is_unreadable: bool,
 }
 
 impl Found {
@@ -238,6 +240,7 @@ impl Engine {
             place,
             hot: None,
             cold: None,
+            is_unreadable: false,
         };
         if let Some(base) = self.hot_base(place) {
             // SAFETY: pinned, and the length was bounded by the frame. A writer may be at some of it: those records are passed over.
@@ -254,7 +257,7 @@ impl Engine {
             if len > 0 {
                 match durable.read_salvaging(frame, 0, &mut bytes) {
                     // What the device can't read is zeros now, and found to be damaged below.
-                    Ok(_) => {}
+                    Ok(failure) => found.is_unreadable = failure.is_some(),
                     // The end of the file is missing: what can't be read is as good as damaged.
                     Err(crate::error::Error::Corrupt(_)) => bytes.fill(0),
                     Err(error) => return Err(error),
@@ -285,10 +288,10 @@ impl Checker<'_> {
             self.check_slot_words(slot);
             let Some(mut found) = self.engine.look_at_segment(slot)? else { continue };
             for _ in 1..LOOKS_MAX {
-                if !found.is_damaged() {
+                if !found.is_damaged() && !found.is_unreadable {
                     break;
                 }
-                // A writer may have been in the middle of it.
+                // A writer may have been in the middle of it, or the device have failed just then.
                 self.pause(LOOK_AGAIN_AFTER);
                 match self.engine.look_at_segment(slot)? {
                     Some(again) => found = again,
@@ -300,6 +303,9 @@ impl Checker<'_> {
                 self.horizon =
                     self.horizon.max(self.engine.segment(slot).sequence_max.load(Ordering::Relaxed));
                 continue;
+            }
+            if found.is_unreadable {
+                self.unreadable.insert(found.segment_id);
             }
             self.report.segments += 1;
             if let Some((bytes, image)) = found.served() {

@@ -141,6 +141,7 @@ struct State {
     boot: Clock,
     wall: Clock,
     reboots: AtomicU64,
+    disowned: Mutex<Vec<PathBuf>>,
     other_user: AtomicBool,
     user_id: AtomicU32,
     limited: AtomicBool,
@@ -187,6 +188,12 @@ impl State {
             .any(|(part, bad)| text.contains(part) && bad.start < bytes.end && bytes.start < bad.end)
     }
 
+    /// What is known of a file or directory, which may seem to be another user's.
+    fn seen(&self, path: &Path, metadata: FileMetadata) -> FileMetadata {
+        let is_disowned = lock(&self.disowned).iter().any(|disowned| disowned == path);
+        FileMetadata { uid: metadata.uid.wrapping_add(u32::from(is_disowned)), ..metadata }
+    }
+
     /// For operations that are done or not.
     fn check(&self, site: Site, path: &Path) -> io::Result<()> {
         match self.next(site, path) {
@@ -216,9 +223,10 @@ impl FaultEnv {
         lock(&self.state.rules).push(rule);
     }
 
-    /// Forgets all rules, and bad sectors.
+    /// Forgets all rules, bad sectors, and foreign files.
     pub fn heal(&self) {
         lock(&self.state.rules).clear();
+        lock(&self.state.disowned).clear();
         lock(&self.state.bad_sectors).clear();
     }
 
@@ -283,6 +291,11 @@ impl FaultEnv {
         self.state.other_user.store(true, Ordering::Release);
     }
 
+    /// From now on what is at this path seems to belong to another user.
+    pub fn disown(&self, path: &Path) {
+        lock(&self.state.disowned).push(path.to_path_buf());
+    }
+
     /// From now on every file system seems to have this much room; allocations beyond it fail as they would.
     pub fn set_available_bytes(&self, available_bytes: u64) {
         self.state.available_bytes.store(available_bytes, Ordering::Relaxed);
@@ -329,7 +342,7 @@ impl Env for FaultEnv {
 
     fn metadata(&self, path: &Path) -> io::Result<FileMetadata> {
         self.state.check(Site::Examine, path)?;
-        self.inner.metadata(path)
+        self.inner.metadata(path).map(|metadata| self.state.seen(path, metadata))
     }
 
     fn available_bytes(&self, path: &Path) -> io::Result<u64> {
@@ -440,7 +453,7 @@ impl EnvFile for FaultFile {
 
     fn metadata(&self) -> io::Result<FileMetadata> {
         self.state.check(Site::Examine, &self.path)?;
-        self.inner.metadata()
+        self.inner.metadata().map(|metadata| self.state.seen(&self.path, metadata))
     }
 
     fn fd(&self) -> RawFd {

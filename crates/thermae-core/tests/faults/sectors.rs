@@ -1,8 +1,14 @@
 //! Bad sectors: what the device can't give back is named and refused, never made up; everything beside it is served, moved, copied and recovered.
 
+use crate::common::{End, location_setting, spawn_with};
 use crate::trial::{Held, Trial};
 use std::os::unix::fs::FileExt;
-use thermae_core::{Durability, Location, SetOptions, Store, WhenFull, destroy, restore};
+use std::time::Duration;
+use thermae_core::env::SystemEnv;
+use thermae_core::env_test::{Fault, FaultRule, Site};
+use thermae_core::{
+    Durability, Location, Options, SetOptions, Store, WhenFull, destroy, forget_shared_memory, restore,
+};
 
 const BLOCK_BYTES: u64 = 4096;
 const HURT: &[u8] = b"hurt";
@@ -159,6 +165,94 @@ fn a_device_that_is_gone_gives_no_empty_store() {
     trial.errors.clear();
     trial.env.heal();
     trial.conclude();
+}
+
+/// Reads of the cold file that a check of this store makes.
+fn cold_reads(trial: &Trial, store: &Store) -> u64 {
+    trial.env.trace();
+    assert!(store.check(false).unwrap().ok);
+    let is_cold_read =
+        |(site, path): &&(Site, std::path::PathBuf)| *site == Site::Read && path.ends_with("cold");
+    trial.env.traced().iter().filter(is_cold_read).count() as u64
+}
+
+/// A repair took every entry out of the index whose record the device had failed to give back three times in a row, though the segment had been read
+/// whole just before.
+#[test]
+fn a_device_that_fails_for_a_moment_costs_a_repair_no_key() {
+    let (mut trial, _) = cold_store(0);
+    trial.checkpoint();
+    trial.checkpoint();
+    trial.reboot();
+    trial.damaged.clear();
+    let store = trial.store.take().unwrap();
+    store.delete(HURT).unwrap();
+    let reads = cold_reads(&trial, &store);
+    for (times, is_endured) in [(2, true), (u64::MAX, false)] {
+        // The index is gone through record by record, and near the end.
+        for last in [15, 30] {
+            trial.env.inject(FaultRule {
+                skip: reads - last,
+                times,
+                ..FaultRule::always(Site::Read, "/cold", Fault::EIO)
+            });
+            match store.check(true) {
+                Ok(report) => assert!(report.ok && is_endured, "{report:?}"),
+                Err(error) => assert!(!is_endured && error.is_device_failure(), "{error}"),
+            }
+            assert!(trial.env.injected() > 0);
+            trial.env.heal();
+            trial.check_contents(&store, Held::Whole);
+            assert!(store.check(false).unwrap().ok);
+        }
+    }
+    trial.store = Some(store);
+    trial.conclude();
+}
+
+/// What dies in [`an_update_whose_writer_died_gives_a_key_no_second_entry`].
+pub fn play() {
+    let store =
+        Store::open(&location_setting(), &Options { background: false, ..Options::default() }).unwrap();
+    store.set(b"w:5", b"in flight", &SetOptions::default()).unwrap();
+}
+
+/// Whoever inherits a partition completes the update that was in flight there. A record that could not be read meanwhile was taken for another key's,
+/// and the key got a second entry.
+#[cfg(feature = "crash-points")]
+#[test]
+fn an_update_whose_writer_died_gives_a_key_no_second_entry() {
+    for failures in [1, u64::MAX] {
+        let (mut trial, _) = cold_store(0);
+        trial.damaged.clear();
+        trial.ask(|store| store.delete(HURT));
+        trial.close();
+        forget_shared_memory(&SystemEnv, &trial.location).unwrap();
+        assert!(trial.open(), "{}", trial.errors[0]);
+        let store = trial.store.take().unwrap();
+        let before = store.get(b"w:5").unwrap().unwrap().1;
+        let settings = [("STORE", trial.location.to_string())];
+        let point = [("THERMAE_CRASH_POINT", "put.committed".to_owned())];
+        assert_eq!(spawn_with("sectors", &settings, &point).wait(Duration::from_secs(20)), End::Killed);
+        trial.env.inject(FaultRule { times: failures, ..FaultRule::always(Site::Read, "/cold", Fault::EIO) });
+        // Each of these locks the partition of some key; that of the dead one's is among them, and nothing is read but by its repair.
+        for number in 0..2000 {
+            store.set(format!("other:{number}").as_bytes(), b"", &SetOptions::default()).unwrap();
+        }
+        assert!(trial.env.injected() > 0);
+        trial.env.heal();
+        let found = store.get(b"w:5").unwrap().unwrap().1;
+        let expected = if failures == 1 { b"in flight".to_vec() } else { before };
+        assert!(found == expected, "{failures} failures: neither the update nor what it found");
+        let report = store.check(false).unwrap();
+        assert!(report.ok, "{report:?}");
+        assert_eq!(store.len().unwrap(), 2040);
+        store.delete(b"w:5").unwrap();
+        assert!(store.get(b"w:5").unwrap().is_none());
+        store.close().unwrap();
+        drop(store);
+        destroy(&SystemEnv, &trial.location).unwrap();
+    }
 }
 
 /// Bytes of a cold file, for tests that look for them there.
