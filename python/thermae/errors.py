@@ -83,7 +83,7 @@ class WritesStoppedError(ThermaeError):
 
 
 class TooManyParticipantsError(ThermaeError):
-    """As many processes are attached as the store was created for."""
+    """As many handles are open, in all processes together, as the store was created for."""
 
 
 class TransactionTooLargeError(ThermaeError):

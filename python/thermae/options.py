@@ -85,7 +85,7 @@ class OpenOptions(TypedDict, total=False):
     placement: Placement
     """Where a directory's hot tier is: "auto" takes the directory where shared memory is too small."""
     participants_max: int
-    """How many processes may be attached at once; fixed at creation. Default 128."""
+    """How many handles, in all processes together, may be open at once; fixed at creation. Default 128."""
     background: bool
     """Take part in background work (flushing, expiry, compaction); the default."""
 

@@ -194,10 +194,17 @@ impl Engine {
             return Err(self.unwritable());
         }
         let (sequence, pieces) = self.note_tails();
+        // Looked at after what is to be written was noted: what is given up from here on is written, or newer than `sequence`.
+        let unwritten = globals.extents_unwritten.load(Ordering::SeqCst);
         let watermark = globals.watermark.load(Ordering::SeqCst);
         let result = self.write_pieces(durable, &pieces).and_then(|written| match written {
             None => Ok(watermark),
-            Some(count) => self.sync_pieces(durable, watermark, sequence, count),
+            Some(count) => {
+                let is_complete = count == sequence.saturating_sub(watermark) && unwritten == 0;
+                let flushed = self.sync_pieces(durable, watermark, sequence, is_complete)?;
+                globals.extents_unwritten.fetch_sub(unwritten, Ordering::SeqCst);
+                Ok(flushed)
+            }
         });
         globals.flushed_at_ms.store(self.now_ms(), Ordering::Relaxed);
         result.map_err(|error| self.stop_writes(error))
@@ -292,8 +299,7 @@ impl Engine {
         let mut count = 0;
         for piece in pieces {
             let segment = self.segment(piece.slot);
-            let place = Place::unpack(segment.place.load(Ordering::SeqCst));
-            let Some(base) = self.hot_base(place) else {
+            let Some(base) = self.pinned_base(piece.slot) else {
                 return Err(Error::corrupt(format!(
                     "segment slot {} of {} lost its memory while it was being flushed; run `thermae check`",
                     piece.slot, self.paths.location
@@ -322,6 +328,15 @@ impl Engine {
             self.count_written(frame, bytes.len() as u64);
         }
         Ok(Some(count))
+    }
+
+    /// The hot frame of a pinned segment. Whoever wants to free it takes it away before he looks at the pins, and puts it back.
+    pub(crate) fn pinned_base(&self, slot: u32) -> Option<*mut u8> {
+        let base = || self.hot_base(Place::unpack(self.segment(slot).place.load(Ordering::SeqCst)));
+        base().or_else(|| {
+            let _pool = self.lock_pool();
+            base()
+        })
     }
 
     #[cold]
@@ -407,8 +422,15 @@ impl Engine {
         Ok(None)
     }
 
-    /// Makes the pieces durable, with the watermark of the flush before, and publishes the new one.
-    fn sync_pieces(&self, durable: &DurableTiers, watermark: u64, sequence: u64, count: u64) -> Result<u64> {
+    /// Makes the pieces durable, with the watermark of the flush before, and publishes the new one. Where not all that has a number up to it
+    /// `is_complete` on disk, rightly so, the new watermark is recorded too: a recovery would take it for the end of the log.
+    fn sync_pieces(
+        &self,
+        durable: &DurableTiers,
+        watermark: u64,
+        sequence: u64,
+        is_complete: bool,
+    ) -> Result<u64> {
         let globals = self.globals();
         if watermark > globals.watermark_recorded.load(Ordering::Relaxed) {
             durable.write_watermark(watermark)?;
@@ -416,7 +438,7 @@ impl Engine {
         self.clear_retired(durable)?;
         self.sync_tiers(durable)?;
         let mut recorded = watermark;
-        if count != sequence.saturating_sub(watermark) {
+        if !is_complete {
             durable.write_watermark(sequence)?;
             durable.sync_watermark_file()?;
             recorded = sequence;

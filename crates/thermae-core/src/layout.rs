@@ -316,7 +316,8 @@ pub struct Globals {
     pub durability: AtomicU32,
     /// [`crate::options::WhenFull`] as a number.
     pub when_full: AtomicU32,
-    _pad1: u32,
+    /// Extents that were given up before they were written, since a watermark was last recorded that covers their records.
+    pub extents_unwritten: AtomicU32,
     /// Guards the free lists and the slots' transitions from and to FREE.
     pub pool_lock: SharedLock,
     /// Guards the index arena.

@@ -320,7 +320,7 @@ fn attach_locked(
         if is_attached {
             return Err(Error::InUse(format!(
                 "{} is open in processes that do not share this process's {}: let containers share it (--ipc or a common mount), \
-                 or create the store with shm=\"directory\"",
+                 or create the store with placement=\"directory\"",
                 paths.location,
                 paths.volatile.display()
             )));
@@ -427,7 +427,7 @@ fn not_allocated(path: &Path, len: u64, source: io::Error) -> Error {
     }
     Error::Full(format!(
         "{} has no room for {} of hot tier: choose a smaller hot, give shared memory more room (mount -o remount,size=..., \
-         docker run --shm-size), or open with shm=\"directory\" to map files in the store's directory instead",
+         docker run --shm-size), or open with placement=\"directory\" to map files in the store's directory instead",
         path.parent().unwrap_or(path).display(),
         size_text(len)
     ))

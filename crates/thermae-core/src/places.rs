@@ -28,6 +28,10 @@ pub(crate) fn directory_of(env: &dyn Env, location: &Location) -> Result<PathBuf
 /// Refuses what is not this user's own directory; makes it where there is none.
 pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Result<()> {
     match env.metadata(path) {
+        Ok(found) if found.is_link => Err(Error::NotAStore(format!(
+            "{} is a link, which may lead elsewhere tomorrow: name the directory itself",
+            path.display()
+        ))),
         Ok(found) if !found.is_dir => Err(Error::NotAStore(format!(
             "{} is a file; a store is a directory: name another path, or move the file away",
             path.display()

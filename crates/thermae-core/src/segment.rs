@@ -292,6 +292,12 @@ impl Engine {
             globals.flush_count.load(Ordering::SeqCst)
         };
         segment.retired_flush.store(retired_flush, Ordering::Relaxed);
+        if segment.class.load(Ordering::Relaxed) == class::EXTENT
+            && segment.flushed.load(Ordering::Acquire) < segment.tail.load(Ordering::Acquire)
+        {
+            // The record that lists it may be on disk soon without it: an expired value has no later record that says it is gone.
+            globals.extents_unwritten.fetch_add(1, Ordering::SeqCst);
+        }
         segment.live_bytes.store(0, Ordering::Relaxed);
         segment.state.store(state::RETIRED, Ordering::Release);
     }

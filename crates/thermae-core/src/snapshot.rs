@@ -327,7 +327,7 @@ impl Copier<'_> {
             // A pin keeps the hot frame where it is while records in it are looked at, and settled.
             self.engine.pin(planned.slot);
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
-            let read = match self.engine.hot_base(place) {
+            let read = match self.engine.pinned_base(planned.slot) {
                 Some(base) => self.read_hot(planned, base).map(|()| true),
                 None => self.read_cold(planned, place),
             };
