@@ -413,11 +413,18 @@ class Store:
         return AsyncLock(self.sync, name, timeout)
 
     async def transact(self, change: Callable[[Transaction], T], *, attempts_max: int = 100) -> T:
-        """Calls `change(tx)` on a thread and commits; see `thermae.Store.transact`.
+        """Calls `change(tx)`, a plain function, on a thread and commits; see `thermae.Store.transact`.
 
         Raises:
+            InvalidOptionError: `change` is an `async def`, which would hold the transaction while it waits.
             TransactionConflictError: Every attempt was overtaken.
         """
+        if inspect.iscoroutinefunction(change):
+            name = getattr(change, "__name__", repr(change))
+            raise InvalidOptionError(
+                f"transact calls plain functions, and {name} is an async def: await what it needs before, and give"
+                " a plain function that only reads and changes the transaction"
+            )
         return await self._wait(self.sync.transact, change, attempts_max=attempts_max)
 
     # The whole store.

@@ -185,6 +185,20 @@ fn judge(env: &dyn Env, path: &Path, name: &str) -> (MemoryState, String) {
         (Err(source), Ok(found)) => source.kind() == io::ErrorKind::NotFound && found.device == place.0,
         _ => false,
     };
+    let is_above_gone = env.metadata(above).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let is_file_system_there = || {
+        above
+            .ancestors()
+            .find_map(|path| env.metadata(path).ok())
+            .is_some_and(|found| found.device == place.0)
+    };
+    if !seen && is_above_gone && is_file_system_there() {
+        return unknown(format!(
+            "{} is gone too, and whether the store was moved with it can't be told: if it was removed, remove {} by hand",
+            above.display(),
+            path.display()
+        ));
+    }
     if !seen {
         return unknown(format!(
             "the file system that {} was on can't be seen from here: it may not be mounted",

@@ -281,6 +281,12 @@ fn attach_locked(
     } else {
         Superblock::read(&*env, &superblock_path)?
     };
+    if options.read_only && superblock.sequence_limit != 0 {
+        return Err(Error::NotAStore(format!(
+            "{} is a snapshot, and the first open makes it a store of its own: restore it (thermae restore), or open it without read_only",
+            directory.display()
+        )));
+    }
     options.check_against(location, &superblock.options)?;
     let geometry = geometry_of(&superblock.options, Some(superblock.shape()))?;
     if geometry.slots != superblock.slot_count {
@@ -491,6 +497,7 @@ fn build(
     if paths.volatile != paths.directory {
         prepare_directory(&**env, &paths.volatile, true)?;
         has_memory(&**env, &paths.volatile)?;
+        leftovers::note_origin(&**env, &paths.volatile, &paths.directory)?;
     }
     let _ = env.remove_file(&paths.control);
     let control = allocate_file(&**env, &paths.control, geometry.control_bytes() as u64)?;

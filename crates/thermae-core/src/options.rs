@@ -459,7 +459,7 @@ impl Resolved {
 
 pub(crate) fn no_durable_tier(durability: Durability) -> Error {
     Error::invalid_option(format!(
-        "durability {:?} needs a cold tier or a warm one, and this store has neither: use durability \"none\", or create it in a directory with cold above 0",
+        "durability {:?} needs a cold tier or a warm one, and this store has neither: use durability \"none\", or create a store in a directory (not shm://) with cold above 0",
         durability.as_str()
     ))
 }

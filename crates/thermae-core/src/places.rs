@@ -66,7 +66,7 @@ pub(crate) fn prepare_directory(env: &dyn Env, path: &Path, create: bool) -> Res
             }
         }
         Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Error::NotAStore(format!(
-            "there is no store at {}: check the path, or open it with create=True",
+            "there is no store at {}: check the path (thermae.open makes one unless create is false, and so does `thermae set`)",
             path.display()
         ))),
         Err(source) => Err(Error::io("look at", path, source)),

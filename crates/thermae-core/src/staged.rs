@@ -20,6 +20,12 @@ impl<'a> Staged<'a> {
         let exists = env.exists(directory).map_err(|source| Error::io("look at", directory, source))?;
         if exists {
             let names = env.list(directory).map_err(|source| Error::io("list", directory, source))?;
+            if names.iter().any(|name| name == "store") {
+                return Err(Error::invalid_option(format!(
+                    "{} is a store or a snapshot: name a new directory",
+                    directory.display()
+                )));
+            }
             if let Some(name) = names.first() {
                 return Err(Error::invalid_option(format!(
                     "{} is not empty (it holds {}): name a new directory, or remove that one first",

@@ -270,7 +270,7 @@ impl Superblock {
 fn open_owned(env: &dyn Env, path: &Path, how: OpenHow) -> Result<std::sync::Arc<dyn EnvFile>> {
     let file = env.open(path, how).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NotAStore(format!(
-            "there is no store at {}: check the path, or let it be created",
+            "there is no store at {}: check the path (thermae.open makes one unless create is false, and so does `thermae set`)",
             parent(path).display()
         )),
         io::ErrorKind::IsADirectory => not_a_store(path),

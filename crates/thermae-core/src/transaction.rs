@@ -211,9 +211,14 @@ impl Engine {
             let present = self.locate(guard_of(wanted.hash), *wanted, cold)?;
             let actual = present.filter(|present| !present.is_expired).map(|present| present.meta.version);
             if actual != *version {
+                let text = |version: Option<u64>| {
+                    version.map_or("no such key".to_owned(), |version| format!("version {version}"))
+                };
                 return Err(Stop::Error(Error::Conflict(format!(
-                    "key {} changed while the transaction ran (expected version {version:?}, found {actual:?}); nothing was changed: run it again",
-                    show_key(wanted.key)
+                    "key {} changed while the transaction ran (it saw {}, now there is {}); nothing was changed: run it again",
+                    show_key(wanted.key),
+                    text(*version),
+                    text(actual)
                 ))));
             }
         }
@@ -287,10 +292,12 @@ impl Engine {
                     .fetch_add(item.total as u32, std::sync::atomic::Ordering::Relaxed);
             } else {
                 self.count_live(reserved.slot, item.total, item.draft.expiry_ms);
+                Self::count(&self.counters().sets, 1);
             }
             if let Some(present) = present {
                 if item.draft.word.base_kind() == kind::TOMBSTONE {
                     self.remove_entry(guard_of(item.wanted.hash), present.place, false);
+                    Self::count(&self.counters().deletes, 1);
                 }
                 self.count_dead(present);
                 dead_extents.append(&mut present.extents);

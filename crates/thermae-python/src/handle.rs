@@ -169,7 +169,7 @@ pub(crate) fn lifetime_ms(ttl: &Bound<'_, PyAny>) -> PyResult<u64> {
         return Err(invalid_option(
             py,
             format!(
-                "ttl = {seconds} is no lifetime: give seconds above 0, or None for ever; delete(key) removes a key"
+                "ttl = {seconds:?} is no lifetime: give seconds above 0 and up to {TTL_SECONDS_MAX:e}, or None for ever; delete(key) removes a key"
             ),
         ));
     }
