@@ -140,17 +140,22 @@ def interrupted_midway(
     prepare: Callable[[], object], call: Callable[[], object], is_midway: Callable[[], bool]
 ) -> None:
     """Has the call interrupted after some of its work and before all of it."""
+    delay = 0.05
     for attempt in range(ATTEMPTS_MAX):
         prepare()
-        sender = after(0.05 + 0.02 * attempt)
+        sender = after(delay)
+        started = time.perf_counter()
         try:
             call()
+            # Too late: how long the call takes says when its middle is, whatever the machine.
+            delay = (time.perf_counter() - started) * (0.2 + 0.1 * (attempt % 6))
             sender.wait()
             time.sleep(0.01)
         except KeyboardInterrupt:
             sender.wait()
             if is_midway():
                 return
+            delay *= 0.8
     pytest.fail("no signal came in the middle of the call")
 
 
