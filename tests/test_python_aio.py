@@ -426,3 +426,17 @@ def test_one_store_in_loops_one_after_the_other(store: thermae.Store) -> None:
     for number in range(3):
         asyncio.run(wrapped.set_many({"number": number}))
         assert asyncio.run(wrapped.get("number")) == number
+
+
+def test_a_transaction_calls_no_coroutine(run: Runner) -> None:
+    async def test(store: thermae.aio.Store) -> None:
+        await store.set("key", 10)
+
+        async def change(transaction: Transaction) -> None:
+            transaction["key"] = 7
+
+        with pytest.raises(thermae.InvalidOptionError, match="change is an async def"):
+            await store.transact(change)  # type: ignore[unused-coroutine]
+        assert await store.get("key") == 10
+
+    run(test)

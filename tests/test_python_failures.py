@@ -251,3 +251,18 @@ def test_every_exception_is_provoked_by_a_test() -> None:
     classes = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
     # A call from Python is given up by a signal, and what its handler raised is what arrives.
     assert classes - provoked == {"ThermaeError", "CallCancelledError"}
+
+
+def test_a_snapshot_is_kept_from_becoming_a_store_by_a_look(tmp_path: Path) -> None:
+    with thermae.open(tmp_path / "data", hot="16MiB", cold="16MiB") as store:
+        store["key"] = "value"
+        store.snapshot(tmp_path / "backup")
+        with pytest.raises(thermae.InvalidOptionError, match="is a store or a snapshot"):
+            store.snapshot(tmp_path / "backup")
+    with pytest.raises(thermae.NotAStoreError, match="is a snapshot"):
+        thermae.open(tmp_path / "backup", read_only=True)
+    thermae.restore(tmp_path / "backup", tmp_path / "restored")
+    with thermae.open(tmp_path / "restored", create=False) as store:
+        assert store["key"] == "value"
+    thermae.destroy(tmp_path / "restored")
+    thermae.destroy(tmp_path / "data")

@@ -282,3 +282,32 @@ def test_threads_that_count_together(store: thermae.Store) -> None:
     for thread in threads:
         thread.join()
     assert store["number"] == 400
+
+
+def test_what_transactions_store_and_delete_is_counted(location: str) -> None:
+    with thermae.open(location, hot="16MiB") as store:
+        store["old"] = 1
+        before = store.stats()
+        with store.transaction() as transaction:
+            transaction["new"] = 1
+            transaction["newer"] = 2
+            del transaction["old"]
+        after = store.stats()
+        assert after["sets"] - before["sets"] == 2
+        assert after["deletes"] - before["deletes"] == 1
+
+
+def test_a_conflict_names_what_changed_in_words(location: str) -> None:
+    with thermae.open(location, hot="16MiB") as store:
+        store["key"] = 1
+        transaction = store.transaction()
+        with pytest.raises(
+            thermae.TransactionConflictError, match=r"it saw version \d+, now there is no such key"
+        ):
+            _overtaken(store, transaction)
+
+
+def _overtaken(store: thermae.Store, transaction: Transaction) -> None:
+    with transaction:
+        transaction["other"] = transaction["key"]
+        del store["key"]

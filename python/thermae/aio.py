@@ -422,8 +422,8 @@ class Store:
         if inspect.iscoroutinefunction(change):
             name = getattr(change, "__name__", repr(change))
             raise InvalidOptionError(
-                f"transact calls plain functions, and {name} is an async def: await what it needs before, and give"
-                " a plain function that only reads and changes the transaction"
+                f"transact calls plain functions, and {name} is an async def: await what it needs before, and"
+                " give a plain function that only reads and changes the transaction"
             )
         return await self._wait(self.sync.transact, change, attempts_max=attempts_max)
 

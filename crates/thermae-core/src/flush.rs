@@ -32,15 +32,15 @@ use crate::durable::DurableTiers;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::frame_file::{FrameKind, FrameRecord};
-use crate::layout::{Place, class, state};
-use crate::lock::SharedLock;
+use crate::layout::{Globals, Place, class, state};
 use crate::log::COUNT_OFFSET;
 use crate::options::Durability;
 use crate::record::{self, Word0, kind};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Purpose};
-use crate::sync::{futex_wait, futex_wake_all};
+use crate::sync::{futex_wait_for, futex_wake_all, futex_wake_for};
 use crate::waiting::{before_wait, check_cancelled};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Longest sleep of a waiter before it looks for a dead leader.
@@ -72,17 +72,32 @@ impl Drop for Piece<'_> {
 
 /// The lease of the flusher, held.
 struct FlushLease<'a> {
-    lease: &'a SharedLock,
-    wakes: &'a AtomicU32,
+    globals: &'a Globals,
+    /// Which flush was completed, if one was.
+    completed: Cell<Option<u64>>,
 }
 
 impl Drop for FlushLease<'_> {
     fn drop(&mut self) {
+        let globals = self.globals;
+        globals.flush_noted.store(u64::MAX, Ordering::SeqCst);
         // Free first, then wake: one of those woken may have to lead the next flush.
-        self.lease.unlock();
-        self.wakes.fetch_add(1, Ordering::Release);
-        futex_wake_all(self.wakes);
+        globals.flush_lease.unlock();
+        globals.watermark_wakes.fetch_add(1, Ordering::SeqCst);
+        match self.completed.get() {
+            // Whoever has to wait for the next flush sleeps on, but for one, to lead it.
+            Some(number) => {
+                futex_wake_for(&globals.watermark_wakes, i32::MAX, waits_for(number));
+                futex_wake_for(&globals.watermark_wakes, 1, waits_for(number + 1));
+            }
+            None => futex_wake_all(&globals.watermark_wakes),
+        }
     }
+}
+
+/// The bit for which sleeps who waits for this flush. Two are enough: at any time, all wait for the one under way or the next.
+const fn waits_for(number: u64) -> u32 {
+    1 << (number % 2)
 }
 
 impl Engine {
@@ -97,14 +112,14 @@ impl Engine {
         globals
             .flush_lease
             .try_lock_or_inherit(self.member.lock_word(), |slot| self.member.is_alive(slot))?;
-        Some(FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes })
+        Some(FlushLease { globals, completed: Cell::new(None) })
     }
 
     fn wait_flush_lease(&self) -> FlushLease<'_> {
         let globals = self.globals();
         // Nothing is half changed: what a dead flusher wrote is written again, or counted as written and synced now.
         globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));
-        FlushLease { lease: &globals.flush_lease, wakes: &globals.watermark_wakes }
+        FlushLease { globals, completed: Cell::new(None) }
     }
 
     /// Flushes everything that was reserved before the call. Returns the watermark, which stays where it was while a living
@@ -184,7 +199,7 @@ impl Engine {
         }
     }
 
-    fn flush_with(&self, _lease: &FlushLease<'_>) -> Result<u64> {
+    fn flush_with(&self, lease: &FlushLease<'_>) -> Result<u64> {
         let globals = self.globals();
         let Some(durable) = &self.durable else { return Ok(self.last_sequence()) };
         if self.read_only {
@@ -193,7 +208,10 @@ impl Engine {
         if globals.writes_stopped.load(Ordering::SeqCst) != 0 {
             return Err(self.unwritable());
         }
+        // Left behind by whoever died at it.
+        globals.flush_noted.store(u64::MAX, Ordering::SeqCst);
         let (sequence, pieces) = self.note_tails();
+        globals.flush_noted.store(sequence, Ordering::SeqCst);
         // Looked at after what is to be written was noted: what is given up from here on is written, or newer than `sequence`.
         let unwritten = globals.extents_unwritten.load(Ordering::SeqCst);
         let watermark = globals.watermark.load(Ordering::SeqCst);
@@ -203,6 +221,7 @@ impl Engine {
                 let is_complete = count == sequence.saturating_sub(watermark) && unwritten == 0;
                 let flushed = self.sync_pieces(durable, watermark, sequence, is_complete)?;
                 globals.extents_unwritten.fetch_sub(unwritten, Ordering::SeqCst);
+                lease.completed.set(Some(globals.flush_count.load(Ordering::SeqCst)));
                 Ok(flushed)
             }
         });
@@ -533,7 +552,10 @@ impl Engine {
                 Some(_) => {}
                 None => {
                     globals.flush_wanted.fetch_max(sequence, Ordering::Relaxed);
-                    futex_wait(&globals.watermark_wakes, seen, WAIT_MAX);
+                    // The flush under way, unless it began too early.
+                    let is_covered = sequence <= globals.flush_noted.load(Ordering::SeqCst);
+                    let number = globals.flush_count.load(Ordering::SeqCst) + if is_covered { 1 } else { 2 };
+                    futex_wait_for(&globals.watermark_wakes, seen, WAIT_MAX, waits_for(number));
                 }
             }
         }

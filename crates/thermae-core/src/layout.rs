@@ -297,7 +297,10 @@ pub struct ControlHeader {
 pub struct Globals {
     /// The next sequence number to give out.
     pub next_sequence: AtomicU64,
-    _pad0: [u64; 7],
+    /// The last sequence number that the flush under way makes durable; `u64::MAX` while none is, or it is not known yet. Here, because who waits
+    /// for a flush has just taken a number.
+    pub flush_noted: AtomicU64,
+    _pad0: [u64; 6],
     /// Everything up to this sequence number is durable.
     pub watermark: AtomicU64,
     /// Futex: changes with every watermark.

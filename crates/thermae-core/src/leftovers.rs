@@ -194,7 +194,7 @@ fn judge(env: &dyn Env, path: &Path, name: &str) -> (MemoryState, String) {
     };
     if !seen && is_above_gone && is_file_system_there() {
         return unknown(format!(
-            "{} is gone too, and whether the store was moved with it can't be told: if it was removed, remove {} by hand",
+            "{} is gone too: it may have been moved, or not be mounted; if it was removed, remove {} by hand",
             above.display(),
             path.display()
         ));

@@ -549,6 +549,7 @@ fn build(
     )?;
     let globals = engine.globals();
     globals.next_sequence.store(1, Ordering::Relaxed);
+    globals.flush_noted.store(u64::MAX, Ordering::Relaxed);
     globals.next_segment.store(1, Ordering::Relaxed);
     globals.durability.store(u32::from(superblock.options.durability.code()), Ordering::Relaxed);
     globals.when_full.store(u32::from(superblock.options.when_full.code()), Ordering::Relaxed);

@@ -23,6 +23,40 @@ pub(crate) fn futex_wait(word: &AtomicU32, seen: u32, timeout: Duration) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, seen, &raw const time, 0, 0) };
 }
 
+/// The same, but woken only by those who wake one of `bits`.
+pub(crate) fn futex_wait_for(word: &AtomicU32, seen: u32, timeout: Duration, bits: u32) {
+    before_wait();
+    // This kind of wait takes the moment at which it is over, not its length.
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the struct lives through the call, and this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let nanoseconds = time.tv_nsec + i64::from(timeout.subsec_nanos());
+    time.tv_sec += timeout.as_secs().cast_signed() + nanoseconds / 1_000_000_000;
+    time.tv_nsec = nanoseconds % 1_000_000_000;
+    let no_word = std::ptr::null::<u32>();
+    // SAFETY: as in futex_wait.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT_BITSET,
+            seen,
+            &raw const time,
+            no_word,
+            bits,
+        )
+    };
+}
+
+/// Wakes up to `count` of those who sleep on `word` for one of `bits`; who waits for anything counts as well.
+pub(crate) fn futex_wake_for(word: &AtomicU32, count: i32, bits: u32) {
+    let no_word = std::ptr::null::<u32>();
+    // SAFETY: as in futex_wait.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE_BITSET, count, no_word, no_word, bits)
+    };
+}
+
 /// Wakes all who sleep on `word`.
 pub(crate) fn futex_wake_all(word: &AtomicU32) {
     // SAFETY: as in futex_wait.
