@@ -112,20 +112,15 @@ impl Engine {
 
     /// Takes back a view's pins.
     pub(crate) fn unpin_view(&self, segments: &[u32]) {
-        if !self.orphaned.load(Ordering::Relaxed) {
-            self.member.pins.with(|counts| {
-                for segment in segments {
-                    if let Some(count) = counts.get_mut(segment) {
-                        count.views = count.views.saturating_sub(1);
-                    }
-                }
-            });
-        }
-        segments.iter().for_each(|&segment| self.unpin(segment));
+        segments.iter().for_each(|&segment| self.take_back(segment, true));
     }
 
     /// Takes back one pin.
     pub fn unpin(&self, segment: u32) {
+        self.take_back(segment, false);
+    }
+
+    fn take_back(&self, segment: u32, is_views: bool) {
         // A forked child that found no slot has no pins: the bits that it sees are its parent's.
         if self.orphaned.load(Ordering::Relaxed) {
             return;
@@ -136,6 +131,7 @@ impl Engine {
                 return;
             };
             count.all -= 1;
+            count.views -= u32::from(is_views);
             if count.all == 0 {
                 counts.remove(&segment);
                 self.clear_pin(segment);
