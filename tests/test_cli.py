@@ -296,6 +296,25 @@ class TestMaintenance:
         finally:
             thermae.destroy(restored)
 
+    def test_destroy_asks_first(self, stored: str) -> None:
+        asked = thermae_command("destroy", stored, stdin=b"n\n")
+        assert asked.exit_code == 1
+        assert "all its data?" in asked.stderr
+        assert thermae_command("get", stored, "user:1").stdout == "Ada\n"
+        with thermae.open(stored, create=False):
+            refused = thermae_command("destroy", stored, "--yes")
+        assert refused.exit_code == 1
+        assert refused.stderr.count("\n") == 1
+        assert thermae_command("get", stored, "user:1").stdout == "Ada\n"
+
+    def test_destroy_leaves_nothing(self, tmp_path: Path) -> None:
+        location = str(tmp_path / "unwanted")
+        assert thermae_command("set", location, "key", "value").exit_code == 0
+        assert thermae_command("destroy", location, "--yes").exit_code == 0
+        assert not os.path.exists(location)
+        assert all(memory["location"] != location for memory in thermae.shared_memory())
+        assert thermae_command("destroy", location, "--yes").exit_code == 1
+
     def test_restore_takes_no_shared_memory(
         self, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -322,6 +341,7 @@ class TestMaintenance:
         ["keys", "STORE"],
         ["stats", "STORE"],
         ["check", "STORE"],
+        ["destroy", "STORE", "--yes"],
     ],
     ids=lambda arguments: arguments[0],
 )

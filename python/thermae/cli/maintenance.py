@@ -1,4 +1,4 @@
-"""``check``, ``snapshot`` and ``restore``: keeping a store's data sound and safe."""
+"""``check``, ``snapshot``, ``restore`` and ``destroy``: a store's data kept sound and safe, or given up."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +83,22 @@ def restore(source: Path, location: str, as_json: bool, **options: Unpack[OpenOp
     with working(f"restoring {source} to {location}"):
         document = thermae.restore(source, location, **options)
     print_json(document) if as_json else _print_report(f"Restored {source} to {location}", document)
+
+
+@click.command()
+@store_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def destroy(location: str, yes: bool) -> None:
+    """Remove STORE with all its data and its shared memory. Refused while anybody has it open.
+
+    \b
+    Examples:
+      thermae destroy data/
+      thermae destroy shm://sessions --yes
+    """
+    if not yes:
+        click.confirm(f"Remove {location} with all its data?", abort=True, err=True)
+    thermae.destroy(location)
 
 
 def _print_report(title: str, document: Mapping[str, Any]) -> None:

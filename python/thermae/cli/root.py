@@ -13,7 +13,7 @@ import thermae
 from thermae.cli.benchmarks import bench
 from thermae.cli.completion import completion
 from thermae.cli.demonstration import demo
-from thermae.cli.maintenance import check, restore, snapshot
+from thermae.cli.maintenance import check, destroy, restore, snapshot
 from thermae.cli.memory import shm
 from thermae.cli.records import delete, get_value, list_keys, set_value
 from thermae.cli.statistics import stats
@@ -60,6 +60,7 @@ for command in (
     check,
     snapshot,
     restore,
+    destroy,
     shm,
     bench,
     completion,
