@@ -20,6 +20,7 @@ use crate::transaction::BatchOp;
 use crate::view::{self, View};
 use crate::waiting::{LONG_COPY_BYTES, before_wait, check_cancelled};
 use crate::write::{Change, NewValue, Payload, Present};
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,6 +102,25 @@ pub enum Update {
     },
     /// Delete it.
     Delete,
+}
+
+thread_local! {
+    /// The last sequence number that this thread's caller will wait for by itself, while it said so.
+    static DEFERRED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Does work on this thread that changes stores without waiting for durability. Returns the last sequence number to wait for with
+/// [`Store::wait_durable`] before anyone is told, 0 where there is nothing to wait for. For servers, which have others to serve meanwhile.
+pub fn deferring<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    struct Restore(Option<u64>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            DEFERRED.set(self.0);
+        }
+    }
+    let _restore = Restore(DEFERRED.replace(Some(0)));
+    let result = work();
+    (result, DEFERRED.get().unwrap_or(0))
 }
 
 impl Store {
@@ -271,9 +291,32 @@ impl Store {
     #[inline]
     fn acknowledge(&self, sequence: u64) -> Result<()> {
         if self.engine.durable.is_some() && self.engine.durability() == Durability::Always {
-            self.engine.wait_durable(sequence)?;
+            if let Some(last) = DEFERRED.get() {
+                DEFERRED.set(Some(last.max(sequence)));
+            } else {
+                self.engine.wait_durable(sequence)?;
+            }
         }
         Ok(())
+    }
+
+    /// Returns when everything up to this sequence number is durable, see [`deferring`].
+    ///
+    /// # Errors
+    /// WritesStopped; Cancelled.
+    pub fn wait_durable(&self, sequence: u64) -> Result<()> {
+        self.engine.wait_durable(sequence)
+    }
+
+    /// Whether it is.
+    pub fn is_durable(&self, sequence: u64) -> bool {
+        self.engine.durable.is_none() || self.engine.globals().watermark.load(Ordering::SeqCst) >= sequence
+    }
+
+    /// Has the processor fetch what a look-up of this key begins with. For callers that have several to make.
+    #[inline]
+    pub fn prefetch(&self, key: &[u8]) {
+        self.engine.prefetch_bucket(self.engine.hash(key));
     }
 
     /// Stores a value.

@@ -9,6 +9,7 @@
 //! Layers, top to bottom; each stands only on those below it:
 //!
 //! - `store`: the class that Python derives its `Store` from: one method per verb
+//! - `server`: the store served to Redis and memcached clients
 //! - `batch`: many keys in one call
 //! - `scan`: iteration over keys or items
 //! - `handle`: an open store with its codecs: one value read or written
@@ -37,6 +38,7 @@ mod lock;
 mod opened;
 mod options;
 mod scan;
+mod server;
 mod store;
 mod value;
 mod view;
@@ -58,6 +60,8 @@ mod _thermae {
     use super::options::parse_size;
     #[pymodule_export]
     use super::scan::Scan;
+    #[pymodule_export]
+    use super::server::Server;
     #[pymodule_export]
     use super::store::{
         Store, destroy, forget_shared_memory, remove_orphaned_memory, restore, shared_memory,

@@ -16,6 +16,7 @@ from thermae.cli.demonstration import demo
 from thermae.cli.maintenance import check, destroy, restore, snapshot
 from thermae.cli.memory import shm
 from thermae.cli.records import delete, get_value, list_keys, set_value
+from thermae.cli.serving import serve
 from thermae.cli.statistics import stats
 
 
@@ -52,6 +53,7 @@ def main() -> None:
 
 for command in (
     demo,
+    serve,
     get_value,
     set_value,
     delete,

@@ -1,0 +1,44 @@
+//! What a server is told.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How a server listens and what it allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Event loops, each a thread.
+    pub threads: u32,
+    /// Addresses for Redis clients, such as `127.0.0.1:6379`; port 0 = any that is free.
+    pub redis: Vec<String>,
+    /// Addresses for memcached clients.
+    pub memcached: Vec<String>,
+    /// Path of a socket for Redis clients of this machine.
+    pub unix: Option<PathBuf>,
+    /// What clients have to say with AUTH; empty = nothing.
+    pub password: String,
+    /// Most clients at once.
+    pub clients_max: u32,
+    /// Longest argument.
+    pub argument_bytes_max: u64,
+    /// Seconds after which an idle client is disconnected; 0 = never.
+    pub timeout_seconds: u64,
+    /// Refuses clients from elsewhere where there is no password.
+    pub protected_mode: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            redis: vec!["127.0.0.1:6379".to_owned()],
+            memcached: Vec::new(),
+            unix: None,
+            password: String::new(),
+            clients_max: 10_000,
+            argument_bytes_max: 512 << 20,
+            timeout_seconds: 0,
+            protected_mode: true,
+        }
+    }
+}

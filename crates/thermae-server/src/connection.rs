@@ -1,0 +1,250 @@
+//! One client's bytes: those that came and are not whole yet, and those that it has not taken yet.
+//!
+//! A connection at rest holds neither: what is read goes to a buffer of the loop, is executed there, and is answered from another one of the loop. Only
+//! what is left over at the end is kept here. So ten thousand idle clients cost little, and the buffers in use stay in the processor's cache.
+//!
+//! A client that does not read its replies is not read from either, once they exceed what is enough; nothing it sent is lost.
+
+use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
+use crate::redis::request::Batch;
+use crate::shared::Shared;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+/// What is read at once.
+pub const READ_BYTES: usize = 64 << 10;
+/// Reads of one client before others get their turn.
+const READS_PER_TURN: usize = 16;
+/// A command that is not whole yet may have so many bytes; spans need that many bits, too.
+const INPUT_BYTES_MAX: usize = 1 << 30;
+
+/// Buffers that the connections of one loop use in turn.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    input: Vec<u8>,
+    output: Vec<u8>,
+    batch: Batch,
+}
+
+/// What is to become of a connection after it was served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Wait until it sends something.
+    Read,
+    /// Wait until it takes some of its replies.
+    Write,
+    /// Serve it again after the others.
+    Again,
+    /// Send nothing before its changes are durable.
+    Hold,
+    /// It is over.
+    Close,
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its socket.
+    pub fd: OwnedFd,
+    /// Its side of the protocol.
+    pub pipeline: Pipeline,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Bytes of `output` that were sent.
+    sent: usize,
+    /// Nothing is sent before this is durable.
+    held_until: u64,
+    is_ended: bool,
+    /// What the loop waits for on its behalf.
+    pub waits_for: Next,
+}
+
+impl Connection {
+    /// A client that has just come.
+    pub fn new(fd: OwnedFd, pipeline: Pipeline) -> Self {
+        Self {
+            fd,
+            pipeline,
+            input: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            held_until: 0,
+            is_ended: false,
+            waits_for: Next::Read,
+        }
+    }
+
+    /// What its replies wait for.
+    pub fn held_until(&self) -> u64 {
+        self.held_until
+    }
+
+    /// Reads, executes and answers as much as may be.
+    pub fn serve(&mut self, argument_bytes_max: u64, buffers: &mut Buffers, shared: &Shared) -> Next {
+        if self.held_until != 0 {
+            if !shared.store.is_durable(self.held_until) {
+                return Next::Hold;
+            }
+            self.held_until = 0;
+        }
+        if !self.output.is_empty() {
+            match self.send_rest(shared) {
+                Next::Read => {}
+                other => return other,
+            }
+        }
+        // What was left because there was enough output.
+        if !self.input.is_empty() {
+            let input = std::mem::take(&mut self.input);
+            match self.execute(&input, input.len(), argument_bytes_max, buffers, shared) {
+                (done, Next::Read) => self.keep_input(input, done),
+                (done, other) => {
+                    self.keep_input(input, done);
+                    return other;
+                }
+            }
+        }
+        for _ in 0..READS_PER_TURN {
+            if self.is_ended {
+                return Next::Close;
+            }
+            match self.read(argument_bytes_max, buffers, shared) {
+                Ok(true) => {}
+                Ok(false) => return Next::Read,
+                Err(next) => return next,
+            }
+        }
+        Next::Again
+    }
+
+    fn keep_input(&mut self, mut input: Vec<u8>, done: usize) {
+        input.drain(..done);
+        if input.is_empty() {
+            input = Vec::new();
+        }
+        self.input = input;
+    }
+
+    /// Reads once and serves that. Whether there may be more; else what is to become of the connection.
+    fn read(&mut self, argument_bytes_max: u64, buffers: &mut Buffers, shared: &Shared) -> Result<bool, Next> {
+        let mut input = if self.input.is_empty() {
+            std::mem::take(&mut buffers.input)
+        } else {
+            std::mem::take(&mut self.input)
+        };
+        let is_own = !input.is_empty();
+        let before = input.len();
+        // A long argument is read in pieces that grow with it.
+        let wanted = READ_BYTES.max(before / 2);
+        input.reserve(wanted);
+        let space = input.capacity() - before;
+        let received = recv(&self.fd, rustix::buffer::spare_capacity(&mut input), RecvFlags::empty());
+        let received = match received {
+            Ok(received) => received,
+            Err(Errno::AGAIN | Errno::INTR) => {
+                self.give_back(input, is_own, before, buffers);
+                return Ok(false);
+            }
+            Err(_) => return Err(Next::Close),
+        };
+        if received == 0 {
+            return Err(Next::Close);
+        }
+        shared.statistics.received_bytes.fetch_add(received as u64, Ordering::Relaxed);
+        let length = input.len();
+        let (done, next) = self.execute(&input, length, argument_bytes_max, buffers, shared);
+        let is_too_long = length - done > INPUT_BYTES_MAX;
+        self.give_back(input, is_own, done, buffers);
+        match next {
+            _ if is_too_long => Err(Next::Close),
+            Next::Read => Ok(received == space),
+            other => Err(other),
+        }
+    }
+
+    /// Keeps what is left of the input, and gives a buffer of the loop back to it.
+    fn give_back(&mut self, mut input: Vec<u8>, is_own: bool, done: usize, buffers: &mut Buffers) {
+        if is_own {
+            self.keep_input(input, if done == input.len() { done } else { done });
+        } else {
+            if done < input.len() {
+                self.input = input[done..].to_vec();
+            }
+            input.clear();
+            input.shrink_to(READ_BYTES);
+            buffers.input = input;
+        }
+    }
+
+    /// Executes what is whole, and sends the replies. Returns the bytes done with.
+    fn execute(
+        &mut self,
+        input: &[u8],
+        length: usize,
+        argument_bytes_max: u64,
+        buffers: &mut Buffers,
+        shared: &Shared,
+    ) -> (usize, Next) {
+        let mut done = 0;
+        loop {
+            let output = &mut buffers.output;
+            output.clear();
+            let (count, sequence) = thermae_core::deferring(|| {
+                self.pipeline.process(&input[done..length], argument_bytes_max, &mut buffers.batch, shared, output)
+            });
+            done += count;
+            self.is_ended = self.pipeline.session.closes;
+            let had_enough = output.len() >= OUTPUT_BYTES_ENOUGH;
+            if sequence != 0 && !shared.store.is_durable(sequence) {
+                self.output.extend_from_slice(output);
+                self.held_until = sequence;
+                return (done, Next::Hold);
+            }
+            let next = self.send(buffers, shared);
+            if next != Next::Read || self.is_ended || !had_enough {
+                return (done, if self.is_ended && next == Next::Read { Next::Close } else { next });
+            }
+        }
+    }
+
+    /// Sends the loop's output; what the client does not take is kept.
+    fn send(&mut self, buffers: &mut Buffers, shared: &Shared) -> Next {
+        let output = &mut buffers.output;
+        let mut sent = 0;
+        while sent < output.len() {
+            match send(&self.fd, &output[sent..], SendFlags::NOSIGNAL) {
+                Ok(count) => sent += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.output = output[sent..].to_vec();
+                    self.sent = 0;
+                    break;
+                }
+                Err(_) => return Next::Close,
+            }
+        }
+        shared.statistics.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        let is_sent = sent == output.len();
+        output.shrink_to(2 * OUTPUT_BYTES_ENOUGH);
+        if is_sent { Next::Read } else { Next::Write }
+    }
+
+    /// Sends what was kept.
+    fn send_rest(&mut self, shared: &Shared) -> Next {
+        while self.sent < self.output.len() {
+            match send(&self.fd, &self.output[self.sent..], SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    self.sent += count;
+                    shared.statistics.sent_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Next::Write,
+                Err(_) => return Next::Close,
+            }
+        }
+        (self.output, self.sent) = (Vec::new(), 0);
+        if self.is_ended { Next::Close } else { Next::Read }
+    }
+}

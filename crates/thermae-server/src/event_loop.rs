@@ -1,0 +1,253 @@
+//! One loop: waits for all its connections at once and serves each in place, on the processor that read it.
+//!
+//! Loops share the store and nothing on the way of a request. The first one accepts and deals the connections out. A loop is woken by its
+//! [`Mailbox`]: for a new connection, for changes that have become durable, and to end.
+
+use crate::connection::{Buffers, Connection, Next};
+use crate::mailbox::Mailbox;
+use crate::redis::pipeline::Pipeline;
+use crate::redis::session::Session;
+use crate::shared::Shared;
+use crate::socket::{Accepted, Listener};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::Timespec;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+const EVENTS_PER_WAIT: usize = 256;
+/// Clients accepted in one turn.
+const ACCEPTED_PER_TURN: usize = 64;
+/// How long accepting rests after the system refused a connection: there are too many open files, and trying again at once would only spin.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How long replies may take to be taken while the server ends.
+const END_MAX: Duration = Duration::from_secs(5);
+/// Longest sleep: clocks are looked at so often.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+
+const MAILBOX: u64 = u64::MAX;
+const LISTENER: u64 = 1 << 63;
+
+/// A place for a connection. Its number and the count of its uses are what an event is known by: one for who was there before is none.
+#[derive(Debug, Default)]
+struct Place {
+    uses: u32,
+    connection: Option<Box<Connection>>,
+}
+
+/// A loop with its connections.
+#[derive(Debug)]
+pub struct EventLoop {
+    number: usize,
+    epoll: OwnedFd,
+    mailboxes: Arc<[Mailbox]>,
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    accepts_again_at: Option<Instant>,
+    dealt: usize,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    held: Vec<u64>,
+    buffers: Buffers,
+}
+
+impl EventLoop {
+    /// A loop that accepts from these listeners, if any.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(
+        number: usize,
+        listeners: Vec<Listener>,
+        mailboxes: Arc<[Mailbox]>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, mailboxes[number].bell(), EventData::new_u64(MAILBOX), EventFlags::IN)?;
+        for (index, listener) in listeners.iter().enumerate() {
+            epoll::add(&epoll, &listener.fd, EventData::new_u64(LISTENER | index as u64), EventFlags::IN)?;
+        }
+        Ok(Self {
+            number,
+            epoll,
+            mailboxes,
+            shared,
+            listeners,
+            accepts_again_at: None,
+            dealt: 0,
+            places: Vec::new(),
+            free: Vec::new(),
+            held: Vec::new(),
+            buffers: Buffers::default(),
+        })
+    }
+
+    /// Serves until the server ends.
+    ///
+    /// # Errors
+    /// What the system says when it is asked for events.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS_PER_WAIT);
+        let mut ends_at = None;
+        loop {
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
+                let ends_at = *ends_at.get_or_insert_with(|| Instant::now() + END_MAX);
+                self.stop();
+                if self.free.len() == self.places.len() || Instant::now() >= ends_at {
+                    return Ok(());
+                }
+            }
+            self.wait(&mut events)?;
+            for event in events.drain(..) {
+                let token = event.data.u64();
+                if token == MAILBOX {
+                    self.open_mailbox();
+                } else if token & LISTENER != 0 {
+                    self.accept((token & !LISTENER) as usize);
+                } else {
+                    self.serve(token);
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        let mut timeout = WAIT_MAX;
+        if let Some(at) = self.accepts_again_at {
+            let now = Instant::now();
+            if now >= at {
+                self.accepts_again_at = None;
+                self.listen(EventFlags::IN)?;
+            } else {
+                timeout = timeout.min(at - now);
+            }
+        }
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn listen(&self, flags: EventFlags) -> io::Result<()> {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            epoll::modify(&self.epoll, &listener.fd, EventData::new_u64(LISTENER | index as u64), flags)?;
+        }
+        Ok(())
+    }
+
+    fn open_mailbox(&mut self) {
+        for accepted in self.mailboxes[self.number].take() {
+            self.welcome(accepted);
+        }
+        for token in std::mem::take(&mut self.held) {
+            self.serve(token);
+        }
+    }
+
+    /// Accepts who waits, and deals them out to all loops in turn.
+    fn accept(&mut self, index: usize) {
+        for _ in 0..ACCEPTED_PER_TURN {
+            match self.listeners[index].accept() {
+                Ok(None) => return,
+                Ok(Some(accepted)) => {
+                    self.shared.statistics.connections.fetch_add(1, Ordering::Relaxed);
+                    let to = self.dealt % self.mailboxes.len();
+                    self.dealt += 1;
+                    if to == self.number { self.welcome(accepted) } else { self.mailboxes[to].give(accepted) }
+                }
+                Err(_) => {
+                    self.accepts_again_at = Some(Instant::now() + ACCEPT_REST);
+                    // Where not even this works, the listeners ring again at once, which is no worse than before.
+                    drop(self.listen(EventFlags::empty()));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, accepted: Accepted) {
+        let Accepted { fd, address, local_address, is_local, protocol: _ } = accepted;
+        let (refusal, is_authenticated) = {
+            let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
+            let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
+            let refusal = if clients >= u64::from(config.clients_max) {
+                Some("-ERR max number of clients reached\r\n")
+            } else if !is_local && config.protected_mode && config.password.is_empty() {
+                Some(
+                    "-DENIED Thermae is running in protected mode: it has no password, so it talks to clients on its own machine only. \
+                     Set a password (--password), or turn protected mode off (--no-protected-mode) where the network is trusted.\r\n",
+                )
+            } else {
+                None
+            };
+            (refusal, config.password.is_empty())
+        };
+        if let Some(refusal) = refusal {
+            self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
+            drop(rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL));
+            return;
+        }
+        let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
+        let now_ms = self.shared.store.now_ms();
+        let session = Session::new(id, address, local_address, is_authenticated, now_ms);
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            (self.places.len() - 1) as u32
+        });
+        let place = &mut self.places[index as usize];
+        let token = EventData::new_u64(u64::from(place.uses) << 32 | u64::from(index));
+        if epoll::add(&self.epoll, &fd, token, EventFlags::IN).is_err() {
+            self.free.push(index);
+            return;
+        }
+        place.connection = Some(Box::new(Connection::new(fd, Pipeline::new(session))));
+        self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn serve(&mut self, token: u64) {
+        let (index, uses) = (token as u32, (token >> 32) as u32);
+        let Some(place) = self.places.get_mut(index as usize).filter(|place| place.uses == uses) else { return };
+        let Some(connection) = &mut place.connection else { return };
+        let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
+        let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
+        if next == Next::Hold {
+            self.held.push(token);
+            self.shared.flusher.want(connection.held_until());
+        }
+        let before = std::mem::replace(&mut connection.waits_for, next);
+        let interest = |next| match next {
+            Next::Read | Next::Again => EventFlags::IN,
+            Next::Write => EventFlags::OUT,
+            Next::Hold | Next::Close => EventFlags::empty(),
+        };
+        let is_lost = interest(before) != interest(next)
+            && next != Next::Close
+            && epoll::modify(&self.epoll, connection.fd.as_fd(), EventData::new_u64(token), interest(next)).is_err();
+        if next == Next::Close || is_lost {
+            self.close(index);
+        }
+    }
+
+    fn close(&mut self, index: u32) {
+        let place = &mut self.places[index as usize];
+        if place.connection.take().is_some() {
+            place.uses = (place.uses + 1) & (u32::MAX >> 1);
+            self.free.push(index);
+            self.shared.statistics.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes no more clients, and lets those go to whom nothing is owed.
+    fn stop(&mut self) {
+        self.listeners.clear();
+        for index in 0..self.places.len() {
+            let waits_for = self.places[index].connection.as_ref().map(|connection| connection.waits_for);
+            if waits_for.is_some_and(|next| !matches!(next, Next::Write | Next::Hold)) {
+                self.close(index as u32);
+            }
+        }
+    }
+}

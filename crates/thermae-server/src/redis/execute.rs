@@ -1,0 +1,147 @@
+//! The way of a command: found in the table, checked, queued or run, answered.
+
+use crate::failure::Failure;
+use crate::redis::call::Call;
+use crate::redis::reply::Reply;
+use crate::redis::request::Arguments;
+use crate::redis::session::{ReplyMode, Session};
+use crate::redis::table::{self, Command, flags};
+use crate::shared::Shared;
+use crate::space::Space;
+use std::sync::atomic::Ordering;
+
+/// Most bytes of what a client sent that an error shows.
+const SHOWN_BYTES_MAX: usize = 128;
+
+/// Executes one command, appending its reply to `output`.
+#[inline]
+pub fn execute(
+    arguments: Arguments<'_>,
+    session: &mut Session,
+    space: &mut Space<'_>,
+    shared: &Shared,
+    output: &mut Vec<u8>,
+) {
+    let start = output.len();
+    let mode = session.reply_mode;
+    match find(arguments) {
+        Ok(command) => execute_found(command, arguments, session, space, shared, output),
+        Err(failure) => refuse(session, &failure, shared, output),
+    }
+    if mode != ReplyMode::On || session.reply_mode != ReplyMode::On {
+        keep_silent(session, mode, start, output);
+    }
+}
+
+/// Drops a reply that the client does not want. The command that asked for silence is silent itself.
+#[cold]
+fn keep_silent(session: &mut Session, before: ReplyMode, start: usize, output: &mut Vec<u8>) {
+    if session.reply_mode != ReplyMode::On {
+        output.truncate(start);
+    }
+    session.reply_mode = match (before, session.reply_mode) {
+        (ReplyMode::SkipNext, ReplyMode::SkipNext) => ReplyMode::On,
+        (_, mode) => mode,
+    };
+}
+
+/// The row of a command that may be called with these arguments.
+///
+/// # Errors
+/// There is none, or not with so many arguments.
+#[inline]
+pub fn find(arguments: Arguments<'_>) -> Result<&'static Command, Failure> {
+    let Some(command) = table::find(arguments.at(0)) else { return Err(unknown_command(arguments)) };
+    if command.subcommands.is_empty() || arguments.len() < 2 {
+        return if command.takes(arguments.len()) { Ok(command) } else { Err(wrong_number(command.name)) };
+    }
+    match command.subcommand(arguments.at(1)) {
+        Some(subcommand) if subcommand.takes(arguments.len()) => Ok(subcommand),
+        Some(subcommand) => Err(wrong_number(&format!("{}|{}", command.name, subcommand.name))),
+        None => Err(Failure::text(format!(
+            "ERR unknown subcommand '{}'. Try {} HELP.",
+            shown(arguments.at(1)),
+            command.name.to_ascii_uppercase()
+        ))),
+    }
+}
+
+fn wrong_number(name: &str) -> Failure {
+    Failure::text(format!("ERR wrong number of arguments for '{name}' command"))
+}
+
+#[cold]
+fn unknown_command(arguments: Arguments<'_>) -> Failure {
+    let mut beginning = String::new();
+    for argument in arguments.from(1) {
+        if beginning.len() >= SHOWN_BYTES_MAX {
+            break;
+        }
+        let left = SHOWN_BYTES_MAX - beginning.len();
+        beginning.push_str(&format!("'{}' ", shown(&argument[..argument.len().min(left)])));
+    }
+    Failure::text(format!(
+        "ERR unknown command '{}', with args beginning with: {beginning}",
+        shown(arguments.at(0))
+    ))
+}
+
+/// What a client sent, as an error may show it.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES_MAX)]).into_owned()
+}
+
+fn refuse(session: &mut Session, failure: &Failure, shared: &Shared, output: &mut Vec<u8>) {
+    if let Some(queue) = &mut session.queue {
+        queue.is_refused = true;
+    }
+    shared.statistics.errors.fetch_add(1, Ordering::Relaxed);
+    Reply::new(output, session.is_resp3).error(&failure.line());
+}
+
+#[inline]
+fn execute_found(
+    command: &'static Command,
+    arguments: Arguments<'_>,
+    session: &mut Session,
+    space: &mut Space<'_>,
+    shared: &Shared,
+    output: &mut Vec<u8>,
+) {
+    if !session.is_authenticated && !command.has(flags::NO_AUTH) {
+        return refuse(session, &Failure::from("NOAUTH Authentication required."), shared, output);
+    }
+    session.last_command = command.name;
+    if session.queue.is_some() && !command.has(flags::NO_MULTI) && !is_of_transactions(command) {
+        if let Some(queue) = &mut session.queue {
+            queue.commands.push(arguments.into());
+        }
+        return Reply::new(output, session.is_resp3).status("QUEUED");
+    }
+    run(command, arguments, session, space, shared, output);
+}
+
+fn is_of_transactions(command: &Command) -> bool {
+    matches!(command.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+}
+
+/// Runs a command that nothing speaks against.
+#[inline]
+pub fn run(
+    command: &'static Command,
+    arguments: Arguments<'_>,
+    session: &mut Session,
+    space: &mut Space<'_>,
+    shared: &Shared,
+    output: &mut Vec<u8>,
+) {
+    let start = output.len();
+    let is_resp3 = session.is_resp3;
+    let mut call =
+        Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
+    if let Err(failure) = (command.run)(&mut call) {
+        call.reply.take_back(start);
+        call.reply.error(&failure.line());
+        shared.statistics.errors.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,102 @@
+//! All that a read brought: parsed in one pass, executed in place, answered in one piece.
+
+use crate::redis::execute::execute;
+use crate::redis::reply::Reply;
+use crate::redis::request::{Arguments, Batch, Limits, Partial, parse};
+use crate::redis::session::Session;
+use crate::shared::Shared;
+use crate::space::Space;
+use std::sync::atomic::Ordering;
+use thermae_core::Store;
+
+/// Commands looked at together, so that their cache misses overlap.
+const BATCH_COMMANDS: usize = 64;
+/// Output after which a client's next commands wait until it has read some.
+pub const OUTPUT_BYTES_ENOUGH: usize = 256 << 10;
+
+/// A connection's side of the protocol.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The client.
+    pub session: Session,
+    partial: Option<Box<Partial>>,
+}
+
+impl Pipeline {
+    /// Of a new connection.
+    pub fn new(session: Session) -> Self {
+        Self { session, partial: None }
+    }
+
+    /// Executes what is whole in `buffer`, which begins where a command begins, until there is enough output. Returns how many bytes it is done
+    /// with.
+    pub fn process(
+        &mut self,
+        buffer: &[u8],
+        argument_bytes_max: u64,
+        batch: &mut Batch,
+        shared: &Shared,
+        output: &mut Vec<u8>,
+    ) -> usize {
+        let mut space = Space::new(&shared.store);
+        let mut done = 0;
+        loop {
+            batch.clear();
+            let limits = Limits { is_authenticated: self.session.is_authenticated, argument_bytes_max };
+            let (_, result) = parse(&buffer[done..], BATCH_COMMANDS, limits, &mut self.partial, batch);
+            if batch.len() > 1 {
+                prefetch(batch, &buffer[done..], &self.session, &shared.store);
+            }
+            let begin = done;
+            let mut executed = 0;
+            for index in 0..batch.len() {
+                let (arguments, end) = batch.command(index, &buffer[begin..]);
+                done = begin + end;
+                if is_for_another_protocol(arguments) {
+                    self.session.closes = true;
+                    return done;
+                }
+                execute(arguments, &mut self.session, &mut space, shared, output);
+                executed += 1;
+                if self.session.closes || output.len() >= OUTPUT_BYTES_ENOUGH {
+                    break;
+                }
+            }
+            shared.statistics.commands.fetch_add(executed as u64, Ordering::Relaxed);
+            if executed < batch.len() {
+                // What was found of a command after those is found again.
+                self.partial = None;
+                return done;
+            }
+            if let Err(error) = result {
+                Reply::new(output, self.session.is_resp3).error(&format!("ERR Protocol error: {}", error.0));
+                self.session.closes = true;
+                return buffer.len();
+            }
+            if self.session.closes || batch.len() < BATCH_COMMANDS || output.len() >= OUTPUT_BYTES_ENOUGH {
+                return done;
+            }
+        }
+    }
+}
+
+/// Whether a browser was made to send this: nothing in it is to be executed.
+#[inline]
+fn is_for_another_protocol(arguments: Arguments<'_>) -> bool {
+    let name = arguments.at(0);
+    (name.len() == 4 || name.len() == 5)
+        && (name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:"))
+}
+
+/// Has the processor fetch where the keys of a batch are looked for.
+fn prefetch(batch: &Batch, buffer: &[u8], session: &Session, store: &Store) {
+    if session.database != 0 {
+        return;
+    }
+    for index in 0..batch.len() {
+        let (arguments, _) = batch.command(index, buffer);
+        if arguments.len() > 1 {
+            store.prefetch(arguments.at(1));
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Commands that make several happen at once.
+
+use crate::failure::{Failure, Result};
+use crate::redis::call::Call;
+use crate::redis::execute::{find, run};
+use crate::redis::session::Queue;
+use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, flags};
+use std::collections::HashMap;
+
+use flags::{ALLOW_BUSY, FAST, LOADING, NOSCRIPT, SKIP_SLOWLOG, STALE};
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "multi",
+        arity: 1,
+        flags: NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY,
+        keys: NO_KEYS,
+        categories: "fast transaction",
+        group: "transactions",
+        since: "1.2.0",
+        complexity: "O(1)",
+        summary: "Begins a transaction: the commands that follow are queued until EXEC.",
+        run: multi,
+        subcommands: &[],
+    },
+    Command {
+        name: "exec",
+        arity: 1,
+        flags: NOSCRIPT | LOADING | STALE | SKIP_SLOWLOG,
+        keys: NO_KEYS,
+        categories: "slow transaction",
+        group: "transactions",
+        since: "1.2.0",
+        complexity: "That of the commands",
+        summary: "Executes the queued commands at once, if no watched key has changed.",
+        run: exec,
+        subcommands: &[],
+    },
+    Command {
+        name: "discard",
+        arity: 1,
+        flags: NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY,
+        keys: NO_KEYS,
+        categories: "fast transaction",
+        group: "transactions",
+        since: "2.0.0",
+        complexity: "O(N), N being the number of queued commands",
+        summary: "Forgets the queued commands.",
+        run: discard,
+        subcommands: &[],
+    },
+    Command {
+        name: "watch",
+        arity: -2,
+        flags: NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY,
+        keys: ALL_KEYS,
+        categories: "fast transaction",
+        group: "transactions",
+        since: "2.2.0",
+        complexity: "O(1) for each key",
+        summary: "Makes the next EXEC depend on keys not changing until then.",
+        run: watch,
+        subcommands: &[],
+    },
+    Command {
+        name: "unwatch",
+        arity: 1,
+        flags: NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY,
+        keys: NO_KEYS,
+        categories: "fast transaction",
+        group: "transactions",
+        since: "2.2.0",
+        complexity: "O(1)",
+        summary: "Forgets the watched keys.",
+        run: unwatch,
+        subcommands: &[],
+    },
+];
+
+fn multi(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.session.queue.is_some() {
+        return Err(Failure::from("ERR MULTI calls can not be nested"));
+    }
+    call.session.queue = Some(Box::new(Queue::default()));
+    call.reply.ok();
+    Ok(())
+}
+
+fn discard(call: &mut Call<'_, '_>) -> Result<()> {
+    call.session.queue.take().ok_or("ERR DISCARD without MULTI")?;
+    call.session.watched = HashMap::new();
+    call.reply.ok();
+    Ok(())
+}
+
+fn watch(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.session.queue.is_some() {
+        return Err(Failure::from("ERR WATCH inside MULTI is not allowed"));
+    }
+    for index in 1..call.arguments.len() {
+        let key = call.key(index).into_owned();
+        if !call.session.watched.contains_key(&key) {
+            let version = call.space.store().meta(&key)?.map(|meta| meta.version);
+            call.session.watched.insert(key, version);
+        }
+    }
+    call.reply.ok();
+    Ok(())
+}
+
+fn unwatch(call: &mut Call<'_, '_>) -> Result<()> {
+    call.session.watched = HashMap::new();
+    call.reply.ok();
+    Ok(())
+}
+
+fn exec(call: &mut Call<'_, '_>) -> Result<()> {
+    let queue = call.session.queue.take().ok_or("ERR EXEC without MULTI")?;
+    let watched = std::mem::take(&mut call.session.watched);
+    if queue.is_refused {
+        return Err(Failure::from("EXECABORT Transaction discarded because of previous errors."));
+    }
+    // What the commands do to the session they do once more each time that the whole has to be run again.
+    let (database, is_resp3) = (call.session.database, call.session.is_resp3);
+    let (shared, session) = (call.shared, &mut *call.session);
+    let replies = call.space.atomically_if(&watched, |space| {
+        (session.database, session.is_resp3) = (database, is_resp3);
+        let mut replies = Vec::new();
+        for queued in &queue.commands {
+            let arguments = queued.arguments();
+            run(find(arguments)?, arguments, session, space, shared, &mut replies);
+        }
+        Ok(replies)
+    })?;
+    match replies {
+        Some(replies) => {
+            call.reply.array(queue.commands.len());
+            call.reply.raw(&replies);
+            call.reply.speak(call.session.is_resp3);
+        }
+        None => call.reply.null_array(),
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! A server: its listeners, its threads, its end.
+
+use crate::config::Config;
+use crate::event_loop::EventLoop;
+use crate::mailbox::Mailbox;
+use crate::shared::Shared;
+use crate::socket::{Listener, Protocol};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+use thermae_core::Store;
+
+/// How often who waits for the end looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address that can't be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// As it was given.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nothing to listen on, or no threads.
+    #[error("{0}")]
+    Config(String),
+    /// The system has no thread, or no descriptor, left.
+    #[error("cannot start the server's threads: {0}")]
+    Threads(io::Error),
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    mailboxes: Arc<[Mailbox]>,
+    addresses: Vec<(Protocol, String)>,
+    loops: Mutex<Vec<JoinHandle<io::Result<()>>>>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Server {
+    /// Listens and serves, on threads of its own.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(store: Store, config: Config) -> Result<Self, StartError> {
+        let listeners = listen(&config)?;
+        let addresses = listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
+        let threads = config.threads.max(1) as usize;
+        let mailboxes: Arc<[Mailbox]> =
+            (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
+        let shared = Arc::new(Shared::new(store, config));
+        let server = Self {
+            shared: Arc::clone(&shared),
+            mailboxes: Arc::clone(&mailboxes),
+            addresses,
+            loops: Mutex::new(Vec::new()),
+            flusher: Mutex::new(None),
+        };
+        let mut listeners = Some(listeners);
+        for number in 0..threads {
+            let listeners = listeners.take().unwrap_or_default();
+            let event_loop = EventLoop::new(number, listeners, Arc::clone(&mailboxes), Arc::clone(&shared));
+            let event_loop = event_loop.map_err(StartError::Threads)?;
+            let thread = Builder::new()
+                .name(format!("thermae-loop-{number}"))
+                .spawn(move || event_loop.run())
+                .map_err(StartError::Threads)?;
+            server.loops.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        let flusher = Builder::new()
+            .name("thermae-flusher".to_owned())
+            .spawn(move || shared.flusher.run(&shared.store, &mailboxes))
+            .map_err(StartError::Threads)?;
+        *server.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
+        Ok(server)
+    }
+
+    /// Where it listens, ports being those that it has.
+    pub fn addresses(&self) -> &[(Protocol, String)] {
+        &self.addresses
+    }
+
+    /// What its clients share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Tells it to end: it takes no more clients, sends the replies that are under way, and closes the store.
+    pub fn stop(&self) {
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
+        self.mailboxes.iter().for_each(Mailbox::ring);
+    }
+
+    /// Waits for the end; whether it has come.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let until = std::time::Instant::now() + timeout;
+        loop {
+            let is_over = self
+                .loops
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .all(JoinHandle::is_finished);
+            if is_over || std::time::Instant::now() >= until {
+                return is_over;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Ends it, if that has not happened, and closes the store.
+    ///
+    /// # Errors
+    /// Those of closing the store.
+    pub fn close(&self) -> thermae_core::Result<()> {
+        self.stop();
+        let loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in loops {
+            // One that failed has nothing left to do.
+            drop(thread.join());
+        }
+        self.shared.flusher.end();
+        if let Some(thread) = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(thread.join());
+        }
+        self.shared.store.close()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Who wants to know calls close().
+        drop(self.close());
+    }
+}
+
+fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let failed = |address: &str| {
+        let address = address.to_owned();
+        move |source| StartError::Listen { address, source }
+    };
+    let mut listeners = Vec::new();
+    for (addresses, protocol) in [(&config.redis, Protocol::Redis), (&config.memcached, Protocol::Memcached)] {
+        for address in addresses {
+            listeners.push(Listener::tcp(address, protocol).map_err(failed(address))?);
+        }
+    }
+    if let Some(path) = &config.unix {
+        let listener = Listener::unix(path, Protocol::Redis);
+        listeners.push(listener.map_err(failed(&path.display().to_string()))?);
+    }
+    if listeners.is_empty() {
+        return Err(StartError::Config(
+            "the server would listen nowhere: name an address with --redis, --memcached or --unix".to_owned(),
+        ));
+    }
+    Ok(listeners)
+}

@@ -1,0 +1,147 @@
+//! Sockets that clients come to, and those that they come on: always without waiting.
+
+use rustix::fs::Mode;
+use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_tcp_nodelay};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, getpeername, getsockname, listen,
+    socket_with,
+};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 511;
+
+/// Which protocol a listener's clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Redis.
+    Redis,
+    /// memcached.
+    Memcached,
+}
+
+/// A socket that clients come to.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// What its clients speak.
+    pub protocol: Protocol,
+    /// Where it is, as a user would write it.
+    pub address: String,
+    /// Removed with the listener.
+    path: Option<PathBuf>,
+}
+
+/// A client that came.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket.
+    pub fd: OwnedFd,
+    /// Where it calls from.
+    pub address: String,
+    /// Where it was accepted.
+    pub local_address: String,
+    /// Whether it is on this machine.
+    pub is_local: bool,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+impl Listener {
+    /// Listens on `HOST:PORT`.
+    ///
+    /// # Errors
+    /// A name that has no address; what the system says.
+    pub fn tcp(address: &str, protocol: Protocol) -> io::Result<Self> {
+        let resolved = address.to_socket_addrs()?.next().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address")
+        })?;
+        let family = if resolved.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = socket_with(family, SocketType::STREAM, flags, None)?;
+        set_socket_reuseaddr(&fd, true)?;
+        if resolved.is_ipv6() {
+            set_ipv6_v6only(&fd, true)?;
+        }
+        bind(&fd, &resolved)?;
+        listen(&fd, BACKLOG)?;
+        let bound = SocketAddr::try_from(getsockname(&fd)?)?;
+        Ok(Self { fd, protocol, address: bound.to_string(), path: None })
+    }
+
+    /// Listens on a path, which only this user may open. A socket that nobody listens on any more is replaced, anything else is not.
+    ///
+    /// # Errors
+    /// What the system says; AddrInUse where something is there.
+    pub fn unix(path: &Path, protocol: Protocol) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+        if let Ok(metadata) = std::fs::symlink_metadata(path) {
+            let is_abandoned =
+                metadata.file_type().is_socket() && rustix::net::connect(new()?, &address).is_err();
+            if !is_abandoned {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "something is there already"));
+            }
+            std::fs::remove_file(path)?;
+        }
+        let fd = new()?;
+        // Before it has a name: Linux gives the file the socket's mode, so that there is no moment at which others get in.
+        rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
+        bind(&fd, &address)?;
+        listen(&fd, BACKLOG)?;
+        Ok(Self { fd, protocol, address: format!("unix:{}", path.display()), path: Some(path.to_owned()) })
+    }
+
+    /// The next client; `None` where none waits.
+    ///
+    /// # Errors
+    /// What the system says: too many open files, above all. A client that has gone again is no error.
+    pub fn accept(&self) -> io::Result<Option<Accepted>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            let fd = match accept_with(&self.fd, flags) {
+                Ok(fd) => fd,
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if self.path.is_some() {
+                let (address, local_address) = (format!("{}:0", self.address), self.address.clone());
+                let protocol = self.protocol;
+                return Ok(Some(Accepted { fd, address, local_address, is_local: true, protocol }));
+            }
+            let ends = getpeername(&fd).and_then(|peer| Ok((peer, getsockname(&fd)?)));
+            let Ok((Ok(peer), Ok(own))) =
+                ends.map(|(peer, own)| (SocketAddr::try_from(peer.ok_or(())), SocketAddr::try_from(own)))
+            else {
+                continue;
+            };
+            // Replies are written whole; waiting for more to send only delays them.
+            if set_tcp_nodelay(&fd, true).is_err() {
+                continue;
+            }
+            return Ok(Some(Accepted {
+                fd,
+                address: peer.to_string(),
+                local_address: own.to_string(),
+                is_local: peer.ip().is_loopback(),
+                protocol: self.protocol,
+            }));
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Whoever comes next replaces a socket that was left.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Keys and values as commands see them: the store itself, or the store under changes that are not decided yet.
+//!
+//! A command that reads and writes several keys, and a transaction of several commands, has to happen at once, while other threads and other
+//! processes use the store too. So it runs on an [`Overlay`]: what it reads is noted with its version, what it writes is kept back, and at
+//! the end all is applied as one transaction of the store, if no version has changed; else everything is run again. No lock is held, and
+//! nobody waits. Rejected: one lock for all commands, as a server with one thread has it: Python processes do not take it.
+//!
+//! A single key's change goes straight to the store, which decides by version in the same way.
+
+use crate::failure::{Failure, Result};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use thermae_core::{BatchOp, Condition, Current, Error, RecordMeta, SetOptions, SetOutcome, Store, Update};
+
+/// Times that what is to happen at once is run before its client is told that others were always faster.
+const ATTEMPTS_MAX: usize = 1000;
+
+/// A value that is not applied yet.
+#[derive(Debug, Clone)]
+struct Written {
+    value: Vec<u8>,
+    meta: RecordMeta,
+}
+
+/// Changes that are not decided yet, and what they rest on.
+#[derive(Debug, Default)]
+pub struct Overlay {
+    /// Versions that were seen; `None`: the key was absent.
+    seen: HashMap<Vec<u8>, Option<u64>>,
+    written: HashMap<Vec<u8>, Option<Written>>,
+}
+
+/// What a command reads and writes.
+#[derive(Debug)]
+pub struct Space<'a> {
+    store: &'a Store,
+    overlay: Option<Overlay>,
+}
+
+impl<'a> Space<'a> {
+    /// The store itself.
+    pub fn new(store: &'a Store) -> Self {
+        Self { store, overlay: None }
+    }
+
+    /// The store underneath: for what is no matter of keys, and for reading where [`Space::is_plain`].
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// Whether changes happen as they are made.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.overlay.is_none()
+    }
+
+    /// The store's clock.
+    pub fn now_ms(&self) -> u64 {
+        self.store.now_ms()
+    }
+
+    /// A value and what is known of it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<(RecordMeta, Vec<u8>)>> {
+        let Some(overlay) = &mut self.overlay else { return Ok(self.store.get(key)?) };
+        if let Some(written) = overlay.written.get(key) {
+            return Ok(written.as_ref().map(|written| (written.meta, written.value.clone())));
+        }
+        let found = self.store.get(key)?;
+        overlay.see(key, found.as_ref().map(|(meta, _)| meta.version))?;
+        Ok(found)
+    }
+
+    /// What is known of a value.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn meta(&mut self, key: &[u8]) -> Result<Option<RecordMeta>> {
+        let Some(overlay) = &mut self.overlay else { return Ok(self.store.meta(key)?) };
+        if let Some(written) = overlay.written.get(key) {
+            return Ok(written.as_ref().map(|written| written.meta));
+        }
+        let found = self.store.meta(key)?;
+        overlay.see(key, found.map(|meta| meta.version))?;
+        Ok(found)
+    }
+
+    /// Stores a value; false where the condition did not hold.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn set(&mut self, key: &[u8], value: &[u8], options: &SetOptions) -> Result<bool> {
+        if self.is_plain() {
+            return Ok(matches!(self.store.set(key, value, options)?, SetOutcome::Stored(_)));
+        }
+        let present = self.meta(key)?;
+        let holds = match options.condition {
+            Condition::Always => true,
+            Condition::IfAbsent => present.is_none(),
+            Condition::IfPresent => present.is_some(),
+            Condition::IfVersion(version) => present.map_or(0, |present| present.version) == version,
+        };
+        if !holds {
+            return Ok(false);
+        }
+        let expires_at_ms = match present {
+            Some(present) if options.keep_ttl => present.expires_at_ms,
+            _ => options.expires_at_ms,
+        };
+        self.write(key, Some(Written::new(value.to_vec(), options.encoding, expires_at_ms)));
+        Ok(true)
+    }
+
+    /// Deletes a key; false where it was absent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
+        if self.is_plain() {
+            return Ok(self.store.delete(key)?);
+        }
+        let is_present = self.meta(key)?.is_some();
+        if is_present {
+            self.write(key, None);
+        }
+        Ok(is_present)
+    }
+
+    /// Reads, decides and writes one key as one step; `decide` may be called more than once. Returns what it said beside the change.
+    ///
+    /// # Errors
+    /// What `decide` returns, and those of the store.
+    pub fn update<T>(
+        &mut self,
+        key: &[u8],
+        mut decide: impl FnMut(Option<Current<'_>>) -> Result<(Update, T)>,
+    ) -> Result<T> {
+        if self.is_plain() {
+            let mut said = None;
+            self.store.update(key, &mut |current| match decide(current) {
+                Ok((update, answer)) => {
+                    said = Some(Ok(answer));
+                    Ok(update)
+                }
+                Err(failure) => {
+                    said = Some(Err(failure));
+                    Ok(Update::Keep)
+                }
+            })?;
+            return said.unwrap_or_else(|| Err(Failure::from("ERR the store decided without asking")));
+        }
+        let current = self.get(key)?;
+        let (update, answer) = decide(current.as_ref().map(|(meta, value)| Current { meta: *meta, value }))?;
+        match update {
+            Update::Keep => {}
+            Update::Set { value, encoding, expires_at_ms } => {
+                self.write(key, Some(Written::new(value, encoding, expires_at_ms)));
+            }
+            Update::Delete if current.is_none() => {}
+            Update::Delete => self.write(key, None),
+        }
+        Ok(answer)
+    }
+
+    /// Does `work` at once or not at all: others see either nothing of it or all, and it sees nothing of theirs in between. It may be called
+    /// more than once, each time before anything of the time before has happened. Within another such work it becomes part of that.
+    ///
+    /// # Errors
+    /// What `work` returns, nothing being changed; those of the store.
+    pub fn atomically<T>(&mut self, work: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
+        if !self.is_plain() {
+            let mut work = work;
+            return work(self);
+        }
+        self.atomically_if(&HashMap::new(), work)?.ok_or_else(|| Failure::from("ERR no version was expected"))
+    }
+
+    /// The same, if keys have these versions (`None`: are absent) when it happens; `None` where one has another.
+    ///
+    /// # Errors
+    /// As [`Space::atomically`].
+    pub fn atomically_if<T>(
+        &mut self,
+        expected: &HashMap<Vec<u8>, Option<u64>>,
+        mut work: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<Option<T>> {
+        for _ in 0..ATTEMPTS_MAX {
+            self.overlay = Some(Overlay { seen: expected.clone(), written: HashMap::new() });
+            let result = work(self);
+            let overlay = self.overlay.take().unwrap_or_default();
+            match result {
+                Err(Failure::Store(Error::Conflict(_))) => {}
+                Err(failure) => return Err(failure),
+                Ok(answer) => match overlay.apply(self.store) {
+                    Ok(()) => return Ok(Some(answer)),
+                    Err(Error::Conflict(_)) => {}
+                    Err(error) => return Err(error.into()),
+                },
+            }
+            for (key, version) in expected {
+                if self.store.meta(key)?.map(|meta| meta.version) != *version {
+                    return Ok(None);
+                }
+            }
+        }
+        Err(Failure::from("ERR others kept changing the same keys; try again"))
+    }
+
+    fn write(&mut self, key: &[u8], written: Option<Written>) {
+        if let Some(overlay) = &mut self.overlay {
+            overlay.written.insert(key.to_vec(), written);
+        }
+    }
+}
+
+impl Written {
+    fn new(value: Vec<u8>, encoding: u8, expires_at_ms: u64) -> Self {
+        let value_len = value.len() as u64;
+        // No version that the store gives out, and never the one of an absent key.
+        Self { value, meta: RecordMeta { version: u64::MAX, encoding, value_len, expires_at_ms } }
+    }
+}
+
+impl Overlay {
+    /// Notes a version; one that differs from what was seen before means that what was decided on it is void.
+    fn see(&mut self, key: &[u8], version: Option<u64>) -> Result<()> {
+        match self.seen.entry(key.to_vec()) {
+            Entry::Vacant(entry) => {
+                entry.insert(version);
+                Ok(())
+            }
+            Entry::Occupied(entry) if *entry.get() == version => Ok(()),
+            Entry::Occupied(_) => Err(Failure::Store(Error::Conflict("a key changed meanwhile".to_owned()))),
+        }
+    }
+
+    fn apply(&self, store: &Store) -> std::result::Result<(), Error> {
+        let ops: Vec<BatchOp<'_>> = self
+            .written
+            .iter()
+            .map(|(key, written)| match written {
+                Some(Written { value, meta }) => BatchOp::Set {
+                    key,
+                    value,
+                    encoding: meta.encoding,
+                    expires_at_ms: meta.expires_at_ms,
+                },
+                None => BatchOp::Delete { key },
+            })
+            .collect();
+        let expected: Vec<(&[u8], Option<u64>)> =
+            self.seen.iter().map(|(key, version)| (key.as_slice(), *version)).collect();
+        if ops.is_empty() && expected.len() < 2 {
+            return Ok(());
+        }
+        store.transaction(&ops, &expected)
+    }
+}
