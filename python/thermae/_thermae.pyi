@@ -16,6 +16,7 @@ __all__ = [
     "VALUE_BYTES_MAX",
     "LockToken",
     "Scan",
+    "Server",
     "Store",
     "View",
     "__version__",
