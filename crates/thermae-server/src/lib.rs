@@ -6,6 +6,14 @@
 //! The layers, top to bottom; each uses only those below it (a test holds this):
 //!
 //! - glob: patterns of keys and channels
+//! - numbers: integers, floats and sizes as clients write and read them
+//! - extended: floats of 80 bits
+//! - float_text: what a float's text says, and the nearest binary number to it
+//! - natural: whole numbers of any length
 #![warn(missing_docs)]
 
+pub mod extended;
+mod float_text;
 pub mod glob;
+mod natural;
+pub mod numbers;
