@@ -5,6 +5,8 @@
 //!
 //! The layers, top to bottom; each uses only those below it (a test holds this):
 //!
+//! - bitfield: integers of any width inside a string
+//! - bits: a string as an array of bits
 //! - glob: patterns of keys and channels
 //! - numbers: integers, floats and sizes as clients write and read them
 //! - extended: floats of 80 bits
@@ -12,6 +14,8 @@
 //! - natural: whole numbers of any length
 #![warn(missing_docs)]
 
+pub mod bitfield;
+pub mod bits;
 pub mod extended;
 mod float_text;
 pub mod glob;
