@@ -5,6 +5,8 @@
 //!
 //! The layers, top to bottom; each uses only those below it (a test holds this):
 //!
+//! - hyperloglog: sketches that count distinct elements
+//! - murmur: the hash that sketches are filled with
 //! - bitfield: integers of any width inside a string
 //! - bits: a string as an array of bits
 //! - glob: patterns of keys and channels
@@ -12,12 +14,18 @@
 //! - extended: floats of 80 bits
 //! - float_text: what a float's text says, and the nearest binary number to it
 //! - natural: whole numbers of any length
+//! - error: what can go wrong
 #![warn(missing_docs)]
 
 pub mod bitfield;
 pub mod bits;
+mod error;
 pub mod extended;
 mod float_text;
 pub mod glob;
+pub mod hyperloglog;
+mod murmur;
 mod natural;
 pub mod numbers;
+
+pub use error::{Error, Result};
