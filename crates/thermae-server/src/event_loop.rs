@@ -3,6 +3,7 @@
 //! Loops share the store and nothing on the way of a request. The first one accepts and deals the connections out. A loop is woken by its
 //! [`Mailbox`]: for a new connection, for changes that have become durable, and to end.
 
+use crate::clients::{self, Client};
 use crate::connection::{Buffers, Connection, Next};
 use crate::mailbox::Mailbox;
 use crate::redis::pipeline::Pipeline;
@@ -12,7 +13,7 @@ use crate::socket::{Accepted, Listener};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const END_MAX: Duration = Duration::from_secs(5);
 /// Longest sleep: clocks are looked at so often.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+/// How often idle clients are looked for.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const MAILBOX: u64 = u64::MAX;
 const LISTENER: u64 = 1 << 63;
@@ -46,10 +49,12 @@ pub struct EventLoop {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
     accepts_again_at: Option<Instant>,
+    looked_for_idle_at: Instant,
     dealt: usize,
     places: Vec<Place>,
     free: Vec<u32>,
     held: Vec<u64>,
+    paused: Vec<u64>,
     buffers: Buffers,
 }
 
@@ -76,10 +81,12 @@ impl EventLoop {
             shared,
             listeners,
             accepts_again_at: None,
+            looked_for_idle_at: Instant::now(),
             dealt: 0,
             places: Vec::new(),
             free: Vec::new(),
             held: Vec::new(),
+            paused: Vec::new(),
             buffers: Buffers::default(),
         })
     }
@@ -100,6 +107,8 @@ impl EventLoop {
                 }
             }
             self.wait(&mut events)?;
+            self.close_idle();
+            self.end_pause();
             for event in events.drain(..) {
                 let token = event.data.u64();
                 if token == MAILBOX {
@@ -107,7 +116,7 @@ impl EventLoop {
                 } else if token & LISTENER != 0 {
                     self.accept((token & !LISTENER) as usize);
                 } else {
-                    self.serve(token);
+                    self.rouse(token);
                 }
             }
         }
@@ -123,6 +132,10 @@ impl EventLoop {
             } else {
                 timeout = timeout.min(at - now);
             }
+        }
+        if !self.paused.is_empty() {
+            let left_ms = self.shared.pause.left_ms(self.shared.store.now_ms());
+            timeout = timeout.min(Duration::from_millis(left_ms.max(1)));
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
@@ -141,6 +154,12 @@ impl EventLoop {
     fn open_mailbox(&mut self) {
         for accepted in self.mailboxes[self.number].take() {
             self.welcome(accepted);
+        }
+        for token in self.mailboxes[self.number].take_closing() {
+            let index = token as u32;
+            if self.places.get(index as usize).is_some_and(|place| place.uses == (token >> 32) as u32) {
+                self.close(index);
+            }
         }
         for token in std::mem::take(&mut self.held) {
             self.serve(token);
@@ -193,17 +212,20 @@ impl EventLoop {
         }
         let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
         let now_ms = self.shared.store.now_ms();
-        let session = Session::new(id, address, local_address, is_authenticated, now_ms);
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             (self.places.len() - 1) as u32
         });
         let place = &mut self.places[index as usize];
-        let token = EventData::new_u64(u64::from(place.uses) << 32 | u64::from(index));
-        if epoll::add(&self.epoll, &fd, token, EventFlags::IN).is_err() {
+        let token = u64::from(place.uses) << 32 | u64::from(index);
+        if epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN).is_err() {
             self.free.push(index);
             return;
         }
+        let reached = clients::Place { fd: fd.as_raw_fd(), event_loop: self.number, token };
+        let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
+        self.shared.clients.add(&client);
+        let session = Session::of(client, is_authenticated);
         place.connection = Some(Box::new(Connection::new(fd, Pipeline::new(session))));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }
@@ -216,15 +238,19 @@ impl EventLoop {
         let Some(connection) = &mut place.connection else { return };
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
+        connection.publish(self.shared.store.now_ms());
         if next == Next::Hold {
             self.held.push(token);
             self.shared.flusher.want(connection.held_until());
+        }
+        if next == Next::Pause {
+            self.paused.push(token);
         }
         let before = std::mem::replace(&mut connection.waits_for, next);
         let interest = |next| match next {
             Next::Read | Next::Again => EventFlags::IN,
             Next::Write => EventFlags::OUT,
-            Next::Hold | Next::Close => EventFlags::empty(),
+            Next::Hold | Next::Pause | Next::Close => EventFlags::empty(),
         };
         let is_lost = interest(before) != interest(next)
             && next != Next::Close
@@ -237,10 +263,55 @@ impl EventLoop {
 
     fn close(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
-        if place.connection.take().is_some() {
+        if let Some(connection) = place.connection.take() {
+            self.shared.clients.remove(connection.pipeline.session.id);
             place.uses = (place.uses + 1) & (u32::MAX >> 1);
             self.free.push(index);
             self.shared.statistics.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Serves a client of whom there is news. Of one that waits for the end of a pause the only news is that it has gone.
+    fn rouse(&mut self, token: u64) {
+        let place = self.places.get(token as u32 as usize).filter(|place| place.uses == (token >> 32) as u32);
+        let connection = place.and_then(|place| place.connection.as_ref());
+        if connection.is_some_and(|connection| connection.waits_for == Next::Pause) {
+            self.close(token as u32);
+        } else {
+            self.serve(token);
+        }
+    }
+
+    /// Serves those who waited for the end of a pause, once it has come.
+    fn end_pause(&mut self) {
+        if !self.paused.is_empty() && self.shared.pause.left_ms(self.shared.store.now_ms()) == 0 {
+            for token in std::mem::take(&mut self.paused) {
+                self.serve(token);
+            }
+        }
+    }
+
+    /// Closes clients that have said nothing for so long as they may.
+    fn close_idle(&mut self) {
+        if self.looked_for_idle_at.elapsed() < IDLE_LOOK_EVERY {
+            return;
+        }
+        self.looked_for_idle_at = Instant::now();
+        let timeout_seconds =
+            self.shared.config.read().unwrap_or_else(PoisonError::into_inner).timeout_seconds;
+        if timeout_seconds == 0 {
+            return;
+        }
+        let before_ms = self.shared.store.now_ms().saturating_sub(timeout_seconds.saturating_mul(1000));
+        for index in 0..self.places.len() {
+            let connection = self.places[index].connection.as_ref();
+            // Who waits for the server is not idle.
+            if connection.is_some_and(|connection| {
+                connection.waits_for == Next::Read
+                    && connection.pipeline.session.client.active_at_ms.load(Ordering::Relaxed) < before_ms
+            }) {
+                self.close(index as u32);
+            }
         }
     }
 
