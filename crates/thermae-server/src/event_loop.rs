@@ -50,6 +50,8 @@ pub struct EventLoop {
     listeners: Vec<Listener>,
     accepts_again_at: Option<Instant>,
     looked_for_idle_at: Instant,
+    /// When it last woke, store clock: precise enough for how long clients are idle.
+    woke_at_ms: u64,
     dealt: usize,
     places: Vec<Place>,
     free: Vec<u32>,
@@ -82,6 +84,7 @@ impl EventLoop {
             listeners,
             accepts_again_at: None,
             looked_for_idle_at: Instant::now(),
+            woke_at_ms: 0,
             dealt: 0,
             places: Vec::new(),
             free: Vec::new(),
@@ -107,6 +110,7 @@ impl EventLoop {
                 }
             }
             self.wait(&mut events)?;
+            self.woke_at_ms = self.shared.store.now_ms();
             self.close_idle();
             self.end_pause();
             for event in events.drain(..) {
@@ -238,7 +242,7 @@ impl EventLoop {
         let Some(connection) = &mut place.connection else { return };
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
-        connection.publish(self.shared.store.now_ms());
+        connection.publish(self.woke_at_ms);
         if next == Next::Hold {
             self.held.push(token);
             self.shared.flusher.want(connection.held_until());
@@ -250,7 +254,8 @@ impl EventLoop {
         let interest = |next| match next {
             Next::Read | Next::Again => EventFlags::IN,
             Next::Write => EventFlags::OUT,
-            Next::Hold | Next::Pause | Next::Close => EventFlags::empty(),
+            Next::Pause => EventFlags::RDHUP,
+            Next::Hold | Next::Close => EventFlags::empty(),
         };
         let is_lost = interest(before) != interest(next)
             && next != Next::Close
@@ -284,7 +289,7 @@ impl EventLoop {
 
     /// Serves those who waited for the end of a pause, once it has come.
     fn end_pause(&mut self) {
-        if !self.paused.is_empty() && self.shared.pause.left_ms(self.shared.store.now_ms()) == 0 {
+        if !self.paused.is_empty() && self.shared.pause.left_ms(self.woke_at_ms) == 0 {
             for token in std::mem::take(&mut self.paused) {
                 self.serve(token);
             }
@@ -302,7 +307,7 @@ impl EventLoop {
         if timeout_seconds == 0 {
             return;
         }
-        let before_ms = self.shared.store.now_ms().saturating_sub(timeout_seconds.saturating_mul(1000));
+        let before_ms = self.woke_at_ms.saturating_sub(timeout_seconds.saturating_mul(1000));
         for index in 0..self.places.len() {
             let connection = self.places[index].connection.as_ref();
             // Who waits for the server is not idle.

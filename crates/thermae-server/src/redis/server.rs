@@ -12,6 +12,7 @@ use crate::redis::connection::REDIS_VERSION;
 use crate::redis::information;
 use crate::redis::settings::is_durable;
 use crate::redis::table::{Command, NO_KEYS, flags};
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::PoisonError;
 
 use flags::{ADMIN, ALLOW_BUSY, FAST, LOADING, NO_ASYNC_LOADING, NO_MULTI, NOSCRIPT, READONLY, STALE};
@@ -179,11 +180,22 @@ fn dbsize(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 fn time(call: &mut Call<'_, '_>) -> Result<()> {
-    let now_ms = call.space.now_ms();
+    let (now_ms, microseconds) = precise_time(call);
     call.reply.array(2);
     call.reply.bulk((now_ms / 1000).to_string().as_bytes());
-    call.reply.bulk((now_ms % 1000 * 1000).to_string().as_bytes());
+    call.reply.bulk((now_ms % 1000 * 1000 + microseconds).to_string().as_bytes());
     Ok(())
+}
+
+/// The store's time, and the microseconds beyond it: the store counts the milliseconds of the same clock from another beginning.
+fn precise_time(call: &Call<'_, '_>) -> (u64, u64) {
+    loop {
+        let now_ms = call.space.now_ms();
+        let nanoseconds = clock_gettime(ClockId::Boottime).tv_nsec.unsigned_abs();
+        if call.space.now_ms() == now_ms {
+            return (now_ms, nanoseconds / 1000 % 1000);
+        }
+    }
 }
 
 fn lastsave(call: &mut Call<'_, '_>) -> Result<()> {
