@@ -5,7 +5,7 @@ use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::connection::rename;
-use crate::redis::introspection::help;
+use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::session::ReplyMode;
 use crate::redis::table::{self, Command, NO_KEYS, flags};
 use std::fmt::Write;
@@ -427,7 +427,7 @@ fn unblock(call: &mut Call<'_, '_>) -> Result<()> {
         3 => {}
         4 if call.is(3, "TIMEOUT") || call.is(3, "ERROR") => {}
         4 => return Err(Failure::from("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
-        _ => return Err(wrong_number(call)),
+        _ => return Err(wrong_subcommand(call)),
     }
     call.integer(2)?;
     call.reply.flag(false);
@@ -440,7 +440,7 @@ fn pause(call: &mut Call<'_, '_>) -> Result<()> {
         4 if call.is(3, "ALL") => true,
         4 if call.is(3, "WRITE") => false,
         4 => return Err(Failure::from("ERR CLIENT PAUSE mode must be WRITE or ALL")),
-        _ => return Err(wrong_number(call)),
+        _ => return Err(wrong_subcommand(call)),
     };
     let milliseconds = call.integer(2).map_err(|_| "ERR timeout is not an integer or out of range")?;
     let milliseconds = u64::try_from(milliseconds).map_err(|_| "ERR timeout is negative")?;
@@ -455,13 +455,6 @@ fn unpause(call: &mut Call<'_, '_>) -> Result<()> {
     call.shared.wake_all();
     call.reply.ok();
     Ok(())
-}
-
-fn wrong_number(call: &Call<'_, '_>) -> Failure {
-    let name = String::from_utf8_lossy(call.argument(1));
-    Failure::text(format!(
-        "ERR unknown subcommand or wrong number of arguments for '{name}'. Try CLIENT HELP."
-    ))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
-use crate::redis::introspection::help;
+use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::table::{Command, Keys, NO_KEYS, flags};
 use std::time::Duration;
 
@@ -409,11 +409,7 @@ fn slow_log_get(call: &mut Call<'_, '_>) -> Result<()> {
             .ok()
             .filter(|count| *count >= -1)
             .ok_or("ERR count should be greater than or equal to -1")?,
-        _ => {
-            return Err(Failure::from(
-                "ERR unknown subcommand or wrong number of arguments for 'get'. Try SLOWLOG HELP.",
-            ));
-        }
+        _ => return Err(wrong_subcommand(call)),
     };
     let entries = call.shared.slow_log.latest(usize::try_from(count).unwrap_or(usize::MAX));
     call.reply.array(entries.len());
@@ -500,10 +496,7 @@ fn debug(call: &mut Call<'_, '_>) -> Result<()> {
         lines.iter().for_each(|line| call.reply.status(line));
         return Ok(());
     }
-    let name = String::from_utf8_lossy(call.argument(1));
-    Err(Failure::text(format!(
-        "ERR unknown subcommand or wrong number of arguments for '{name}'. Try DEBUG HELP."
-    )))
+    Err(wrong_subcommand(call))
 }
 
 #[cfg(test)]
@@ -536,7 +529,7 @@ mod tests {
                 ("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1\r\n"),
                 (
                     "SLOWLOG GET 1 2",
-                    "-ERR unknown subcommand or wrong number of arguments for 'get'. Try SLOWLOG HELP.\r\n",
+                    "-ERR unknown subcommand or wrong number of arguments for 'GET'. Try SLOWLOG HELP.\r\n",
                 ),
                 ("SLOWLOG LEN", ":0\r\n"),
                 ("SLOWLOG RESET", "+OK\r\n"),

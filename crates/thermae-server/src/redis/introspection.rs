@@ -11,7 +11,7 @@ use crate::redis::table::{self, Command, NO_KEYS, flags};
 use flags::{LOADING, NO_MANDATORY_KEYS, STALE};
 
 /// Categories in the order in which Redis lists them.
-const CATEGORIES: [&str; 21] = [
+pub const CATEGORIES: [&str; 21] = [
     "keyspace",
     "read",
     "write",
@@ -157,6 +157,15 @@ pub fn help(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
+/// The error for a subcommand that is called with arguments which make no sense together.
+pub fn wrong_subcommand(call: &Call<'_, '_>) -> Failure {
+    let subcommand = String::from_utf8_lossy(call.argument(1));
+    let container = String::from_utf8_lossy(call.argument(0)).to_ascii_uppercase();
+    Failure::text(format!(
+        "ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try {container} HELP."
+    ))
+}
+
 fn all(call: &mut Call<'_, '_>) -> Result<()> {
     call.reply.array(table::all().count());
     for command in table::all() {
@@ -299,18 +308,31 @@ fn list(call: &mut Call<'_, '_>) -> Result<()> {
         5 if call.is(3, "MODULE") => Some(Filter::Module),
         _ => return Err(Failure::from(SYNTAX)),
     };
-    let names: Vec<String> = match filter {
-        None => table::all().map(|command| command.name.to_owned()).collect(),
-        Some(filter) => table::all()
-            .flat_map(|command| std::iter::once(command).chain(command.subcommands))
-            .map(|command| (command, command.full_name()))
-            .filter(|(command, name)| filter.takes(command, name))
-            .map(|(_, name)| name)
-            .collect(),
-    };
+    match filter {
+        None => reply_names(call, &table::all().map(|command| command.name.to_owned()).collect::<Vec<_>>()),
+        Some(filter) => reply_names(call, &names_that(&filter)),
+    }
+    Ok(())
+}
+
+/// Names of commands and subcommands that a filter takes.
+fn names_that(filter: &Filter<'_>) -> Vec<String> {
+    table::all()
+        .flat_map(|command| std::iter::once(command).chain(command.subcommands))
+        .map(|command| (command, command.full_name()))
+        .filter(|(command, name)| filter.takes(command, name))
+        .map(|(_, name)| name)
+        .collect()
+}
+
+fn reply_names(call: &mut Call<'_, '_>, names: &[String]) {
     call.reply.array(names.len());
     names.iter().for_each(|name| call.reply.bulk(name.as_bytes()));
-    Ok(())
+}
+
+/// Answers the names of all commands in a category.
+pub fn reply_names_in_category(call: &mut Call<'_, '_>, category: String) {
+    reply_names(call, &names_that(&Filter::Category(category)));
 }
 
 fn docs(call: &mut Call<'_, '_>) -> Result<()> {

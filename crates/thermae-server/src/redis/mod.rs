@@ -1,5 +1,6 @@
 //! The Redis protocol.
 
+pub mod absent;
 pub mod call;
 pub mod client;
 pub mod connection;

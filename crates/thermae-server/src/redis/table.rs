@@ -4,7 +4,7 @@
 
 use crate::redis::call::Handler;
 use crate::redis::{
-    client, connection, diagnostics, introspection, keys, server, settings, strings, transactions,
+    absent, client, connection, diagnostics, introspection, keys, server, settings, strings, transactions,
 };
 use std::sync::LazyLock;
 
@@ -125,6 +125,7 @@ const GROUPS: &[&[Command]] = &[
     settings::COMMANDS,
     introspection::COMMANDS,
     diagnostics::COMMANDS,
+    absent::COMMANDS,
     transactions::COMMANDS,
 ];
 
