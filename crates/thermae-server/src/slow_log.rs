@@ -2,7 +2,8 @@
 //!
 //! Each command is timed where the log is on, as it is by default. Two readings of the precise clock would cost a tenth of what a small
 //! command does, so where the threshold is so long that the clock of the scheduler's ticks can tell (four milliseconds and less), that one
-//! is read, which is a load from memory. A duration measured with it is right to a tick.
+//! is read, which is a load from memory. A duration measured with it is right to a tick. And what ends one command begins the next one of the
+//! same batch, so that a command costs one reading.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
@@ -97,12 +98,17 @@ impl SlowLog {
         Some(Started { clock, at_microseconds: microseconds(clock) })
     }
 
-    /// How long the command took, if that is to be noted.
+    /// How long the command took, if that is to be noted; and when the next one began, if it follows at once. The precise clock is not used twice: it
+    /// would count what is done between the two.
     #[inline]
-    pub fn slow(&self, started: Started) -> Option<i64> {
-        let took = microseconds(started.clock) - started.at_microseconds;
+    pub fn finish(&self, started: Started) -> (Option<i64>, Option<Started>) {
+        let at_microseconds = microseconds(started.clock);
+        let took = at_microseconds - started.at_microseconds;
         let threshold = self.slower_than_microseconds.load(Ordering::Relaxed);
-        (threshold >= 0 && took >= threshold).then_some(took)
+        let is_slow = threshold >= 0 && took >= threshold;
+        let next =
+            (started.clock == ClockId::MonotonicCoarse).then_some(Started { at_microseconds, ..started });
+        (is_slow.then_some(took), next)
     }
 
     /// Notes a slow command.
@@ -222,11 +228,15 @@ mod tests {
         assert!(log.start().is_none());
         log.set(2_000, 10);
         let started = log.start().unwrap();
-        assert_eq!(log.slow(started), None);
+        assert_eq!(log.finish(started).0, None);
         std::thread::sleep(std::time::Duration::from_millis(3));
-        assert!(log.slow(started).unwrap() >= 3_000);
+        assert!(log.finish(started).0.unwrap() >= 3_000);
         log.set(0, 10);
         let started = log.start().unwrap();
-        assert!(log.slow(started).is_some());
+        assert!(matches!(log.finish(started), (Some(_), None)));
+        log.set(50_000, 10);
+        let started = log.start().unwrap();
+        let (slow, next) = log.finish(started);
+        assert!(slow.is_none() && next.unwrap().at_microseconds >= started.at_microseconds);
     }
 }

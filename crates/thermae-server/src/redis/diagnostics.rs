@@ -4,6 +4,7 @@ use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::table::{Command, Keys, NO_KEYS, flags};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flags::{ADMIN, LOADING, NOSCRIPT, READONLY, SKIP_SLOWLOG, STALE};
@@ -332,8 +333,11 @@ fn memory_stats(call: &mut Call<'_, '_>) -> Result<()> {
     let stats = call.space.store().stats()?;
     let overhead_bytes = stats.index_bytes + stats.control_bytes;
     let part = |bytes: u64, of: u64| if of == 0 { 0.0 } else { bytes as f64 * 100.0 / of as f64 };
+    let used_bytes = stats.hot_used_bytes + stats.control_bytes;
+    let peak_bytes = call.shared.used_bytes_peak.fetch_max(used_bytes, Ordering::Relaxed).max(used_bytes);
     let numbers = [
-        ("total.allocated", stats.hot_used_bytes + stats.control_bytes),
+        ("peak.allocated", peak_bytes),
+        ("total.allocated", used_bytes),
         ("startup.allocated", stats.control_bytes),
         ("replication.backlog", 0),
         ("clients.slaves", 0),
@@ -347,13 +351,15 @@ fn memory_stats(call: &mut Call<'_, '_>) -> Result<()> {
         ("keys.bytes-per-key", stats.item_bytes_mean.unwrap_or(0)),
         ("dataset.bytes", stats.live_bytes),
     ];
-    call.reply.map(numbers.len() + 1);
+    call.reply.map(numbers.len() + 2);
     for (name, number) in numbers {
         call.reply.bulk(name.as_bytes());
         call.reply.count(number);
     }
     call.reply.bulk(b"dataset.percentage");
     call.reply.double(part(stats.live_bytes, stats.live_bytes + overhead_bytes));
+    call.reply.bulk(b"peak.percentage");
+    call.reply.double(part(used_bytes, peak_bytes));
     Ok(())
 }
 
@@ -510,6 +516,8 @@ mod tests {
         expect_all(
             &mut tester,
             &[
+                // However busy the machine is.
+                ("CONFIG SET slowlog-log-slower-than -1", "+OK\r\n"),
                 ("MEMORY USAGE nokey", "$-1\r\n"),
                 ("MEMORY USAGE", "-ERR wrong number of arguments for 'memory|usage' command\r\n"),
                 ("MEMORY USAGE a SAMPLES", "-ERR syntax error\r\n"),
@@ -542,7 +550,7 @@ mod tests {
             ],
         );
         assert!(tester.send("DEBUG SLEEP 60").starts_with("-ERR others wait meanwhile"));
-        assert!(tester.send("MEMORY STATS").starts_with("*28\r\n$15\r\ntotal.allocated\r\n:"));
+        assert!(tester.send("MEMORY STATS").starts_with("*32\r\n$14\r\npeak.allocated\r\n:"));
     }
 
     #[test]

@@ -154,15 +154,19 @@ pub fn run(
 ) {
     let start = output.len();
     let is_resp3 = session.is_resp3;
+    let started = session.began.take().or_else(|| shared.slow_log.start());
     let mut call = Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
-    let started = shared.slow_log.start();
     if let Err(failure) = (command.run)(&mut call) {
         let line = failure.line();
         call.reply.take_back(start);
         call.reply.error(&line);
         shared.statistics.note_error(&line);
     }
-    if let Some(microseconds) = started.and_then(|started| shared.slow_log.slow(started)) {
-        note_slow(&call, microseconds);
+    if let Some(started) = started {
+        let (slow, next) = shared.slow_log.finish(started);
+        call.session.began = next;
+        if let Some(microseconds) = slow {
+            note_slow(&call, microseconds);
+        }
     }
 }

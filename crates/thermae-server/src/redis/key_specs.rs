@@ -150,7 +150,7 @@ const SPECS: &[(&str, &[Spec])] = &[
 /// Hints to clients, and names of the commands that have them.
 const TIPS: &[(&str, &str)] = &[
     (
-        "client|info client|list dump hrandfield hscan lastsave migrate object|encoding object|freq object|idletime object|refcount pttl spop srandmember sscan time ttl xadd xautoclaim xclaim xinfo|consumers xpending xtrim zrandmember zscan",
+        "client|info client|list cluster|info cluster|nodes cluster|shards cluster|slots dump hrandfield hscan lastsave migrate object|encoding object|freq object|idletime object|refcount pttl spop srandmember sscan time ttl xadd xautoclaim xclaim xinfo|consumers xpending xtrim zrandmember zscan",
         "nondeterministic_output",
     ),
     (

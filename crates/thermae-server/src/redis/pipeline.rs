@@ -41,6 +41,8 @@ impl Pipeline {
     ) -> usize {
         let mut space = Space::new(&shared.store);
         self.session.is_paused = false;
+        // Whatever ended the last batch was long ago.
+        self.session.began = None;
         let mut done = 0;
         loop {
             batch.clear();

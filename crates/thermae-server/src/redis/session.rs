@@ -3,6 +3,7 @@
 use crate::clients::{Client, Place, marks};
 use crate::redis::request::OwnedArguments;
 use crate::redis::table::Command;
+use crate::slow_log::Started;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +54,8 @@ pub struct Session {
     pub no_evict: bool,
     /// The last command that could have been executed.
     pub last_command: Option<&'static Command>,
+    /// When the command began that comes next, where it is known.
+    pub began: Option<Started>,
     /// After MULTI.
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
@@ -85,6 +88,7 @@ impl Session {
             is_paused: false,
             no_evict: false,
             last_command: None,
+            began: None,
             queue: None,
             watched: HashMap::new(),
         }

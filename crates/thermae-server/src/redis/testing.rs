@@ -55,6 +55,8 @@ impl Tester {
         let (mut batch, mut partial, mut output) = (Batch::default(), None, Vec::new());
         let limits = Limits { is_authenticated: true, argument_bytes_max: 512 << 20 };
         parse(&bytes, 1, limits, &mut partial, &mut batch).1.unwrap();
+        // Commands do not follow at once.
+        self.session.began = None;
         let mut space = Space::new(&self.shared.store);
         let (arguments, _) = batch.command(0, &bytes);
         execute(arguments, &mut self.session, &mut space, &self.shared, &mut output);
