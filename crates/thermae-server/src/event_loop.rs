@@ -9,8 +9,10 @@ use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
 use crate::socket::{Accepted, Listener};
+use crate::transport::Transport;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustls::ServerConnection;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -169,7 +171,7 @@ impl EventLoop {
     }
 
     fn welcome(&mut self, accepted: Accepted) {
-        let Accepted { fd, address, local_address, is_local, protocol: _ } = accepted;
+        let Accepted { fd, address, local_address, is_local, protocol: _, tls } = accepted;
         let (refusal, is_authenticated) = {
             let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
             let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
@@ -204,7 +206,16 @@ impl EventLoop {
             self.free.push(index);
             return;
         }
-        place.connection = Some(Box::new(Connection::new(fd, Pipeline::new(session))));
+        let transport = match tls.map(ServerConnection::new) {
+            None => Transport::Plain(fd),
+            Some(Ok(session)) => Transport::tls(fd, session),
+            Some(Err(_)) => {
+                // Without a session there is nothing to be said to it.
+                self.free.push(index);
+                return;
+            }
+        };
+        place.connection = Some(Box::new(Connection::new(transport, Pipeline::new(session))));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -228,8 +239,13 @@ impl EventLoop {
         };
         let is_lost = interest(before) != interest(next)
             && next != Next::Close
-            && epoll::modify(&self.epoll, connection.fd.as_fd(), EventData::new_u64(token), interest(next))
-                .is_err();
+            && epoll::modify(
+                &self.epoll,
+                connection.transport.as_fd(),
+                EventData::new_u64(token),
+                interest(next),
+            )
+            .is_err();
         if next == Next::Close || is_lost {
             self.close(index);
         }
