@@ -3,7 +3,7 @@
 //! Each group's rows stand beside the functions that do what they say; here is what a row is, and how it is found.
 
 use crate::redis::call::Handler;
-use crate::redis::{connection, keys, server, strings, transactions};
+use crate::redis::{connection, counters, keys, lcs, ranges, server, strings, transactions};
 use std::sync::LazyLock;
 
 /// Bits of [`Command::flags`].
@@ -108,8 +108,16 @@ pub struct Command {
 }
 
 /// All groups.
-const GROUPS: &[&[Command]] =
-    &[strings::COMMANDS, keys::COMMANDS, connection::COMMANDS, server::COMMANDS, transactions::COMMANDS];
+const GROUPS: &[&[Command]] = &[
+    strings::COMMANDS,
+    counters::COMMANDS,
+    ranges::COMMANDS,
+    lcs::COMMANDS,
+    keys::COMMANDS,
+    connection::COMMANDS,
+    server::COMMANDS,
+    transactions::COMMANDS,
+];
 
 const SLOTS: usize = 1024;
 const NAME_BYTES_MAX: usize = 32;
