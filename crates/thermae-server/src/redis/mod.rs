@@ -1,10 +1,12 @@
 //! The Redis protocol.
 
+pub mod bitmaps;
 pub mod call;
 pub mod connection;
 pub mod counters;
 pub mod execute;
 pub mod expiry_options;
+pub mod hyperloglog;
 pub mod keys;
 pub mod lcs;
 pub mod pipeline;

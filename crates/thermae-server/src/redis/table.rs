@@ -3,7 +3,9 @@
 //! Each group's rows stand beside the functions that do what they say; here is what a row is, and how it is found.
 
 use crate::redis::call::Handler;
-use crate::redis::{connection, counters, keys, lcs, ranges, server, strings, transactions};
+use crate::redis::{
+    bitmaps, connection, counters, hyperloglog, keys, lcs, ranges, server, strings, transactions,
+};
 use std::sync::LazyLock;
 
 /// Bits of [`Command::flags`].
@@ -113,6 +115,8 @@ const GROUPS: &[&[Command]] = &[
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
+    bitmaps::COMMANDS,
+    hyperloglog::COMMANDS,
     keys::COMMANDS,
     connection::COMMANDS,
     server::COMMANDS,
