@@ -15,7 +15,7 @@ fn meta(client: &Client, key: &str) -> RecordMeta {
 /// Seconds that a key has left; 0: it is kept for good.
 fn seconds_left(client: &Client, key: &str) -> u64 {
     let expires_at_ms = meta(client, key).expires_at_ms;
-    if expires_at_ms == 0 { 0 } else { (expires_at_ms - client.store().now_ms() + 999) / 1000 }
+    if expires_at_ms == 0 { 0 } else { (expires_at_ms - client.store().now_ms()).div_ceil(1000) }
 }
 
 /// A value that expires in a thousand seconds.

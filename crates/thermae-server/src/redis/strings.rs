@@ -354,9 +354,12 @@ fn mget(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Keys and values of MSET and MSETNX.
-fn pairs<'a>(call: &Call<'a, '_>) -> Result<Vec<(Cow<'a, [u8]>, &'a [u8])>> {
-    if call.arguments.len() % 2 == 0 {
+/// A key, as the store has it, and its value.
+type Pair<'a> = (Cow<'a, [u8]>, &'a [u8]);
+
+/// What MSET and MSETNX are to store.
+fn pairs<'a>(call: &Call<'a, '_>) -> Result<Vec<Pair<'a>>> {
+    if call.arguments.len().is_multiple_of(2) {
         let name = call.command.name;
         return Err(Failure::text(format!("ERR wrong number of arguments for '{name}' command")));
     }

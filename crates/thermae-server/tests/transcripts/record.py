@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Records transcripts: replays the commands of each given file on a private redis-server and writes its replies below them.
+"""Records transcripts: each file's commands go to a private redis-server, its replies are written below them.
 
     python crates/thermae-server/tests/transcripts/record.py strings.txt
 
-Lines that begin with `> ` are commands, those below them replies; the rest is kept. Run it after adding commands.
+Lines that begin with `> ` are commands, those below them replies; the rest is kept. Run it when commands were
+added.
 """
 
 import re
@@ -19,10 +20,13 @@ SIMPLE = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r", 0x22: '\\"', 0x27: "\\'", 0x5C:
 
 def escaped(data: bytes) -> str:
     """As Rust's `escape_ascii` has it."""
-    return "".join(SIMPLE.get(byte) or (chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}") for byte in data)
+    return "".join(
+        SIMPLE.get(byte) or (chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}") for byte in data
+    )
 
 
 def receive(client: socket.socket, marker: bytes) -> bytes:
+    """What comes before the marker."""
     data = b""
     while not data.endswith(marker):
         data += client.recv(1 << 20)
@@ -30,6 +34,7 @@ def receive(client: socket.socket, marker: bytes) -> bytes:
 
 
 def ask(client: socket.socket, command: str, number: int) -> bytes:
+    """One command's reply."""
     # The reply to the second command shows that the first one's is whole.
     text = f"mark-{number}-end"
     client.sendall(command.encode() + b"\n" + b"ECHO " + text.encode() + b"\n")
@@ -37,6 +42,7 @@ def ask(client: socket.socket, command: str, number: int) -> bytes:
 
 
 def record(path: Path, socket_path: str) -> None:
+    """Records one transcript anew."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(socket_path)
     ask(client, "FLUSHALL", 0)
@@ -56,6 +62,7 @@ def record(path: Path, socket_path: str) -> None:
 
 
 def main() -> None:
+    """Records the transcripts that the command line names."""
     with tempfile.TemporaryDirectory() as directory:
         socket_path = f"{directory}/socket"
         server = subprocess.Popen(
