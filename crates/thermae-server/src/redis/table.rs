@@ -3,7 +3,9 @@
 //! Each group's rows stand beside the functions that do what they say; here is what a row is, and how it is found.
 
 use crate::redis::call::Handler;
-use crate::redis::{connection, keys, server, strings, transactions};
+use crate::redis::{
+    bitmaps, connection, counters, hyperloglog, keys, lcs, ranges, server, strings, transactions,
+};
 use std::sync::LazyLock;
 
 /// Bits of [`Command::flags`].
@@ -108,8 +110,18 @@ pub struct Command {
 }
 
 /// All groups.
-const GROUPS: &[&[Command]] =
-    &[strings::COMMANDS, keys::COMMANDS, connection::COMMANDS, server::COMMANDS, transactions::COMMANDS];
+const GROUPS: &[&[Command]] = &[
+    strings::COMMANDS,
+    counters::COMMANDS,
+    ranges::COMMANDS,
+    lcs::COMMANDS,
+    bitmaps::COMMANDS,
+    hyperloglog::COMMANDS,
+    keys::COMMANDS,
+    connection::COMMANDS,
+    server::COMMANDS,
+    transactions::COMMANDS,
+];
 
 const SLOTS: usize = 1024;
 const NAME_BYTES_MAX: usize = 32;
