@@ -146,7 +146,7 @@ pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use remove::{destroy, forget_shared_memory};
 pub use restore::{RestoreReport, restore};
-pub use scan::Scan;
+pub use scan::{Key, Scan};
 pub use sizes::parse_size;
 pub use snapshot::SnapshotReport;
 pub use stats::{Config, Stats};

@@ -13,7 +13,7 @@ use crate::open;
 use crate::options::{Durability, Location, Options, WhenFull};
 use crate::read::{RecordMeta, Wanted, show_key};
 use crate::room::RoomRequest;
-use crate::scan::Scan;
+use crate::scan::{Key, Scan};
 use crate::segment::Room;
 use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
@@ -588,6 +588,30 @@ impl Store {
     /// Walks over the keys that begin with `prefix`.
     pub fn scan(&self, prefix: &[u8]) -> Scan {
         Scan::new(self.engine.clone(), prefix)
+    }
+
+    /// A step of a walk over the keys that begin with `prefix`, of which nothing is remembered: looks at about `keys` keys from `position` on (0 = the
+    /// first), and returns those that begin so, and the position to go on from; `None` at the end. A key that is present from the first step to
+    /// the last is given exactly once. A step's time is bounded: it may find nothing although more is to come.
+    ///
+    /// # Errors
+    /// Closed, Cancelled, and those of reading.
+    pub fn scan_step(&self, prefix: &[u8], position: u64, keys: usize) -> Result<(Vec<Key>, Option<u64>)> {
+        self.enter()?;
+        self.scan(prefix).step(position, keys)
+    }
+
+    /// Any of the keys that begin with `prefix` and that `accepts` accepts.
+    ///
+    /// # Errors
+    /// As [`Store::scan_step`].
+    pub fn random_key(
+        &self,
+        prefix: &[u8],
+        accepts: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>> {
+        self.enter()?;
+        self.scan(prefix).random(accepts)
     }
 
     /// A value's bytes where they lie, valid while held. Their checksum is not verified: that would read them all.

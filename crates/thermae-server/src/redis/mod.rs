@@ -2,13 +2,23 @@
 
 pub mod call;
 pub mod connection;
+pub mod dump;
 pub mod execute;
+pub mod expiry;
 pub mod keys;
+pub mod keyspace;
+pub mod lzf;
+pub mod object;
+pub mod payload;
 pub mod pipeline;
 pub mod reply;
 pub mod request;
+pub mod scan;
 pub mod server;
 pub mod session;
+pub mod sort;
 pub mod strings;
+#[cfg(test)]
+pub mod test_support;
 pub mod table;
 pub mod transactions;

@@ -3,7 +3,9 @@
 //! Each group's rows stand beside the functions that do what they say; here is what a row is, and how it is found.
 
 use crate::redis::call::Handler;
-use crate::redis::{connection, keys, server, strings, transactions};
+use crate::redis::{
+    connection, dump, expiry, keys, keyspace, object, scan, server, sort, strings, transactions,
+};
 use std::sync::LazyLock;
 
 /// Bits of [`Command::flags`].
@@ -94,8 +96,19 @@ pub struct Command {
 }
 
 /// All groups.
-const GROUPS: &[&[Command]] =
-    &[strings::COMMANDS, keys::COMMANDS, connection::COMMANDS, server::COMMANDS, transactions::COMMANDS];
+const GROUPS: &[&[Command]] = &[
+    strings::COMMANDS,
+    keys::COMMANDS,
+    expiry::COMMANDS,
+    scan::COMMANDS,
+    sort::COMMANDS,
+    dump::COMMANDS,
+    object::COMMANDS,
+    keyspace::COMMANDS,
+    connection::COMMANDS,
+    server::COMMANDS,
+    transactions::COMMANDS,
+];
 
 const SLOTS: usize = 1024;
 const NAME_BYTES_MAX: usize = 32;
