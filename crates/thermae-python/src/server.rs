@@ -21,8 +21,9 @@ impl Server {
     /// Opens the store and serves it; `config` is JSON.
     #[new]
     fn new(py: Python<'_>, location: &str, options: &Bound<'_, PyDict>, config: &str) -> PyResult<Self> {
-        let config: Config = serde_json::from_str(config)
-            .map_err(|error| invalid_option(py, format!("the server's configuration makes no sense: {error}")))?;
+        let config: Config = serde_json::from_str(config).map_err(|error| {
+            invalid_option(py, format!("the server's configuration makes no sense: {error}"))
+        })?;
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
         let store = gil::detached(py, || thermae_core::Store::open(&location, &options)).into_python(py)?;

@@ -8,8 +8,9 @@
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
 use crate::redis::request::Batch;
 use crate::shared::Shared;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, read};
+use rustix::net::{SendFlags, send};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
@@ -128,7 +129,12 @@ impl Connection {
     }
 
     /// Reads once and serves that. Whether there may be more; else what is to become of the connection.
-    fn read(&mut self, argument_bytes_max: u64, buffers: &mut Buffers, shared: &Shared) -> Result<bool, Next> {
+    fn read(
+        &mut self,
+        argument_bytes_max: u64,
+        buffers: &mut Buffers,
+        shared: &Shared,
+    ) -> Result<bool, Next> {
         let mut input = if self.input.is_empty() {
             std::mem::take(&mut buffers.input)
         } else {
@@ -140,7 +146,7 @@ impl Connection {
         let wanted = READ_BYTES.max(before / 2);
         input.reserve(wanted);
         let space = input.capacity() - before;
-        let received = recv(&self.fd, rustix::buffer::spare_capacity(&mut input), RecvFlags::empty());
+        let received = read(&self.fd, spare_capacity(&mut input));
         let received = match received {
             Ok(received) => received,
             Err(Errno::AGAIN | Errno::INTR) => {
@@ -167,7 +173,7 @@ impl Connection {
     /// Keeps what is left of the input, and gives a buffer of the loop back to it.
     fn give_back(&mut self, mut input: Vec<u8>, is_own: bool, done: usize, buffers: &mut Buffers) {
         if is_own {
-            self.keep_input(input, if done == input.len() { done } else { done });
+            self.keep_input(input, done);
         } else {
             if done < input.len() {
                 self.input = input[done..].to_vec();
@@ -192,7 +198,13 @@ impl Connection {
             let output = &mut buffers.output;
             output.clear();
             let (count, sequence) = thermae_core::deferring(|| {
-                self.pipeline.process(&input[done..length], argument_bytes_max, &mut buffers.batch, shared, output)
+                self.pipeline.process(
+                    &input[done..length],
+                    argument_bytes_max,
+                    &mut buffers.batch,
+                    shared,
+                    output,
+                )
             });
             done += count;
             self.is_ended = self.pipeline.session.closes;

@@ -49,7 +49,8 @@ mod tests {
             first in (0..DATABASES, key()), second in (0..DATABASES, key())
         ) {
             let stored = |(database, key): &(u8, Vec<u8>)| stored_key(*database, key).into_owned();
-            prop_assert_eq!(database_of(&stored(&first)), (first.0, first.1.as_slice()));
+            let stored_first = stored(&first);
+            prop_assert_eq!(database_of(&stored_first), (first.0, first.1.as_slice()));
             prop_assert_eq!(stored(&first) == stored(&second), first == second);
             prop_assert!(stored(&first).starts_with(&stored_prefix(first.0)));
         }

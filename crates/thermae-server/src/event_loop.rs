@@ -9,8 +9,8 @@ use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
 use crate::socket::{Accepted, Listener};
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -187,7 +187,8 @@ impl EventLoop {
         };
         if let Some(refusal) = refusal {
             self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
-            drop(rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL));
+            // Who does not take it is refused all the same.
+            let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
             return;
         }
         let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
@@ -209,7 +210,9 @@ impl EventLoop {
 
     fn serve(&mut self, token: u64) {
         let (index, uses) = (token as u32, (token >> 32) as u32);
-        let Some(place) = self.places.get_mut(index as usize).filter(|place| place.uses == uses) else { return };
+        let Some(place) = self.places.get_mut(index as usize).filter(|place| place.uses == uses) else {
+            return;
+        };
         let Some(connection) = &mut place.connection else { return };
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
@@ -225,7 +228,8 @@ impl EventLoop {
         };
         let is_lost = interest(before) != interest(next)
             && next != Next::Close
-            && epoll::modify(&self.epoll, connection.fd.as_fd(), EventData::new_u64(token), interest(next)).is_err();
+            && epoll::modify(&self.epoll, connection.fd.as_fd(), EventData::new_u64(token), interest(next))
+                .is_err();
         if next == Next::Close || is_lost {
             self.close(index);
         }

@@ -26,7 +26,9 @@ impl Failure {
         match self {
             Self::Text(text) => text.clone(),
             Self::Store(error) => Cow::Owned(match error {
-                Error::Full(text) => format!("OOM command not allowed when used memory > 'maxmemory': {text}"),
+                Error::Full(text) => {
+                    format!("OOM command not allowed when used memory > 'maxmemory': {text}")
+                }
                 Error::WritesStopped(text) => format!("MISCONF {text}"),
                 Error::ReadOnly(text) => format!("READONLY {text}"),
                 Error::WrongType(text) => format!("WRONGTYPE {text}"),

@@ -31,7 +31,7 @@ impl Mailbox {
     /// Wakes the loop.
     pub fn ring(&self) {
         // Where it is full, it rings already.
-        drop(rustix::io::write(&self.bell, &1_u64.to_ne_bytes()));
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
     /// Hands a client over.
@@ -43,7 +43,7 @@ impl Mailbox {
     /// Silences the bell and takes what was handed over.
     pub fn take(&self) -> Vec<Accepted> {
         let mut count = [0_u8; 8];
-        drop(rustix::io::read(&self.bell, &mut count));
+        let _ = rustix::io::read(&self.bell, &mut count);
         std::mem::take(&mut *self.accepted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

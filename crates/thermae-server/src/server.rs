@@ -51,7 +51,8 @@ impl Server {
     /// See [`StartError`].
     pub fn start(store: Store, config: Config) -> Result<Self, StartError> {
         let listeners = listen(&config)?;
-        let addresses = listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
+        let addresses =
+            listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
         let threads = config.threads.max(1) as usize;
         let mailboxes: Arc<[Mailbox]> =
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
@@ -102,12 +103,8 @@ impl Server {
     pub fn wait(&self, timeout: Duration) -> bool {
         let until = std::time::Instant::now() + timeout;
         loop {
-            let is_over = self
-                .loops
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .all(JoinHandle::is_finished);
+            let is_over =
+                self.loops.lock().unwrap_or_else(PoisonError::into_inner).iter().all(JoinHandle::is_finished);
             if is_over || std::time::Instant::now() >= until {
                 return is_over;
             }
@@ -147,7 +144,8 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
         move |source| StartError::Listen { address, source }
     };
     let mut listeners = Vec::new();
-    for (addresses, protocol) in [(&config.redis, Protocol::Redis), (&config.memcached, Protocol::Memcached)] {
+    for (addresses, protocol) in [(&config.redis, Protocol::Redis), (&config.memcached, Protocol::Memcached)]
+    {
         for address in addresses {
             listeners.push(Listener::tcp(address, protocol).map_err(failed(address))?);
         }

@@ -3,8 +3,8 @@
 use rustix::fs::Mode;
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_tcp_nodelay};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, getpeername, getsockname, listen,
-    socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, getpeername, getsockname,
+    listen, socket_with,
 };
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -58,9 +58,10 @@ impl Listener {
     /// # Errors
     /// A name that has no address; what the system says.
     pub fn tcp(address: &str, protocol: Protocol) -> io::Result<Self> {
-        let resolved = address.to_socket_addrs()?.next().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address")
-        })?;
+        let resolved = address
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"))?;
         let family = if resolved.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -116,12 +117,7 @@ impl Listener {
                 let protocol = self.protocol;
                 return Ok(Some(Accepted { fd, address, local_address, is_local: true, protocol }));
             }
-            let ends = getpeername(&fd).and_then(|peer| Ok((peer, getsockname(&fd)?)));
-            let Ok((Ok(peer), Ok(own))) =
-                ends.map(|(peer, own)| (SocketAddr::try_from(peer.ok_or(())), SocketAddr::try_from(own)))
-            else {
-                continue;
-            };
+            let Some((peer, own)) = ends_of(&fd) else { continue };
             // Replies are written whole; waiting for more to send only delays them.
             if set_tcp_nodelay(&fd, true).is_err() {
                 continue;
@@ -135,6 +131,12 @@ impl Listener {
             }));
         }
     }
+}
+
+/// The addresses of both ends; `None` where the client has gone again.
+fn ends_of(fd: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
+    let peer = SocketAddr::try_from(getpeername(fd).ok()??).ok()?;
+    Some((peer, SocketAddr::try_from(getsockname(fd).ok()?).ok()?))
 }
 
 impl Drop for Listener {

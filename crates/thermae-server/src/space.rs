@@ -260,12 +260,9 @@ impl Overlay {
             .written
             .iter()
             .map(|(key, written)| match written {
-                Some(Written { value, meta }) => BatchOp::Set {
-                    key,
-                    value,
-                    encoding: meta.encoding,
-                    expires_at_ms: meta.expires_at_ms,
-                },
+                Some(Written { value, meta }) => {
+                    BatchOp::Set { key, value, encoding: meta.encoding, expires_at_ms: meta.expires_at_ms }
+                }
                 None => BatchOp::Delete { key },
             })
             .collect();

@@ -90,4 +90,3 @@ fn quit(call: &mut Call<'_, '_>) -> Result<()> {
     call.reply.ok();
     Ok(())
 }
-

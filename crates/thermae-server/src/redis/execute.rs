@@ -137,8 +137,7 @@ pub fn run(
 ) {
     let start = output.len();
     let is_resp3 = session.is_resp3;
-    let mut call =
-        Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
+    let mut call = Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
     if let Err(failure) = (command.run)(&mut call) {
         call.reply.take_back(start);
         call.reply.error(&failure.line());

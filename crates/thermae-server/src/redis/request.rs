@@ -90,7 +90,10 @@ impl<'a> Arguments<'a> {
     /// One of them; empty where there is none, which no caller relies on: arity is checked first.
     #[inline]
     pub fn at(&self, index: usize) -> &'a [u8] {
-        self.spans.get(index).and_then(|span| self.bytes.get(span.start as usize..span.end as usize)).unwrap_or_default()
+        self.spans
+            .get(index)
+            .and_then(|span| self.bytes.get(span.start as usize..span.end as usize))
+            .unwrap_or_default()
     }
 
     /// All from this one on.
@@ -206,7 +209,11 @@ pub fn parse(
 
 /// A number line: its value, and where the next line begins. `None` where its end has not come yet.
 #[inline]
-fn number_line(buffer: &[u8], at: usize, too_long: &str) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
+fn number_line(
+    buffer: &[u8],
+    at: usize,
+    too_long: &str,
+) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
     // Most lengths have one to three digits.
     let mut value: i64 = 0;
     let mut position = at;
@@ -251,9 +258,9 @@ fn parse_array(
     let first = batch.spans.len();
     if let Some(known) = partial.take() {
         let offset = start as u32;
-        batch
-            .spans
-            .extend(known.spans.iter().map(|span| Span { start: span.start + offset, end: span.end + offset }));
+        batch.spans.extend(
+            known.spans.iter().map(|span| Span { start: span.start + offset, end: span.end + offset }),
+        );
         (position, missing, length) = (start + known.position, known.missing, known.length);
     }
     let is_whole = loop {
@@ -278,9 +285,12 @@ fn parse_array(
                 match buffer.get(position) {
                     None => break false,
                     Some(b'$') => {}
-                    Some(&other) => return Err(ProtocolError(format!("expected '$', got '{}'", shown(other)))),
+                    Some(&other) => {
+                        return Err(ProtocolError(format!("expected '$', got '{}'", shown(other))));
+                    }
                 }
-                let Some((bytes, next)) = number_line(buffer, position + 1, "too big bulk count string")? else {
+                let Some((bytes, next)) = number_line(buffer, position + 1, "too big bulk count string")?
+                else {
                     break false;
                 };
                 let allowed = i64::try_from(limits.argument_bytes_max).unwrap_or(i64::MAX);
@@ -459,7 +469,11 @@ mod tests {
         ];
         assert_eq!(feed(&[bytes], KNOWN), (expected.clone(), None));
         for cut in 0..bytes.len() {
-            assert_eq!(feed(&[&bytes[..cut], &bytes[cut..]], KNOWN), (expected.clone(), None), "cut at {cut}");
+            assert_eq!(
+                feed(&[&bytes[..cut], &bytes[cut..]], KNOWN),
+                (expected.clone(), None),
+                "cut at {cut}"
+            );
         }
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(feed(&single, KNOWN), (expected, None));
@@ -480,7 +494,11 @@ mod tests {
             (b"get 'k'x\n", "unbalanced quotes in request"),
         ] {
             let with_ping = [b"*1\r\n$4\r\nPING\r\n", bytes].concat();
-            assert_eq!(feed(&[&with_ping], KNOWN), (vec![words(&["PING"])], Some(error.to_owned())), "{bytes:?}");
+            assert_eq!(
+                feed(&[&with_ping], KNOWN),
+                (vec![words(&["PING"])], Some(error.to_owned())),
+                "{bytes:?}"
+            );
         }
         let long = vec![b'1'; LINE_BYTES_MAX + 1];
         assert_eq!(feed(&[&long], KNOWN).1.unwrap(), "too big inline request");

@@ -45,8 +45,22 @@ pub mod flags {
 
     /// Names as COMMAND INFO gives them, by bit.
     pub const NAMES: [&str; 16] = [
-        "write", "readonly", "denyoom", "admin", "pubsub", "noscript", "blocking", "loading", "stale",
-        "skip_monitor", "skip_slowlog", "fast", "no_auth", "no_multi", "movablekeys", "allow_busy",
+        "write",
+        "readonly",
+        "denyoom",
+        "admin",
+        "pubsub",
+        "noscript",
+        "blocking",
+        "loading",
+        "stale",
+        "skip_monitor",
+        "skip_slowlog",
+        "fast",
+        "no_auth",
+        "no_multi",
+        "movablekeys",
+        "allow_busy",
     ];
 }
 
