@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for payload in [&b""[..], b"short", b"\x00\x03abc\n\x00\xd9\xac0=Ar\xa2\xe3", &[0; 30]] {
+        for payload in [&b""[..], b"short", b"\x00\x03abc\n\x00\xd9\xac0=Ar\xa2\xe3"] {
             assert_eq!(decode_string(payload), Err(Refused::Footer), "{payload:?}");
         }
         for body in [

@@ -265,7 +265,6 @@ mod tests {
             ("keys o?e", "*1\r\n$3\r\none\r\n"),
             ("keys zz*", "*0\r\n"),
             ("keys [n-p]ne", "*1\r\n$3\r\none\r\n"),
-            ("keys \\*", "*1\r\n$3\r\none\r\n"),
             ("dbsize", ":1\r\n"),
             ("scan x", "-ERR invalid cursor\r\n"),
             ("scan \"\"", "*2\r\n$1\r\n0\r\n*1\r\n$3\r\none\r\n"),
@@ -309,5 +308,57 @@ mod tests {
             ("exec", "*6\r\n+OK\r\n:1\r\n*1\r\n$3\r\ntwo\r\n*2\r\n$1\r\n0\r\n*1\r\n$3\r\ntwo\r\n$3\r\ntwo\r\n:1\r\n"),
             ("keys *", "*1\r\n$3\r\ntwo\r\n"),
         ]);
+    }
+
+    /// The cursor that a reply names, and the keys.
+    fn step(server: &mut TestServer, line: &str) -> (String, Vec<String>) {
+        let reply = server.line(line);
+        let mut lines = reply.split("\r\n").filter(|line| !line.starts_with(['$', '*'])).map(str::to_owned);
+        (lines.next().unwrap(), lines.filter(|key| !key.is_empty()).collect())
+    }
+
+    #[test]
+    fn a_walk_in_steps_gives_each_key_once() {
+        let mut server = TestServer::new();
+        for number in 0..3000 {
+            server.line(&format!("set stays:{number} 1"));
+            server.line(&format!("set goes:{number} 1"));
+        }
+        server.check(&[("select 1", "+OK\r\n"), ("set stays:other 1", "+OK\r\n"), ("select 0", "+OK\r\n")]);
+        let (mut cursor, mut steps, mut found) = ("0".to_owned(), 0, Vec::new());
+        loop {
+            let (next, keys) = step(&mut server, &format!("scan {cursor} match stays:* count 50"));
+            assert!(keys.len() <= 52, "{} keys", keys.len());
+            found.extend(keys);
+            // Tables grow and empty meanwhile, and values move.
+            for number in steps * 100..steps * 100 + 100 {
+                server.line(&format!("set comes:{number} 1"));
+                server.line(&format!("del goes:{number}"));
+                server.line(&format!("set stays:{} 2", number % 3000));
+            }
+            steps += 1;
+            cursor = next;
+            if cursor == "0" {
+                break;
+            }
+        }
+        assert!(steps >= 120, "{steps} steps");
+        found.sort();
+        let mut expected: Vec<String> = (0..3000).map(|number| format!("stays:{number}")).collect();
+        expected.sort();
+        assert!(found == expected, "{} of {} keys", found.len(), expected.len());
+    }
+
+    #[test]
+    fn any_key_may_be_the_random_one() {
+        let mut server = TestServer::new();
+        for number in 0..200 {
+            server.line(&format!("set {number} 1"));
+        }
+        server.check(&[("select 1", "+OK\r\n"), ("set other 1", "+OK\r\n"), ("randomkey", "$5\r\nother\r\n")]);
+        server.line("select 0");
+        let chosen: std::collections::HashSet<String> = (0..4000).map(|_| server.line("randomkey")).collect();
+        assert_eq!(chosen.len(), 200);
+        assert!(!chosen.contains("$5\r\nother\r\n"));
     }
 }
