@@ -13,7 +13,6 @@ use crate::open;
 use crate::options::{Durability, Location, Options, WhenFull};
 use crate::read::{RecordMeta, Wanted, show_key};
 use crate::room::RoomRequest;
-use crate::scan::{Key, Scan};
 use crate::segment::Room;
 use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
@@ -189,7 +188,7 @@ impl Store {
 
     /// Background threads do not survive a fork; the child's first call brings its own.
     #[inline]
-    fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         self.engine.check_usable()?;
         let forks = self.engine.forks.load(Ordering::Relaxed);
         if forks != 0 && self.keeper.existing(forks).is_none() {
@@ -548,70 +547,6 @@ impl Store {
                 }
             }
         }
-    }
-
-    /// Keys that are present. Expired ones are removed first, so that they do not count.
-    ///
-    /// # Errors
-    /// Closed, Io.
-    pub fn len(&self) -> Result<u64> {
-        self.enter()?;
-        if !self.engine.read_only {
-            self.engine.expire_all(self.engine.now_ms())?;
-        }
-        Ok(self.engine.count_entries())
-    }
-
-    /// Whether there is no key.
-    ///
-    /// # Errors
-    /// As [`Store::len`].
-    pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.len()? == 0)
-    }
-
-    /// Deletes all keys; returns how many.
-    ///
-    /// # Errors
-    /// As [`Store::delete`]; Cancelled.
-    pub fn clear(&self) -> Result<u64> {
-        self.engine.check_writable()?;
-        let mut scan = self.scan(b"");
-        let mut count = 0;
-        while let Some(batch) = scan.next_batch()? {
-            let keys: Vec<&[u8]> = batch.iter().map(|(key, _)| key.as_slice()).collect();
-            count += self.delete_many(&keys)?;
-        }
-        Ok(count)
-    }
-
-    /// Walks over the keys that begin with `prefix`.
-    pub fn scan(&self, prefix: &[u8]) -> Scan {
-        Scan::new(self.engine.clone(), prefix)
-    }
-
-    /// A step of a walk over the keys that begin with `prefix`, of which nothing is remembered: looks at about `keys` keys from `position` on (0 = the
-    /// first), and returns those that begin so, and the position to go on from; `None` at the end. A key that is present from the first step to
-    /// the last is given exactly once. A step's time is bounded: it may find nothing although more is to come.
-    ///
-    /// # Errors
-    /// Closed, Cancelled, and those of reading.
-    pub fn scan_step(&self, prefix: &[u8], position: u64, keys: usize) -> Result<(Vec<Key>, Option<u64>)> {
-        self.enter()?;
-        self.scan(prefix).step(position, keys)
-    }
-
-    /// Any of the keys that begin with `prefix` and that `accepts` accepts.
-    ///
-    /// # Errors
-    /// As [`Store::scan_step`].
-    pub fn random_key(
-        &self,
-        prefix: &[u8],
-        accepts: impl FnMut(&[u8]) -> bool,
-    ) -> Result<Option<Vec<u8>>> {
-        self.enter()?;
-        self.scan(prefix).random(accepts)
     }
 
     /// A value's bytes where they lie, valid while held. Their checksum is not verified: that would read them all.

@@ -5,7 +5,8 @@ mod common;
 use common::{Place, keys, options};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use thermae_core::{Durability, Key, SetOptions, Store, WhenFull};
+use std::time::Duration;
+use thermae_core::{BatchOp, Durability, KEY_MARK, Key, SetOptions, Store, WhenFull};
 
 const KEYS: u32 = 5000;
 
@@ -98,5 +99,51 @@ fn each_key_is_chosen_at_random_now_and_then() {
     let chosen: HashSet<Vec<u8>> =
         (0..4000).map(|_| store.random_key(b"stays:", |key| key != b"stays:7").unwrap().unwrap()).collect();
     assert_eq!(chosen.len(), 99);
+    store.close().unwrap();
+}
+
+#[test]
+fn keys_behind_the_mark_are_known_of() {
+    let place = Place::shared_memory("marked-keys");
+    let store = place.open(&options(16, 0, Durability::None, WhenFull::Error));
+    let other = place.open(&options(16, 0, Durability::None, WhenFull::Error));
+    let marked = [KEY_MARK, 1, b'a'];
+    set(&store, b"a");
+    set(&store, &[b'a', KEY_MARK]);
+    assert!(!store.has_marked_keys().unwrap());
+    set(&other, &marked);
+    assert!(store.has_marked_keys().unwrap() && store.has_marked_keys().unwrap());
+    other.delete(&marked).unwrap();
+    assert!(!store.has_marked_keys().unwrap());
+    let op = BatchOp::Set { key: &marked, value: b"value", encoding: 0, expires_at_ms: other.now_ms() + 50 };
+    other.transaction(&[op], &[]).unwrap();
+    assert!(store.has_marked_keys().unwrap());
+    common::wait_until("the key has expired", Duration::from_secs(5), || !store.has_marked_keys().unwrap());
+    // Over its expired record.
+    set(&other, &marked);
+    assert!(store.has_marked_keys().unwrap());
+    other.close().unwrap();
+    store.close().unwrap();
+}
+
+#[test]
+fn a_key_behind_the_mark_is_never_missed() {
+    let place = Place::shared_memory("marked-keys");
+    let store = place.open(&options(16, 0, Durability::None, WhenFull::Error));
+    let marked = [KEY_MARK, 1, b'a'];
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2000 {
+                set(&store, &marked);
+                assert!(store.has_marked_keys().unwrap());
+                store.delete(&marked).unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        while !is_over.load(Ordering::Relaxed) {
+            store.has_marked_keys().unwrap();
+        }
+    });
     store.close().unwrap();
 }

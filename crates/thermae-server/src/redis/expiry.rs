@@ -163,9 +163,7 @@ impl Conditions {
             *condition = true;
         }
         if conditions.nx && (conditions.xx || conditions.gt || conditions.lt) {
-            return Err(Failure::from(
-                "ERR NX and XX, GT or LT options at the same time are not compatible",
-            ));
+            return Err(Failure::from("ERR NX and XX, GT or LT options at the same time are not compatible"));
         }
         if conditions.gt && conditions.lt {
             return Err(Failure::from("ERR GT and LT options at the same time are not compatible"));
@@ -221,11 +219,9 @@ fn set_expiry(call: &mut Call<'_, '_>, unit_ms: i64, from_ms: i64) -> Result<()>
             return Ok((Update::Keep, false));
         };
         let update = match expires_at_ms {
-            Some(expires_at_ms) => Update::Set {
-                value: current.value.to_vec(),
-                encoding: current.meta.encoding,
-                expires_at_ms,
-            },
+            Some(expires_at_ms) => {
+                Update::Set { value: current.value.to_vec(), encoding: current.meta.encoding, expires_at_ms }
+            }
             None => Update::Delete,
         };
         Ok((update, true))

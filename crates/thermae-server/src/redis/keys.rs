@@ -305,7 +305,8 @@ fn move_to_database(call: &mut Call<'_, '_>) -> Result<()> {
 /// Where Redis would wait for replicas that may come, this answers at once: none will.
 fn wait(call: &mut Call<'_, '_>) -> Result<()> {
     call.integer(1)?;
-    let timeout_ms = call.integer(2).map_err(|_| Failure::from("ERR timeout is not an integer or out of range"))?;
+    let timeout_ms =
+        call.integer(2).map_err(|_| Failure::from("ERR timeout is not an integer or out of range"))?;
     if timeout_ms < 0 {
         return Err(Failure::from("ERR timeout is negative"));
     }
@@ -366,7 +367,10 @@ mod tests {
             ("copy a z db x", "-ERR value is not an integer or out of range\r\n"),
             ("copy a z db 16", "-ERR DB index is out of range\r\n"),
             ("copy a z db -1", "-ERR DB index is out of range\r\n"),
-            ("copy a z db 2147483648", "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n"),
+            (
+                "copy a z db 2147483648",
+                "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n",
+            ),
             ("copy a z db", "-ERR syntax error\r\n"),
             ("copy a z foo", "-ERR syntax error\r\n"),
             ("copy nope z", ":0\r\n"),
@@ -394,7 +398,10 @@ mod tests {
             ("move a x", "-ERR value is not an integer or out of range\r\n"),
             ("move a 16", "-ERR DB index is out of range\r\n"),
             ("move a -1", "-ERR DB index is out of range\r\n"),
-            ("move a 2147483648", "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n"),
+            (
+                "move a 2147483648",
+                "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n",
+            ),
             ("move nope 2", ":0\r\n"),
             ("move a 1", ":1\r\n"),
             ("exists a", ":0\r\n"),

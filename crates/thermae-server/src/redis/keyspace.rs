@@ -25,7 +25,7 @@ pub const COMMANDS: &[Command] = &[
         categories: "fast keyspace read",
         group: "server",
         since: "1.0.0",
-        complexity: "O(N), N being the number of keys in the store",
+        complexity: "O(1) where only database 0 is used, else O(N), N being the number of keys in the store",
         summary: "Answers how many keys the database has.",
         run: count_keys,
         subcommands: &[],
@@ -84,16 +84,25 @@ fn prefix_of(database: Option<u8>) -> Vec<u8> {
 }
 
 fn count_keys(call: &mut Call<'_, '_>) -> Result<()> {
-    let database = Some(call.session.database);
-    let space = &*call.space;
+    let count = key_count(call.space, call.session.database)?;
+    call.reply.count(count);
+    Ok(())
+}
+
+/// How many keys a database has: at once where it is the first and only one.
+pub fn key_count(space: &Space<'_>, database: u8) -> Result<u64> {
+    let store = space.store();
+    if database == 0 && space.is_plain() && !store.has_marked_keys()? {
+        return Ok(store.len()?);
+    }
+    let database = Some(database);
     let is_counted = |stored: &[u8]| is_of(database, stored) && !space.is_deleted(stored);
-    let mut walk = space.store().scan(&prefix_of(database));
+    let mut walk = store.scan(&prefix_of(database));
     let mut count = space.new_keys()?.iter().filter(|stored| is_counted(stored)).count();
     while let Some(batch) = walk.next_batch()? {
         count += batch.iter().filter(|(stored, _)| is_counted(stored)).count();
     }
-    call.reply.count(count as u64);
-    Ok(())
+    Ok(count as u64)
 }
 
 fn flush_database(call: &mut Call<'_, '_>) -> Result<()> {
@@ -182,7 +191,9 @@ fn swap(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 fn index_argument(call: &Call<'_, '_>, index: usize, error: &'static str) -> Result<i32> {
-    parse_integer(call.argument(index)).and_then(|number| i32::try_from(number).ok()).ok_or(Failure::from(error))
+    parse_integer(call.argument(index))
+        .and_then(|number| i32::try_from(number).ok())
+        .ok_or(Failure::from(error))
 }
 
 #[cfg(test)]

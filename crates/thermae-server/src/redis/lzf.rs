@@ -30,7 +30,8 @@ pub fn compress(input: &[u8]) -> Option<Vec<u8>> {
     let (mut at, mut literals_from) = (0, 0);
     while at + MATCH_MIN <= input.len() {
         let place = &mut places[hash(&input[at..])];
-        let candidate = std::mem::replace(place, at + 1).checked_sub(1).filter(|from| at - from <= DISTANCE_MAX);
+        let candidate =
+            std::mem::replace(place, at + 1).checked_sub(1).filter(|from| at - from <= DISTANCE_MAX);
         let length = candidate.map_or(0, |from| common(&input[from..], &input[at..]));
         match candidate {
             Some(from) if length >= MATCH_MIN => {
@@ -133,7 +134,8 @@ mod tests {
 
     #[test]
     fn far_and_long_repetitions_fit_their_fields() {
-        let mut text: Vec<u8> = (0..DISTANCE_MAX).map(|number| (number * number / 7 + number / 256) as u8).collect();
+        let mut text: Vec<u8> =
+            (0..DISTANCE_MAX).map(|number| (number * number / 7 + number / 256) as u8).collect();
         text.extend_from_within(..600);
         text.extend([0; 3 * MATCH_MAX + 2]);
         let compressed = compress(&text).unwrap();
@@ -152,7 +154,9 @@ mod tests {
         assert_eq!(decompress(b"\x01xx\xe0\n\0", 21), Some(vec![b'x'; 21]));
         let long = b"\x01aa\xe0\xff\0\xe0\xff\0\xe0\xff\0\xe0\xc3\0\x01aa";
         assert_eq!(decompress(long, 1000), Some(vec![b'a'; 1000]));
-        for (broken, length) in [(&b"\x05ab"[..], 2), (b"\xe0", 9), (b"\xe0\x01", 9), (b"\x20\0", 3), (b"\0a\x20\x01", 4)] {
+        for (broken, length) in
+            [(&b"\x05ab"[..], 2), (b"\xe0", 9), (b"\xe0\x01", 9), (b"\x20\0", 3), (b"\0a\x20\x01", 4)]
+        {
             assert_eq!(decompress(broken, length), None, "{broken:?}");
         }
     }

@@ -18,7 +18,7 @@ pub mod server;
 pub mod session;
 pub mod sort;
 pub mod strings;
+pub mod table;
 #[cfg(test)]
 pub mod test_support;
-pub mod table;
 pub mod transactions;

@@ -141,7 +141,8 @@ fn reference_count(call: &mut Call<'_, '_>) -> Result<()> {
     match call.space.get(&key)? {
         None => call.reply.null(),
         Some((_, value)) => {
-            let is_shared = parse_integer(&value).is_some_and(|number| (0..SHARED_INTEGERS).contains(&number));
+            let is_shared =
+                parse_integer(&value).is_some_and(|number| (0..SHARED_INTEGERS).contains(&number));
             call.reply.integer(if is_shared { SHARED_REFERENCES } else { 1 });
         }
     }

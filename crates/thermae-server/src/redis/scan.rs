@@ -355,7 +355,11 @@ mod tests {
         for number in 0..200 {
             server.line(&format!("set {number} 1"));
         }
-        server.check(&[("select 1", "+OK\r\n"), ("set other 1", "+OK\r\n"), ("randomkey", "$5\r\nother\r\n")]);
+        server.check(&[
+            ("select 1", "+OK\r\n"),
+            ("set other 1", "+OK\r\n"),
+            ("randomkey", "$5\r\nother\r\n"),
+        ]);
         server.line("select 0");
         let chosen: std::collections::HashSet<String> = (0..4000).map(|_| server.line("randomkey")).collect();
         assert_eq!(chosen.len(), 200);

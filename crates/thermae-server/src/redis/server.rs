@@ -7,21 +7,19 @@ use crate::redis::table::{Command, NO_KEYS, flags};
 use flags::{FAST, LOADING, STALE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
-    Command {
-        name: "time",
-        arity: 1,
-        flags: LOADING | STALE | FAST,
-        keys: NO_KEYS,
-        categories: "fast",
-        group: "server",
-        since: "2.6.0",
-        complexity: "O(1)",
-        summary: "Answers the store's time: seconds since 1970, and microseconds.",
-        run: time,
-        subcommands: &[],
-    },
-];
+pub const COMMANDS: &[Command] = &[Command {
+    name: "time",
+    arity: 1,
+    flags: LOADING | STALE | FAST,
+    keys: NO_KEYS,
+    categories: "fast",
+    group: "server",
+    since: "2.6.0",
+    complexity: "O(1)",
+    summary: "Answers the store's time: seconds since 1970, and microseconds.",
+    run: time,
+    subcommands: &[],
+}];
 
 fn time(call: &mut Call<'_, '_>) -> Result<()> {
     let now_ms = call.space.now_ms();

@@ -191,8 +191,9 @@ struct Weight {
 impl Weight {
     fn new(value: Option<Vec<u8>>, is_alphabetical: bool) -> Result<Self> {
         let number = match &value {
-            Some(value) if !is_alphabetical => parse_double(value)
-                .ok_or("ERR One or more scores can't be converted into double")?,
+            Some(value) if !is_alphabetical => {
+                parse_double(value).ok_or("ERR One or more scores can't be converted into double")?
+            }
             _ => 0.0,
         };
         Ok(Self { number, text: value.filter(|_| is_alphabetical) })
@@ -248,9 +249,13 @@ mod tests {
 
     #[test]
     fn a_limit_leaves_some() {
-        for (limit, left) in
-            [((1, 1), &["2"][..]), ((-5, 2), &["1", "2"]), ((1, -1), &["2", "3"]), ((3, 1), &[]), ((0, 0), &[])]
-        {
+        for (limit, left) in [
+            ((1, 1), &["2"][..]),
+            ((-5, 2), &["1", "2"]),
+            ((1, -1), &["2", "3"]),
+            ((3, 1), &[]),
+            ((0, 0), &[]),
+        ] {
             let options = Options { limit: Some(limit), ..Options::default() };
             assert_eq!(sorted_words(&["3", "1", "2"], &options).unwrap(), left, "{limit:?}");
         }

@@ -24,6 +24,7 @@ pub struct TestServer {
 
 impl TestServer {
     /// With an empty store.
+    #[allow(clippy::new_without_default, reason = "a store that nobody asked for is no default")]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
