@@ -95,20 +95,22 @@ impl Scan {
     /// A key with the prefix that `accepts` accepts, any of them, each about as likely.
     pub(crate) fn random(&self, mut accepts: impl FnMut(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
         let random = || self.engine.env.random_u64();
-        // From anywhere to the end; where nothing is found there, from the beginning.
-        for start in [random() % self.end(), 0] {
-            let mut next = Some(start);
-            while let Some(position) = next {
-                let (mut keys, after) = self.step(position, RANDOM_AMONG)?;
-                keys.retain(|(key, _)| accepts(key));
-                if !keys.is_empty() {
-                    let chosen = random() % keys.len() as u64;
-                    return Ok(Some(keys.swap_remove(chosen as usize).0));
-                }
-                next = after;
+        let mut keys: Vec<Key> = Vec::new();
+        let (mut position, mut has_wrapped) = (random() % self.end(), false);
+        loop {
+            let (mut found, next) = self.step(position, RANDOM_AMONG - keys.len())?;
+            found.retain(|key| accepts(&key.0) && !keys.contains(key));
+            keys.append(&mut found);
+            // Behind the last key comes the first: it would be chosen less often than others if it had nothing before it.
+            let is_enough = keys.len() >= RANDOM_AMONG || next.is_some() && !keys.is_empty();
+            if is_enough || next.is_none() && has_wrapped {
+                break;
             }
+            has_wrapped |= next.is_none();
+            position = next.unwrap_or(0);
         }
-        Ok(None)
+        let chosen = random().checked_rem(keys.len() as u64);
+        Ok(chosen.map(|chosen| keys.swap_remove(chosen as usize).0))
     }
 
     /// The first position after all keys.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Place, keys, options};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thermae_core::{BatchOp, Durability, KEY_MARK, Key, SetOptions, Store, WhenFull};
@@ -96,9 +96,14 @@ fn each_key_is_chosen_at_random_now_and_then() {
     assert_eq!(store.random_key(b"", |_| true).unwrap(), None);
     (0..100).for_each(|number| set(&store, &stays(number)));
     set(&store, b"other");
-    let chosen: HashSet<Vec<u8>> =
-        (0..4000).map(|_| store.random_key(b"stays:", |key| key != b"stays:7").unwrap().unwrap()).collect();
-    assert_eq!(chosen.len(), 99);
+    let mut times: HashMap<Vec<u8>, u32> = HashMap::new();
+    for _ in 0..10_000 {
+        let chosen = store.random_key(b"stays:", |key| key != b"stays:7").unwrap().unwrap();
+        *times.entry(chosen).or_default() += 1;
+    }
+    assert_eq!(times.len(), 99);
+    let (least, most) = (times.values().min().unwrap(), times.values().max().unwrap());
+    assert!(*least > 10 && *most < 300, "of 101 times on average, from {least} to {most}");
     store.close().unwrap();
 }
 
