@@ -13,7 +13,6 @@
 //! - space: keys and values as commands see them
 //! - databases: numbered databases in one store
 //! - failure: what a command answers instead of its reply
-//! - socket: sockets that clients come to
 //! - hyperloglog: sketches that count distinct elements
 //! - murmur: the hash that sketches are filled with
 //! - bitfield: integers of any width inside a string
@@ -23,7 +22,8 @@
 //! - extended: floats of 80 bits
 //! - float_text: what a float's text says, and the nearest binary number to it
 //! - natural: whole numbers of any length
-//! - error: what the pure computations refuse
+//! - error: what stored bytes can be wrong about
+//! - socket: sockets that clients come to
 //! - config: what a server is told
 #![warn(missing_docs)]
 #![allow(clippy::cast_possible_truncation, reason = "buffers stay below 4 GiB; see connection")]
