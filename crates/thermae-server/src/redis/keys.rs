@@ -317,6 +317,7 @@ fn wait(call: &mut Call<'_, '_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use crate::redis::test_support::TestServer;
+    use thermae_core::SetOptions;
 
     #[test]
     fn keys_are_deleted_and_counted() {
@@ -423,5 +424,27 @@ mod tests {
             ("wait 0 0", ":0\r\n"),
             ("wait -1 0", ":0\r\n"),
         ]);
+    }
+
+    #[test]
+    fn what_python_stored_stays_what_it_was() {
+        const ENCODING: u8 = 2;
+        let mut server = TestServer::new();
+        let expires_at_ms = server.store().now_ms() + 1_000_000;
+        let options = SetOptions { encoding: ENCODING, expires_at_ms, ..SetOptions::default() };
+        server.store().set(b"a", b"42", &options).unwrap();
+        server.check(&[
+            ("rename a b", "+OK\r\n"),
+            ("copy b c", ":1\r\n"),
+            ("move c 3", ":1\r\n"),
+            ("swapdb 3 4", "+OK\r\n"),
+        ]);
+        for key in [&b"b"[..], b"\xff\x04c"] {
+            let (meta, value) = server.store().get(key).unwrap().unwrap();
+            assert_eq!((meta.encoding, meta.expires_at_ms, value), (ENCODING, expires_at_ms, b"42".to_vec()));
+        }
+        server.check(&[("pexpire b 500000", ":1\r\n"), ("persist b", ":1\r\n")]);
+        let meta = server.store().meta(b"b").unwrap().unwrap();
+        assert_eq!((meta.encoding, meta.expires_at_ms), (ENCODING, 0));
     }
 }

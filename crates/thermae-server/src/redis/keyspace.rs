@@ -199,6 +199,7 @@ fn index_argument(call: &Call<'_, '_>, index: usize, error: &'static str) -> Res
 #[cfg(test)]
 mod tests {
     use crate::redis::test_support::TestServer;
+    use thermae_core::SetOptions;
 
     #[test]
     fn databases_are_emptied() {
@@ -256,5 +257,45 @@ mod tests {
             ("select 0", "+OK\r\n"),
             ("dbsize", ":3\r\n"),
         ]);
+    }
+
+    #[test]
+    fn too_many_keys_to_change_at_once_stay_as_they_are() {
+        const TOO_MANY: &str = "-ERR the databases have more keys than can be changed at once (524288 bytes of records): \
+             change them in parts, or create the store with larger frames\r\n";
+        let mut server = TestServer::new();
+        for number in 0..14_000_u32 {
+            server.store().set(format!("key:{number}").as_bytes(), b"", &SetOptions::default()).unwrap();
+        }
+        server.check(&[
+            ("dbsize", ":14000\r\n"),
+            ("swapdb 0 1", TOO_MANY),
+            ("multi", "+OK\r\n"),
+            ("set another 1", "+QUEUED\r\n"),
+            ("flushall", "+QUEUED\r\n"),
+        ]);
+        assert_eq!(server.line("exec"), format!("*2\r\n+OK\r\n{TOO_MANY}"));
+        server.check(&[("dbsize", ":14001\r\n"), ("flushall", "+OK\r\n"), ("dbsize", ":0\r\n")]);
+    }
+
+    #[test]
+    fn keys_that_look_like_those_of_other_databases_are_this_one_s() {
+        let mut server = TestServer::new();
+        for key in [&b"\xff\x01a"[..], b"\xff\x00", b"\xff", b"a"] {
+            server.call(&[b"set", key, b"1"]);
+        }
+        server.check(&[
+            ("dbsize", ":4\r\n"),
+            ("select 1", "+OK\r\n"),
+            ("dbsize", ":0\r\n"),
+            ("set a 1", "+OK\r\n"),
+            ("dbsize", ":1\r\n"),
+            ("flushdb", "+OK\r\n"),
+            ("select 0", "+OK\r\n"),
+            ("dbsize", ":4\r\n"),
+            ("flushdb", "+OK\r\n"),
+            ("dbsize", ":0\r\n"),
+        ]);
+        assert_eq!(server.store().len().unwrap(), 0);
     }
 }
