@@ -4,7 +4,8 @@
 
 use crate::redis::call::Handler;
 use crate::redis::{
-    bitmaps, connection, counters, hyperloglog, keys, lcs, ranges, server, strings, transactions,
+    bitmaps, connection, counters, dump, expiry, hyperloglog, keys, keyspace, lcs, object, ranges, scan,
+    server, sort, strings, transactions,
 };
 use std::sync::LazyLock;
 
@@ -118,6 +119,12 @@ const GROUPS: &[&[Command]] = &[
     bitmaps::COMMANDS,
     hyperloglog::COMMANDS,
     keys::COMMANDS,
+    expiry::COMMANDS,
+    scan::COMMANDS,
+    sort::COMMANDS,
+    dump::COMMANDS,
+    object::COMMANDS,
+    keyspace::COMMANDS,
     connection::COMMANDS,
     server::COMMANDS,
     transactions::COMMANDS,
