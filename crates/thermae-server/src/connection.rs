@@ -8,10 +8,7 @@
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
 use crate::redis::request::Batch;
 use crate::shared::Shared;
-use rustix::buffer::spare_capacity;
-use rustix::io::{Errno, read};
-use rustix::net::{SendFlags, send};
-use std::os::fd::OwnedFd;
+use crate::transport::{Received, Sent, Transport};
 use std::sync::atomic::Ordering;
 
 /// What is read at once.
@@ -50,7 +47,7 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Connection {
     /// Its socket.
-    pub fd: OwnedFd,
+    pub transport: Transport,
     /// Its side of the protocol.
     pub pipeline: Pipeline,
     input: Vec<u8>,
@@ -66,9 +63,9 @@ pub struct Connection {
 
 impl Connection {
     /// A client that has just come.
-    pub fn new(fd: OwnedFd, pipeline: Pipeline) -> Self {
+    pub fn new(transport: Transport, pipeline: Pipeline) -> Self {
         Self {
-            fd,
+            transport,
             pipeline,
             input: Vec::new(),
             output: Vec::new(),
@@ -100,7 +97,7 @@ impl Connection {
             }
             self.held_until = 0;
         }
-        if !self.output.is_empty() {
+        if !self.output.is_empty() || self.transport.is_behind() {
             match self.send_rest(shared) {
                 Next::Read => {}
                 other => return other,
@@ -156,18 +153,15 @@ impl Connection {
         let wanted = READ_BYTES.max(before / 2);
         input.reserve(wanted);
         let space = input.capacity() - before;
-        let received = read(&self.fd, spare_capacity(&mut input));
+        let received = self.transport.read(&mut input);
         let received = match received {
-            Ok(received) => received,
-            Err(Errno::AGAIN | Errno::INTR) => {
+            Received::Bytes(received) => received,
+            Received::Nothing => {
                 self.give_back(input, is_own, before, buffers);
                 return Ok(false);
             }
-            Err(_) => return Err(Next::Close),
+            Received::End => return Err(Next::Close),
         };
-        if received == 0 {
-            return Err(Next::Close);
-        }
         shared.statistics.received_bytes.fetch_add(received as u64, Ordering::Relaxed);
         let length = input.len();
         let (done, next) = self.execute(&input, length, argument_bytes_max, buffers, shared);
@@ -175,7 +169,7 @@ impl Connection {
         self.give_back(input, is_own, done, buffers);
         match next {
             _ if is_too_long => Err(Next::Close),
-            Next::Read => Ok(received == space),
+            Next::Read => Ok(received >= space),
             other => Err(other),
         }
     }
@@ -237,37 +231,23 @@ impl Connection {
     /// Sends the loop's output; what the client does not take is kept.
     fn send(&mut self, buffers: &mut Buffers, shared: &Shared) -> Next {
         let output = &mut buffers.output;
-        let mut sent = 0;
-        while sent < output.len() {
-            match send(&self.fd, &output[sent..], SendFlags::NOSIGNAL) {
-                Ok(count) => sent += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.output = output[sent..].to_vec();
-                    self.sent = 0;
-                    break;
-                }
-                Err(_) => return Next::Close,
-            }
-        }
+        let Sent::Bytes(sent) = self.transport.send(output) else { return Next::Close };
         shared.statistics.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
-        let is_sent = sent == output.len();
+        if sent < output.len() {
+            (self.output, self.sent) = (output[sent..].to_vec(), 0);
+        }
+        let is_sent = sent == output.len() && !self.transport.is_behind();
         output.shrink_to(2 * OUTPUT_BYTES_ENOUGH);
         if is_sent { Next::Read } else { Next::Write }
     }
 
     /// Sends what was kept.
     fn send_rest(&mut self, shared: &Shared) -> Next {
-        while self.sent < self.output.len() {
-            match send(&self.fd, &self.output[self.sent..], SendFlags::NOSIGNAL) {
-                Ok(count) => {
-                    self.sent += count;
-                    shared.statistics.sent_bytes.fetch_add(count as u64, Ordering::Relaxed);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Next::Write,
-                Err(_) => return Next::Close,
-            }
+        let Sent::Bytes(sent) = self.transport.send(&self.output[self.sent..]) else { return Next::Close };
+        shared.statistics.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        self.sent += sent;
+        if self.sent < self.output.len() || self.transport.is_behind() {
+            return Next::Write;
         }
         (self.output, self.sent) = (Vec::new(), 0);
         if self.is_ended { Next::Close } else { Next::Read }

@@ -10,8 +10,10 @@ use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
 use crate::socket::{Accepted, Listener};
+use crate::transport::Transport;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustls::ServerConnection;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -192,7 +194,7 @@ impl EventLoop {
     }
 
     fn welcome(&mut self, accepted: Accepted) {
-        let Accepted { fd, address, local_address, is_local, protocol: _ } = accepted;
+        let Accepted { fd, address, local_address, is_local, protocol: _, tls } = accepted;
         let (refusal, is_authenticated) = {
             let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
             let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
@@ -222,15 +224,24 @@ impl EventLoop {
         });
         let place = &mut self.places[index as usize];
         let token = u64::from(place.uses) << 32 | u64::from(index);
+        let reached = clients::Place { fd: fd.as_raw_fd(), event_loop: self.number, token };
         if epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN).is_err() {
             self.free.push(index);
             return;
         }
-        let reached = clients::Place { fd: fd.as_raw_fd(), event_loop: self.number, token };
+        let transport = match tls.map(ServerConnection::new) {
+            None => Transport::Plain(fd),
+            Some(Ok(session)) => Transport::tls(fd, session),
+            Some(Err(_)) => {
+                // Without a session there is nothing to be said to it.
+                self.free.push(index);
+                return;
+            }
+        };
         let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
         self.shared.clients.add(&client);
         let session = Session::of(client, is_authenticated);
-        place.connection = Some(Box::new(Connection::new(fd, Pipeline::new(session))));
+        place.connection = Some(Box::new(Connection::new(transport, Pipeline::new(session))));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -259,8 +270,13 @@ impl EventLoop {
         };
         let is_lost = interest(before) != interest(next)
             && next != Next::Close
-            && epoll::modify(&self.epoll, connection.fd.as_fd(), EventData::new_u64(token), interest(next))
-                .is_err();
+            && epoll::modify(
+                &self.epoll,
+                connection.transport.as_fd(),
+                EventData::new_u64(token),
+                interest(next),
+            )
+            .is_err();
         if next == Next::Close || is_lost {
             self.close(index);
         }

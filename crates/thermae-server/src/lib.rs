@@ -26,7 +26,9 @@
 //! - float_text: what a float's text says, and the nearest binary number to it
 //! - natural: whole numbers of any length
 //! - error: what stored bytes can be wrong about
+//! - transport: bytes to a client and back, plain or in TLS
 //! - socket: sockets that clients come to
+//! - tls: certificates and keys
 //! - config: what a server is told
 #![warn(missing_docs)]
 #![allow(clippy::cast_possible_truncation, reason = "buffers stay below 4 GiB; see connection")]
@@ -56,5 +58,7 @@ pub mod shared;
 pub mod slow_log;
 pub mod socket;
 pub mod space;
+pub mod tls;
+pub mod transport;
 
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@ use crate::event_loop::EventLoop;
 use crate::mailbox::Mailbox;
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
+use crate::tls::{TlsError, server_config};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -28,6 +29,9 @@ pub enum StartError {
     /// Nothing to listen on, or no threads.
     #[error("{0}")]
     Config(String),
+    /// A certificate or a key that can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system has no thread, or no descriptor, left.
     #[error("cannot start the server's threads: {0}")]
     Threads(io::Error),
@@ -43,12 +47,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens and serves, on threads of its own.
+    /// Serves, on threads of its own, those who come to what [`listen`] gave for the same configuration.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start(store: Store, config: Config) -> Result<Self, StartError> {
-        let listeners = listen(&config)?;
+    /// Where the system has no threads or descriptors left.
+    pub fn start(store: Store, config: Config, listeners: Vec<Listener>) -> Result<Self, StartError> {
         let addresses: Vec<_> =
             listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
         let threads = config.threads.max(1) as usize;
@@ -141,16 +144,36 @@ impl Drop for Server {
     }
 }
 
-fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+/// Begins to listen; clients wait until the server starts. Before a store is opened, so that a server that can't listen makes none.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     let failed = |address: &str| {
         let address = address.to_owned();
         move |source| StartError::Listen { address, source }
     };
     let mut listeners = Vec::new();
-    for (addresses, protocol) in [(&config.redis, Protocol::Redis), (&config.memcached, Protocol::Memcached)]
-    {
+    let tls = match (&config.tls_certificate, &config.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(server_config(certificate, key, config.tls_authority.as_deref())?)
+        }
+        _ if config.tls.is_empty() => None,
+        _ => {
+            return Err(StartError::Config(
+                "TLS needs a certificate and its key: name both with --tls-certificate and --tls-key"
+                    .to_owned(),
+            ));
+        }
+    };
+    let kinds = [
+        (&config.redis, Protocol::Redis, &None),
+        (&config.memcached, Protocol::Memcached, &None),
+        (&config.tls, Protocol::Redis, &tls),
+    ];
+    for (addresses, protocol, tls) in kinds {
         for address in addresses {
-            listeners.push(Listener::tcp(address, protocol).map_err(failed(address))?);
+            listeners.push(Listener::tcp(address, protocol, tls.clone()).map_err(failed(address))?);
         }
     }
     if let Some(path) = &config.unix {
@@ -159,7 +182,8 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     }
     if listeners.is_empty() {
         return Err(StartError::Config(
-            "the server would listen nowhere: name an address with --redis, --memcached or --unix".to_owned(),
+            "the server would listen nowhere: name an address with --redis, --memcached, --tls or --unix"
+                .to_owned(),
         ));
     }
     Ok(listeners)

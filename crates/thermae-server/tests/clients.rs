@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use thermae_core::{Location, Options, Store};
 use thermae_server::config::Config;
-use thermae_server::server::Server;
+use thermae_server::server::{Server, listen};
 
 /// Longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,7 +23,8 @@ impl Served {
         let options = Options { hot_bytes: Some(64 << 20), ..Options::default() };
         let store = Store::open(&location, &options).unwrap();
         let config = Config { threads: 2, redis: vec!["127.0.0.1:0".to_owned()], ..Config::default() };
-        Self { server: Server::start(store, config).unwrap(), location, options }
+        let listeners = listen(&config).unwrap();
+        Self { server: Server::start(store, config, listeners).unwrap(), location, options }
     }
 
     fn connect(&self) -> Client {

@@ -12,19 +12,6 @@ use flags::{ADMIN, FAST, LOADING, NO_ASYNC_LOADING, NOSCRIPT, STALE};
 /// The rows.
 pub const COMMANDS: &[Command] = &[
     Command {
-        name: "wait",
-        arity: 3,
-        flags: NOSCRIPT,
-        keys: NO_KEYS,
-        categories: "connection slow",
-        group: "generic",
-        since: "3.0.0",
-        complexity: "O(1)",
-        summary: "Answers how many replicas have the last change, which is none.",
-        run: wait,
-        subcommands: &[],
-    },
-    Command {
         name: "bgrewriteaof",
         arity: 1,
         flags: ADMIN | NOSCRIPT | NO_ASYNC_LOADING,
@@ -308,16 +295,6 @@ const ACL: &[Command] = &[
     },
 ];
 
-fn wait(call: &mut Call<'_, '_>) -> Result<()> {
-    call.integer(1)?;
-    let timeout_ms = call.integer(2).map_err(|_| "ERR timeout is not an integer or out of range")?;
-    if timeout_ms < 0 {
-        return Err(Failure::from("ERR timeout is negative"));
-    }
-    call.reply.integer(0);
-    Ok(())
-}
-
 fn rewrite_log(call: &mut Call<'_, '_>) -> Result<()> {
     call.reply.status("Background append only file rewriting started");
     Ok(())
@@ -373,33 +350,25 @@ fn category(call: &mut Call<'_, '_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::redis::testing::{Tester, expect_all};
+    use crate::redis::test_support::TestServer;
 
     #[test]
     fn replies_are_those_of_redis() {
         let no_cluster = "-ERR This instance has cluster support disabled\r\n";
-        expect_all(
-            &mut Tester::new("absent"),
-            &[
-                ("WAIT 0 0", ":0\r\n"),
-                ("WAIT 1 100", ":0\r\n"),
-                ("WAIT x 0", "-ERR value is not an integer or out of range\r\n"),
-                ("WAIT 1 -1", "-ERR timeout is negative\r\n"),
-                ("WAIT 1 x", "-ERR timeout is not an integer or out of range\r\n"),
-                ("FAILOVER", "-ERR FAILOVER requires connected replicas.\r\n"),
-                ("FAILOVER ABORT", "-ERR No failover in progress.\r\n"),
-                ("READONLY", no_cluster),
-                ("CLUSTER INFO", no_cluster),
-                ("CLUSTER foo", "-ERR unknown subcommand 'foo'. Try CLUSTER HELP.\r\n"),
-                ("MODULE LIST", "*0\r\n"),
-                ("ACL WHOAMI", "$7\r\ndefault\r\n"),
-                ("ACL USERS", "*1\r\n$7\r\ndefault\r\n"),
-                (
-                    "ACL CAT x y",
-                    "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.\r\n",
-                ),
-                ("ACL CAT foo", "-ERR Unknown category 'foo'\r\n"),
-            ],
-        );
+        TestServer::new().check(&[
+            ("FAILOVER", "-ERR FAILOVER requires connected replicas.\r\n"),
+            ("FAILOVER ABORT", "-ERR No failover in progress.\r\n"),
+            ("READONLY", no_cluster),
+            ("CLUSTER INFO", no_cluster),
+            ("CLUSTER foo", "-ERR unknown subcommand 'foo'. Try CLUSTER HELP.\r\n"),
+            ("MODULE LIST", "*0\r\n"),
+            ("ACL WHOAMI", "$7\r\ndefault\r\n"),
+            ("ACL USERS", "*1\r\n$7\r\ndefault\r\n"),
+            (
+                "ACL CAT x y",
+                "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.\r\n",
+            ),
+            ("ACL CAT foo", "-ERR Unknown category 'foo'\r\n"),
+        ]);
     }
 }

@@ -461,63 +461,60 @@ fn unpause(call: &mut Call<'_, '_>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::clients::Place;
-    use crate::redis::testing::{Tester, expect_all};
+    use crate::redis::test_support::TestServer;
 
     #[test]
     fn replies_are_those_of_redis() {
-        let mut tester = Tester::new("client");
-        expect_all(
-            &mut tester,
-            &[
-                ("CLIENT", "-ERR wrong number of arguments for 'client' command\r\n"),
-                ("CLIENT foo", "-ERR unknown subcommand 'foo'. Try CLIENT HELP.\r\n"),
-                ("CLIENT ID", ":1\r\n"),
-                ("CLIENT GETNAME", "$-1\r\n"),
-                ("CLIENT SETNAME me", "+OK\r\n"),
-                ("CLIENT GETNAME", "$2\r\nme\r\n"),
-                ("CLIENT GETNAME x", "-ERR wrong number of arguments for 'client|getname' command\r\n"),
-                ("CLIENT LIST TYPE foo", "-ERR Unknown client type 'foo'\r\n"),
-                ("CLIENT LIST TYPE master", "$0\r\n\r\n"),
-                ("CLIENT LIST ID", "-ERR syntax error\r\n"),
-                ("CLIENT LIST ID x", "-ERR Invalid client ID\r\n"),
-                ("CLIENT LIST ID 99", "$0\r\n\r\n"),
-                ("CLIENT LIST foo", "-ERR syntax error\r\n"),
-                ("CLIENT KILL 1.2.3.4:5", "-ERR No such client\r\n"),
-                ("CLIENT KILL ID 0", "-ERR client-id should be greater than 0\r\n"),
-                ("CLIENT KILL ID x", "-ERR client-id should be greater than 0\r\n"),
-                ("CLIENT KILL ID 99", ":0\r\n"),
-                ("CLIENT KILL ID 99 TYPE", "-ERR syntax error\r\n"),
-                ("CLIENT KILL foo bar", "-ERR syntax error\r\n"),
-                ("CLIENT KILL TYPE foo", "-ERR Unknown client type 'foo'\r\n"),
-                ("CLIENT KILL USER nobody", "-ERR No such user 'nobody'\r\n"),
-                ("CLIENT KILL TYPE normal SKIPME maybe", "-ERR syntax error\r\n"),
-                ("CLIENT KILL USER default SKIPME yes", ":0\r\n"),
-                ("CLIENT REPLY foo", "-ERR syntax error\r\n"),
-                ("CLIENT NO-EVICT foo", "-ERR syntax error\r\n"),
-                ("CLIENT NO-EVICT on", "+OK\r\n"),
-                ("CLIENT UNBLOCK x", "-ERR value is not an integer or out of range\r\n"),
-                ("CLIENT UNBLOCK 9 foo", "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR\r\n"),
-                ("CLIENT UNBLOCK 9 timeout", ":0\r\n"),
-                (
-                    "CLIENT UNBLOCK 9 timeout x",
-                    "-ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. Try CLIENT HELP.\r\n",
-                ),
-                ("CLIENT PAUSE x", "-ERR timeout is not an integer or out of range\r\n"),
-                ("CLIENT PAUSE -1", "-ERR timeout is negative\r\n"),
-                ("CLIENT PAUSE 1 foo", "-ERR CLIENT PAUSE mode must be WRITE or ALL\r\n"),
-                ("CLIENT PAUSE 60000 WRITE", "+OK\r\n"),
-                ("CLIENT UNPAUSE", "+OK\r\n"),
-            ],
-        );
+        let mut server = TestServer::new();
+        server.check(&[
+            ("CLIENT", "-ERR wrong number of arguments for 'client' command\r\n"),
+            ("CLIENT foo", "-ERR unknown subcommand 'foo'. Try CLIENT HELP.\r\n"),
+            ("CLIENT ID", ":1\r\n"),
+            ("CLIENT GETNAME", "$-1\r\n"),
+            ("CLIENT SETNAME me", "+OK\r\n"),
+            ("CLIENT GETNAME", "$2\r\nme\r\n"),
+            ("CLIENT GETNAME x", "-ERR wrong number of arguments for 'client|getname' command\r\n"),
+            ("CLIENT LIST TYPE foo", "-ERR Unknown client type 'foo'\r\n"),
+            ("CLIENT LIST TYPE master", "$0\r\n\r\n"),
+            ("CLIENT LIST ID", "-ERR syntax error\r\n"),
+            ("CLIENT LIST ID x", "-ERR Invalid client ID\r\n"),
+            ("CLIENT LIST ID 99", "$0\r\n\r\n"),
+            ("CLIENT LIST foo", "-ERR syntax error\r\n"),
+            ("CLIENT KILL 1.2.3.4:5", "-ERR No such client\r\n"),
+            ("CLIENT KILL ID 0", "-ERR client-id should be greater than 0\r\n"),
+            ("CLIENT KILL ID x", "-ERR client-id should be greater than 0\r\n"),
+            ("CLIENT KILL ID 99", ":0\r\n"),
+            ("CLIENT KILL ID 99 TYPE", "-ERR syntax error\r\n"),
+            ("CLIENT KILL foo bar", "-ERR syntax error\r\n"),
+            ("CLIENT KILL TYPE foo", "-ERR Unknown client type 'foo'\r\n"),
+            ("CLIENT KILL USER nobody", "-ERR No such user 'nobody'\r\n"),
+            ("CLIENT KILL TYPE normal SKIPME maybe", "-ERR syntax error\r\n"),
+            ("CLIENT KILL USER default SKIPME yes", ":0\r\n"),
+            ("CLIENT REPLY foo", "-ERR syntax error\r\n"),
+            ("CLIENT NO-EVICT foo", "-ERR syntax error\r\n"),
+            ("CLIENT NO-EVICT on", "+OK\r\n"),
+            ("CLIENT UNBLOCK x", "-ERR value is not an integer or out of range\r\n"),
+            ("CLIENT UNBLOCK 9 foo", "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR\r\n"),
+            ("CLIENT UNBLOCK 9 timeout", ":0\r\n"),
+            (
+                "CLIENT UNBLOCK 9 timeout x",
+                "-ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. Try CLIENT HELP.\r\n",
+            ),
+            ("CLIENT PAUSE x", "-ERR timeout is not an integer or out of range\r\n"),
+            ("CLIENT PAUSE -1", "-ERR timeout is negative\r\n"),
+            ("CLIENT PAUSE 1 foo", "-ERR CLIENT PAUSE mode must be WRITE or ALL\r\n"),
+            ("CLIENT PAUSE 60000 WRITE", "+OK\r\n"),
+            ("CLIENT UNPAUSE", "+OK\r\n"),
+        ]);
     }
 
     #[test]
     fn a_line_has_the_fields_that_redis_gives() {
-        let mut tester = Tester::new("client-list");
-        tester.shared.clients.add(&tester.session.client);
-        tester.send("SELECT 3");
-        tester.send("CLIENT NO-EVICT on");
-        let line = tester.send("CLIENT LIST");
+        let mut server = TestServer::new();
+        server.shared().clients.add(&server.session.client);
+        server.line("SELECT 3");
+        server.line("CLIENT NO-EVICT on");
+        let line = server.line("CLIENT LIST");
         let fields: Vec<(&str, &str)> =
             line.lines().nth(1).unwrap().split(' ').map(|field| field.split_once('=').unwrap()).collect();
         let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
@@ -531,30 +528,30 @@ mod tests {
         {
             assert!(fields.contains(&expected), "{expected:?} in {line}");
         }
-        assert_eq!(tester.send("CLIENT INFO").lines().count(), 3);
+        assert_eq!(server.line("CLIENT INFO").lines().count(), 3);
     }
 
     #[test]
     fn clients_are_ended_by_what_is_known_of_them() {
-        let mut tester = Tester::new("client-kill");
-        tester.shared.clients.add(&tester.session.client);
+        let mut server = TestServer::new();
+        server.shared().clients.add(&server.session.client);
         for id in 2..5 {
             let address = format!("127.0.0.1:{id}");
             let client = Client::new(id, address, "127.0.0.1:6379".to_owned(), Place::default(), 0);
-            tester.shared.clients.add(&Arc::new(client));
+            server.shared().clients.add(&Arc::new(client));
         }
-        assert_eq!(tester.send("CLIENT KILL 127.0.0.1:2"), "+OK\r\n");
-        assert_eq!(tester.send("CLIENT KILL 127.0.0.1:2"), "-ERR No such client\r\n");
-        assert_eq!(tester.send("CLIENT KILL ID 3 ADDR 127.0.0.1:4"), ":0\r\n");
-        assert_eq!(tester.send("CLIENT KILL LADDR 127.0.0.1:6379"), ":2\r\n");
-        assert!(!tester.session.closes);
-        assert_eq!(tester.send("CLIENT KILL ID 1 SKIPME no"), ":1\r\n");
-        assert!(tester.session.closes);
+        assert_eq!(server.line("CLIENT KILL 127.0.0.1:2"), "+OK\r\n");
+        assert_eq!(server.line("CLIENT KILL 127.0.0.1:2"), "-ERR No such client\r\n");
+        assert_eq!(server.line("CLIENT KILL ID 3 ADDR 127.0.0.1:4"), ":0\r\n");
+        assert_eq!(server.line("CLIENT KILL LADDR 127.0.0.1:6379"), ":2\r\n");
+        assert!(!server.session.closes);
+        assert_eq!(server.line("CLIENT KILL ID 1 SKIPME no"), ":1\r\n");
+        assert!(server.session.closes);
     }
 
     #[test]
     fn replies_can_be_turned_off_and_skipped() {
-        let mut tester = Tester::new("client-reply");
+        let mut server = TestServer::new();
         for (command, reply) in [
             ("CLIENT REPLY SKIP", ""),
             ("PING", ""),
@@ -566,7 +563,7 @@ mod tests {
             ("CLIENT REPLY ON", "+OK\r\n"),
             ("PING", "+PONG\r\n"),
         ] {
-            assert_eq!(tester.send(command), reply, "{command}");
+            assert_eq!(server.line(command), reply, "{command}");
         }
     }
 }

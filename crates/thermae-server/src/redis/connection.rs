@@ -276,86 +276,77 @@ pub fn rename(call: &mut Call<'_, '_>, name: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::testing::{Tester, expect_all};
+    use crate::redis::test_support::TestServer;
 
     #[test]
     fn replies_are_those_of_redis() {
-        let mut tester = Tester::new("connection");
-        expect_all(
-            &mut tester,
-            &[
-                ("PING", "+PONG\r\n"),
-                ("ping a", "$1\r\na\r\n"),
-                ("PING a b", "-ERR wrong number of arguments for 'ping' command\r\n"),
-                ("ECHO a", "$1\r\na\r\n"),
-                ("ECHO", "-ERR wrong number of arguments for 'echo' command\r\n"),
-                ("SELECT 15", "+OK\r\n"),
-                ("SELECT 16", "-ERR DB index is out of range\r\n"),
-                ("SELECT -1", "-ERR DB index is out of range\r\n"),
-                (
-                    "SELECT 99999999999",
-                    "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n",
-                ),
-                ("SELECT x", "-ERR value is not an integer or out of range\r\n"),
-                ("HELLO 4", "-NOPROTO unsupported protocol version\r\n"),
-                ("HELLO x", "-ERR Protocol version is not an integer or out of range\r\n"),
-                ("HELLO 2 foo", "-ERR Syntax error in HELLO option 'foo'\r\n"),
-                ("HELLO 2 setname", "-ERR Syntax error in HELLO option 'setname'\r\n"),
-                ("HELLO 2 auth a", "-ERR Syntax error in HELLO option 'auth'\r\n"),
-                ("HELLO 2 auth a b", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
-                ("AUTH default anything", "+OK\r\n"),
-                (
-                    "AUTH nobody anything",
-                    "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
-                ),
-                ("AUTH a b c", "-ERR syntax error\r\n"),
-            ],
-        );
+        let mut server = TestServer::new();
+        server.check(&[
+            ("PING", "+PONG\r\n"),
+            ("ping a", "$1\r\na\r\n"),
+            ("PING a b", "-ERR wrong number of arguments for 'ping' command\r\n"),
+            ("ECHO a", "$1\r\na\r\n"),
+            ("ECHO", "-ERR wrong number of arguments for 'echo' command\r\n"),
+            ("SELECT 15", "+OK\r\n"),
+            ("SELECT 16", "-ERR DB index is out of range\r\n"),
+            ("SELECT -1", "-ERR DB index is out of range\r\n"),
+            (
+                "SELECT 99999999999",
+                "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n",
+            ),
+            ("SELECT x", "-ERR value is not an integer or out of range\r\n"),
+            ("HELLO 4", "-NOPROTO unsupported protocol version\r\n"),
+            ("HELLO x", "-ERR Protocol version is not an integer or out of range\r\n"),
+            ("HELLO 2 foo", "-ERR Syntax error in HELLO option 'foo'\r\n"),
+            ("HELLO 2 setname", "-ERR Syntax error in HELLO option 'setname'\r\n"),
+            ("HELLO 2 auth a", "-ERR Syntax error in HELLO option 'auth'\r\n"),
+            ("HELLO 2 auth a b", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+            ("AUTH default anything", "+OK\r\n"),
+            ("AUTH nobody anything", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+            ("AUTH a b c", "-ERR syntax error\r\n"),
+        ]);
         assert!(
-            tester.send("AUTH a").starts_with("-ERR AUTH <password> called without any password configured")
+            server.line("AUTH a").starts_with("-ERR AUTH <password> called without any password configured")
         );
     }
 
     #[test]
     fn hello_chooses_the_version_and_names_the_client() {
-        let mut tester = Tester::new("hello");
+        let mut server = TestServer::new();
         let greeting = "$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n";
-        assert!(tester.send("HELLO").starts_with(&format!("*14\r\n{greeting}:2\r\n$2\r\nid\r\n:1\r\n")));
-        assert!(tester.send("HELLO 3 SETNAME me").starts_with(&format!("%7\r\n{greeting}:3\r\n")));
-        assert_eq!(tester.session.client.name(), b"me");
-        assert_eq!(tester.send("RESET"), "+RESET\r\n");
-        assert_eq!(tester.session.client.name(), b"");
-        assert!(!tester.session.is_resp3);
-        assert_eq!(tester.send_words(&[b"HELLO", b"3", b"SETNAME", b"a b"]), format!("-{WRONG_NAME}\r\n"));
-        assert!(!tester.session.is_resp3);
+        assert!(server.line("HELLO").starts_with(&format!("*14\r\n{greeting}:2\r\n$2\r\nid\r\n:1\r\n")));
+        assert!(server.line("HELLO 3 SETNAME me").starts_with(&format!("%7\r\n{greeting}:3\r\n")));
+        assert_eq!(server.session.client.name(), b"me");
+        assert_eq!(server.line("RESET"), "+RESET\r\n");
+        assert_eq!(server.session.client.name(), b"");
+        assert!(!server.session.is_resp3);
+        assert_eq!(server.line("HELLO 3 SETNAME \"a b\""), format!("-{WRONG_NAME}\r\n"));
+        assert!(!server.session.is_resp3);
     }
 
     #[test]
     fn a_stranger_has_to_say_the_password() {
-        let mut tester = Tester::new("auth");
-        tester.shared.config.write().unwrap().password = "secret".to_owned();
-        tester.session.is_authenticated = false;
+        let mut server = TestServer::new();
+        server.shared().config.write().unwrap().password = "secret".to_owned();
+        server.session.is_authenticated = false;
         let wrong = format!("-{WRONG_PASSWORD}\r\n");
-        expect_all(
-            &mut tester,
-            &[
-                ("PING", "-NOAUTH Authentication required.\r\n"),
-                ("AUTH secre", &wrong),
-                ("AUTH secrets", &wrong),
-                ("AUTH nobody secret", &wrong),
-                ("GET a", "-NOAUTH Authentication required.\r\n"),
-            ],
-        );
-        assert!(tester.send("HELLO 3").starts_with("-NOAUTH HELLO must be called"));
-        assert_eq!(tester.send("AUTH secret"), "+OK\r\n");
-        assert_eq!(tester.send("PING"), "+PONG\r\n");
-        assert_eq!(tester.send("RESET"), "+RESET\r\n");
-        assert_eq!(tester.send("PING"), "-NOAUTH Authentication required.\r\n");
-        assert!(tester.send("HELLO 3 AUTH default secret").starts_with("%7"));
+        server.check(&[
+            ("PING", "-NOAUTH Authentication required.\r\n"),
+            ("AUTH secre", &wrong),
+            ("AUTH secrets", &wrong),
+            ("AUTH nobody secret", &wrong),
+            ("GET a", "-NOAUTH Authentication required.\r\n"),
+        ]);
+        assert!(server.line("HELLO 3").starts_with("-NOAUTH HELLO must be called"));
+        assert_eq!(server.line("AUTH secret"), "+OK\r\n");
+        assert_eq!(server.line("PING"), "+PONG\r\n");
+        assert_eq!(server.line("RESET"), "+RESET\r\n");
+        assert_eq!(server.line("PING"), "-NOAUTH Authentication required.\r\n");
+        assert!(server.line("HELLO 3 AUTH default secret").starts_with("%7"));
         // Once there is no password any more, nobody is a stranger.
-        tester.send("RESET");
-        tester.shared.config.write().unwrap().password.clear();
-        assert_eq!(tester.send("PING"), "+PONG\r\n");
+        server.line("RESET");
+        server.shared().config.write().unwrap().password.clear();
+        assert_eq!(server.line("PING"), "+PONG\r\n");
     }
 
     #[test]

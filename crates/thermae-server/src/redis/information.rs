@@ -415,7 +415,7 @@ fn store(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::testing::Tester;
+    use crate::redis::test_support::TestServer;
     use std::collections::HashMap;
 
     /// The fields of a reply, and the titles of its sections.
@@ -429,31 +429,31 @@ mod tests {
 
     #[test]
     fn sections_come_as_they_are_asked_for() {
-        let mut tester = Tester::new("info");
-        let titles = |tester: &mut Tester, command: &str| parsed(&tester.send(command)).1.join(" ");
+        let mut server = TestServer::new();
+        let titles = |server: &mut TestServer, command: &str| parsed(&server.line(command)).1.join(" ");
         let default =
             "Server Clients Memory Persistence Stats Replication CPU Modules Errorstats Cluster Keyspace";
-        assert_eq!(titles(&mut tester, "INFO"), default);
-        assert_eq!(titles(&mut tester, "INFO default"), default);
-        assert_eq!(titles(&mut tester, "INFO keyspace SERVER server"), "Server Keyspace");
-        assert_eq!(parsed(&tester.send("INFO everything")).1.len(), SECTIONS.len());
-        assert_eq!(tester.send("INFO nonsense"), "$0\r\n\r\n");
-        assert_eq!(tester.send("INFO cluster"), "$30\r\n# Cluster\r\ncluster_enabled:0\r\n\r\n");
+        assert_eq!(titles(&mut server, "INFO"), default);
+        assert_eq!(titles(&mut server, "INFO default"), default);
+        assert_eq!(titles(&mut server, "INFO keyspace SERVER server"), "Server Keyspace");
+        assert_eq!(parsed(&server.line("INFO everything")).1.len(), SECTIONS.len());
+        assert_eq!(server.line("INFO nonsense"), "$0\r\n\r\n");
+        assert_eq!(server.line("INFO cluster"), "$30\r\n# Cluster\r\ncluster_enabled:0\r\n\r\n");
     }
 
     #[test]
     fn fields_tell_what_is_there() {
-        let mut tester = Tester::new("info-fields");
-        tester.send("SET a b");
-        tester.send("SELECT 2");
-        tester.send("SET c d");
-        tester.send("GET nothing");
-        tester.send("NONSENSE");
-        let (fields, _) = parsed(&tester.send("INFO all"));
+        let mut server = TestServer::new();
+        server.line("SET a b");
+        server.line("SELECT 2");
+        server.line("SET c d");
+        server.line("GET nothing");
+        server.line("NONSENSE");
+        let (fields, _) = parsed(&server.line("INFO all"));
         for (name, value) in [
             ("redis_version", "7.0.15"),
             ("role", "master"),
-            ("maxmemory", "67108864"),
+            ("maxmemory", "16777216"),
             ("keyspace_misses", "1"),
             ("total_error_replies", "1"),
             ("errorstat_ERR", "count=1"),
@@ -467,8 +467,8 @@ mod tests {
             assert!(fields[name].parse::<u64>().unwrap() > 0, "{name}");
         }
         assert_eq!(fields["run_id"].len(), 40);
-        tester.send("CONFIG RESETSTAT");
-        assert_eq!(parsed(&tester.send("INFO")).0["total_error_replies"], "0");
+        server.line("CONFIG RESETSTAT");
+        assert_eq!(parsed(&server.line("INFO")).0["total_error_replies"], "0");
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! a flush, for one in memory alone an error. Rejected: writing a snapshot, which is a second copy of what the durable tiers hold already;
 //! `thermae snapshot` is for that.
 
-use crate::databases::{database_of, stored_prefix};
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
@@ -23,19 +22,6 @@ const IN_PROGRESS: &str = "ERR Background save already in progress";
 
 /// The rows.
 pub const COMMANDS: &[Command] = &[
-    Command {
-        name: "dbsize",
-        arity: 1,
-        flags: READONLY | FAST,
-        keys: NO_KEYS,
-        categories: "fast keyspace read",
-        group: "server",
-        since: "1.0.0",
-        complexity: "O(N), N being the number of keys in the store",
-        summary: "Answers how many keys the database has.",
-        run: dbsize,
-        subcommands: &[],
-    },
     Command {
         name: "time",
         arity: 1,
@@ -168,17 +154,6 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-fn dbsize(call: &mut Call<'_, '_>) -> Result<()> {
-    let database = call.session.database;
-    let mut scan = call.space.store().scan(&stored_prefix(database));
-    let mut count = 0;
-    while let Some(batch) = scan.next_batch()? {
-        count += batch.iter().filter(|(key, _)| database_of(key).0 == database).count() as u64;
-    }
-    call.reply.count(count);
-    Ok(())
-}
-
 fn time(call: &mut Call<'_, '_>) -> Result<()> {
     let (now_ms, microseconds) = precise_time(call);
     call.reply.array(2);
@@ -302,54 +277,48 @@ fn lolwut(call: &mut Call<'_, '_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::testing::{Tester, expect_all};
+    use crate::redis::test_support::TestServer;
     use std::sync::atomic::Ordering;
 
     #[test]
     fn replies_are_those_of_redis() {
-        let mut tester = Tester::new("server");
-        expect_all(
-            &mut tester,
-            &[
-                ("DBSIZE", ":0\r\n"),
-                ("ROLE", "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"),
-                ("REPLICAOF NO ONE", "+OK\r\n"),
-                ("SLAVEOF no one", "+OK\r\n"),
-                ("REPLICAOF host x", "-ERR Invalid master port\r\n"),
-                ("REPLICAOF host 70000", "-ERR Invalid master port\r\n"),
-                ("LOLWUT", "$18\r\nRedis ver. 7.0.15\n\r\n"),
-                ("LOLWUT VERSION x", "-ERR value is not an integer or out of range\r\n"),
-                ("BGSAVE foo", "-ERR syntax error\r\n"),
-                ("SAVE", &format!("-{NOTHING_DURABLE}\r\n")),
-                ("SHUTDOWN foo", "-ERR syntax error\r\n"),
-                ("SHUTDOWN SAVE NOSAVE", "-ERR syntax error\r\n"),
-                ("SHUTDOWN ABORT NOW", "-ERR syntax error\r\n"),
-                ("SHUTDOWN ABORT", "-ERR No shutdown in progress.\r\n"),
-            ],
-        );
-        assert!(tester.send("REPLICAOF host 6379").starts_with("-ERR a Thermae server is never a replica"));
-        assert!(tester.send("TIME").starts_with("*2\r\n$10\r\n"));
-        assert!(tester.send("LASTSAVE").starts_with(':'));
+        let mut server = TestServer::new();
+        server.check(&[
+            ("DBSIZE", ":0\r\n"),
+            ("ROLE", "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"),
+            ("REPLICAOF NO ONE", "+OK\r\n"),
+            ("SLAVEOF no one", "+OK\r\n"),
+            ("REPLICAOF host x", "-ERR Invalid master port\r\n"),
+            ("REPLICAOF host 70000", "-ERR Invalid master port\r\n"),
+            ("LOLWUT", "$18\r\nRedis ver. 7.0.15\n\r\n"),
+            ("LOLWUT VERSION x", "-ERR value is not an integer or out of range\r\n"),
+            ("BGSAVE foo", "-ERR syntax error\r\n"),
+            ("SAVE", &format!("-{NOTHING_DURABLE}\r\n")),
+            ("SHUTDOWN foo", "-ERR syntax error\r\n"),
+            ("SHUTDOWN SAVE NOSAVE", "-ERR syntax error\r\n"),
+            ("SHUTDOWN ABORT NOW", "-ERR syntax error\r\n"),
+            ("SHUTDOWN ABORT", "-ERR No shutdown in progress.\r\n"),
+        ]);
+        assert!(server.line("REPLICAOF host 6379").starts_with("-ERR a Thermae server is never a replica"));
+        assert!(server.line("TIME").starts_with("*2\r\n$10\r\n"));
+        assert!(server.line("LASTSAVE").starts_with(':'));
     }
 
     #[test]
     fn the_server_ends_when_it_is_told_to() {
-        let mut tester = Tester::new("shutdown");
-        assert_eq!(tester.send("SHUTDOWN NOSAVE NOW"), "");
-        assert!(tester.session.closes && tester.shared.is_stopping.load(Ordering::SeqCst));
+        let mut server = TestServer::new();
+        assert_eq!(server.line("SHUTDOWN NOSAVE NOW"), "");
+        assert!(server.session.closes && server.shared().is_stopping.load(Ordering::SeqCst));
     }
 
     #[test]
     fn what_may_not_be_in_a_transaction_spoils_it() {
-        let mut tester = Tester::new("no-multi");
-        expect_all(
-            &mut tester,
-            &[
-                ("MULTI", "+OK\r\n"),
-                ("SHUTDOWN", "-ERR Command not allowed inside a transaction\r\n"),
-                ("SLOWLOG RESET", "+QUEUED\r\n"),
-                ("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n"),
-            ],
-        );
+        let mut server = TestServer::new();
+        server.check(&[
+            ("MULTI", "+OK\r\n"),
+            ("SHUTDOWN", "-ERR Command not allowed inside a transaction\r\n"),
+            ("SLOWLOG RESET", "+QUEUED\r\n"),
+            ("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n"),
+        ]);
     }
 }

@@ -461,17 +461,15 @@ fn rewrite(_: &mut Call<'_, '_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::testing::{Tester, expect_all};
+    use crate::redis::test_support::TestServer;
 
     #[test]
     fn replies_are_those_of_redis() {
-        let mut tester = Tester::new("settings");
+        let mut server = TestServer::new();
         let failed = |name: &str, reason: &str| {
             format!("-ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}\r\n")
         };
-        expect_all(
-            &mut tester,
-            &[
+        server.check(&[
                 ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command\r\n"),
                 ("CONFIG GET nonsense", "*0\r\n"),
                 ("CONFIG GET TimeOut", "*2\r\n$7\r\nTimeOut\r\n$1\r\n0\r\n"),
@@ -496,7 +494,7 @@ mod tests {
                 ("CONFIG SET timeout 5 databases 3", &failed("databases", IMMUTABLE)),
                 ("CONFIG SET maxmemory x", &failed("maxmemory", "argument must be a memory value")),
                 ("CONFIG SET maxmemory 1gb", &failed("maxmemory", IMMUTABLE)),
-                ("CONFIG SET maxmemory 64mb", "+OK\r\n"),
+                ("CONFIG SET maxmemory 16mb", "+OK\r\n"),
                 (
                     "CONFIG SET proto-max-bulk-len 1",
                     &failed(
@@ -515,36 +513,32 @@ mod tests {
                 ("CONFIG REWRITE", "-ERR The server is running without a config file\r\n"),
                 ("CONFIG RESETSTAT", "+OK\r\n"),
                 ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.\r\n"),
-            ],
-        );
-        assert_eq!(tester.send_words(&[b"CONFIG", b"SET", b"save", b""]), "+OK\r\n");
-        let text = tester.send("CONFIG SET maxmemory-policy foo");
+            ]);
+        assert_eq!(server.line("CONFIG SET save \"\""), "+OK\r\n");
+        let text = server.line("CONFIG SET maxmemory-policy foo");
         assert!(text.contains("argument(s) must be one of the following: "), "{text}");
     }
 
     #[test]
     fn parameters_change_all_or_none() {
-        let mut tester = Tester::new("settings-change");
-        expect_all(
-            &mut tester,
-            &[
-                ("CONFIG SET timeout 7 maxclients 9 proto-max-bulk-len 2mb slowlog-max-len 3", "+OK\r\n"),
-                ("CONFIG GET timeout", "*2\r\n$7\r\ntimeout\r\n$1\r\n7\r\n"),
-                ("CONFIG GET slowlog-max-len", "*2\r\n$15\r\nslowlog-max-len\r\n$1\r\n3\r\n"),
-                ("CONFIG SET maxmemory-policy allkeys-lru requirepass secret", "+OK\r\n"),
-                ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$11\r\nallkeys-lru\r\n"),
-                ("CONFIG SET maxmemory-policy noeviction", "+OK\r\n"),
-                ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n"),
-            ],
-        );
-        assert_eq!(tester.shared.argument_bytes_max.load(Ordering::Relaxed), 2 << 20);
-        assert_eq!(tester.shared.config.read().unwrap().password, "secret");
+        let mut server = TestServer::new();
+        server.check(&[
+            ("CONFIG SET timeout 7 maxclients 9 proto-max-bulk-len 2mb slowlog-max-len 3", "+OK\r\n"),
+            ("CONFIG GET timeout", "*2\r\n$7\r\ntimeout\r\n$1\r\n7\r\n"),
+            ("CONFIG GET slowlog-max-len", "*2\r\n$15\r\nslowlog-max-len\r\n$1\r\n3\r\n"),
+            ("CONFIG SET maxmemory-policy allkeys-lru requirepass secret", "+OK\r\n"),
+            ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$11\r\nallkeys-lru\r\n"),
+            ("CONFIG SET maxmemory-policy noeviction", "+OK\r\n"),
+            ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n"),
+        ]);
+        assert_eq!(server.shared().argument_bytes_max.load(Ordering::Relaxed), 2 << 20);
+        assert_eq!(server.shared().config.read().unwrap().password, "secret");
         // A store in memory alone can't be durable; then the rest does not happen either.
-        let reply = tester.send("CONFIG SET timeout 8 maxmemory-policy allkeys-lru appendfsync always");
+        let reply = server.line("CONFIG SET timeout 8 maxmemory-policy allkeys-lru appendfsync always");
         assert!(reply.contains("(possibly related to argument 'appendfsync')"), "{reply}");
-        let config = tester.shared.config.read().unwrap().clone();
+        let config = server.shared().config.read().unwrap().clone();
         assert_eq!((config.timeout_seconds, config.clients_max), (7, 9));
-        assert_eq!(tester.shared.store.config().when_full, WhenFull::Error.as_str());
+        assert_eq!(server.shared().store.config().when_full, WhenFull::Error.as_str());
     }
 
     #[test]

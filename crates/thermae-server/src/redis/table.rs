@@ -4,7 +4,8 @@
 
 use crate::redis::call::Handler;
 use crate::redis::{
-    absent, client, connection, diagnostics, introspection, keys, server, settings, strings, transactions,
+    absent, bitmaps, client, connection, counters, diagnostics, dump, expiry, hyperloglog, introspection,
+    keys, keyspace, lcs, object, ranges, scan, server, settings, sort, strings, transactions,
 };
 use std::sync::LazyLock;
 
@@ -118,7 +119,18 @@ pub struct Command {
 /// All groups.
 const GROUPS: &[&[Command]] = &[
     strings::COMMANDS,
+    counters::COMMANDS,
+    ranges::COMMANDS,
+    lcs::COMMANDS,
+    bitmaps::COMMANDS,
+    hyperloglog::COMMANDS,
     keys::COMMANDS,
+    expiry::COMMANDS,
+    scan::COMMANDS,
+    sort::COMMANDS,
+    dump::COMMANDS,
+    object::COMMANDS,
+    keyspace::COMMANDS,
     connection::COMMANDS,
     client::COMMANDS,
     server::COMMANDS,
