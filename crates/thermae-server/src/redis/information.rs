@@ -136,7 +136,7 @@ fn server(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("process_id", std::process::id());
     lines.add("process_supervised", "no");
     lines.add("run_id", &shared.run_id);
-    lines.add("tcp_port", port_of(shared, &config));
+    lines.add("tcp_port", port_of(shared, &config, false));
     lines.add("server_time_usec", now_ms * 1000);
     lines.add("uptime_in_seconds", uptime_seconds);
     lines.add("uptime_in_days", uptime_seconds / 86_400);

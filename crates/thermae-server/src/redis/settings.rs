@@ -19,6 +19,8 @@ use thermae_core::{Durability, WhenFull};
 use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
 
 const IMMUTABLE: &str = "can't set immutable config";
+/// What listeners' addresses end with that speak TLS.
+const TLS_MARK: &str = " (TLS)";
 /// Shortest limit of an argument's length.
 const BULK_BYTES_LEAST: i64 = 1 << 20;
 
@@ -151,7 +153,7 @@ const PARAMETERS: &[Parameter] = &[
     ("maxmemory-policy", |present| policy(&present.store.when_full).to_owned(), Some(set_policy)),
     ("notify-keyspace-events", |_| String::new(), None),
     ("pidfile", |_| String::new(), None),
-    ("port", port, None),
+    ("port", |present| port_of(present.shared, &present.config, false), None),
     ("protected-mode", |present| yes_or_no(present.config.protected_mode), Some(set_protected_mode)),
     (
         "proto-max-bulk-len",
@@ -177,7 +179,7 @@ const PARAMETERS: &[Parameter] = &[
     ("tcp-backlog", |_| "511".to_owned(), None),
     ("tcp-keepalive", |_| "0".to_owned(), None),
     ("timeout", |present| present.config.timeout_seconds.to_string(), Some(set_timeout)),
-    ("tls-port", |_| "0".to_owned(), None),
+    ("tls-port", |present| port_of(present.shared, &present.config, true), None),
     ("unixsocket", unix_socket, None),
     ("unixsocketperm", |present| if present.config.unix.is_some() { "600" } else { "0" }.to_owned(), None),
 ];
@@ -204,11 +206,23 @@ fn yes_or_no(is_so: bool) -> String {
     if is_so { "yes" } else { "no" }.to_owned()
 }
 
-/// Host and port of each address for Redis clients; those that the server has, if it runs.
-fn addresses(shared: &Shared, config: &Config) -> Vec<(String, String)> {
-    let addresses = shared.reach.get().map_or(&config.redis, |reach| &reach.addresses);
+/// Host and port of each address for Redis clients, with or without TLS; those that the server has, if it runs.
+fn addresses(shared: &Shared, config: &Config, is_tls: bool) -> Vec<(String, String)> {
+    let configured = if is_tls { &config.tls } else { &config.redis };
+    let addresses: Vec<&str> = match shared.reach.get() {
+        None => configured.iter().map(String::as_str).collect(),
+        Some(reach) if is_tls => {
+            reach.addresses.iter().filter_map(|address| address.strip_suffix(TLS_MARK)).collect()
+        }
+        Some(reach) => reach
+            .addresses
+            .iter()
+            .map(String::as_str)
+            .filter(|address| !address.ends_with(TLS_MARK))
+            .collect(),
+    };
     addresses
-        .iter()
+        .into_iter()
         .filter(|address| !address.starts_with("unix:"))
         .filter_map(|address| address.rsplit_once(':'))
         .map(|(host, port)| (host.trim_matches(['[', ']']).to_owned(), port.to_owned()))
@@ -216,17 +230,18 @@ fn addresses(shared: &Shared, config: &Config) -> Vec<(String, String)> {
 }
 
 /// The port of the first address for Redis clients; 0 where there is none.
-pub fn port_of(shared: &Shared, config: &Config) -> String {
-    addresses(shared, config).first().map_or_else(|| "0".to_owned(), |(_, port)| port.clone())
-}
-
-fn port(present: &Present<'_>) -> String {
-    port_of(present.shared, &present.config)
+pub fn port_of(shared: &Shared, config: &Config, is_tls: bool) -> String {
+    addresses(shared, config, is_tls).first().map_or_else(|| "0".to_owned(), |(_, port)| port.clone())
 }
 
 fn bind(present: &Present<'_>) -> String {
-    let hosts: Vec<String> =
-        addresses(present.shared, &present.config).into_iter().map(|(host, _)| host).collect();
+    let of = |is_tls| addresses(present.shared, &present.config, is_tls).into_iter().map(|(host, _)| host);
+    let mut hosts: Vec<String> = of(false).collect();
+    for host in of(true) {
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
     hosts.join(" ")
 }
 
@@ -539,6 +554,21 @@ mod tests {
         let config = server.shared().config.read().unwrap().clone();
         assert_eq!((config.timeout_seconds, config.clients_max), (7, 9));
         assert_eq!(server.shared().store.config().when_full, WhenFull::Error.as_str());
+    }
+
+    #[test]
+    fn addresses_are_told_as_hosts_and_ports() {
+        let mut server = TestServer::new();
+        {
+            let mut config = server.shared().config.write().unwrap();
+            config.redis = vec!["127.0.0.1:7000".to_owned(), "[::1]:7000".to_owned()];
+            config.tls = vec!["127.0.0.1:7001".to_owned()];
+        }
+        server.check(&[
+            ("CONFIG GET port", "*2\r\n$4\r\nport\r\n$4\r\n7000\r\n"),
+            ("CONFIG GET tls-port", "*2\r\n$8\r\ntls-port\r\n$4\r\n7001\r\n"),
+            ("CONFIG GET bind", "*2\r\n$4\r\nbind\r\n$13\r\n127.0.0.1 ::1\r\n"),
+        ]);
     }
 
     #[test]
