@@ -37,6 +37,8 @@ pub enum Next {
     Again,
     /// Send nothing before its changes are durable.
     Hold,
+    /// Execute nothing before a pause is over.
+    Pause,
     /// It is over.
     Close,
 }
@@ -77,6 +79,14 @@ impl Connection {
     /// What its replies wait for.
     pub fn held_until(&self) -> u64 {
         self.held_until
+    }
+
+    /// Lets others see what the client is at.
+    pub fn publish(&self, now_ms: u64) {
+        let client = &self.pipeline.session.client;
+        self.pipeline.session.publish(now_ms);
+        client.input_bytes.store(self.input.len(), Ordering::Relaxed);
+        client.output_bytes.store(self.output.len() - self.sent, Ordering::Relaxed);
     }
 
     /// Reads, executes and answers as much as may be.
@@ -209,6 +219,9 @@ impl Connection {
                 return (done, Next::Hold);
             }
             let next = self.send(buffers, shared);
+            if next == Next::Read && self.pipeline.session.is_paused {
+                return (done, Next::Pause);
+            }
             if next != Next::Read || self.is_ended || !had_enough {
                 return (done, if self.is_ended && next == Next::Read { Next::Close } else { next });
             }

@@ -8,6 +8,9 @@
 //! - connection: a client's bytes
 //! - redis: the Redis protocol
 //! - shared: what all clients of a server share
+//! - clients: who is connected, as others see it
+//! - slow_log: commands that took long
+//! - pause: clients made to wait
 //! - flusher: durability waited for aside
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
@@ -32,6 +35,7 @@
 
 pub mod bitfield;
 pub mod bits;
+pub mod clients;
 pub mod config;
 pub mod connection;
 pub mod databases;
@@ -47,9 +51,11 @@ pub mod mailbox;
 mod murmur;
 mod natural;
 pub mod numbers;
+pub mod pause;
 pub mod redis;
 pub mod server;
 pub mod shared;
+pub mod slow_log;
 pub mod socket;
 pub mod space;
 pub mod tls;

@@ -3,11 +3,10 @@
 use crate::config::Config;
 use crate::event_loop::EventLoop;
 use crate::mailbox::Mailbox;
-use crate::shared::Shared;
+use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
 use crate::tls::{TlsError, server_config};
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -42,7 +41,6 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    mailboxes: Arc<[Mailbox]>,
     addresses: Vec<(Protocol, String)>,
     loops: Mutex<Vec<JoinHandle<io::Result<()>>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
@@ -54,15 +52,21 @@ impl Server {
     /// # Errors
     /// Where the system has no threads or descriptors left.
     pub fn start(store: Store, config: Config, listeners: Vec<Listener>) -> Result<Self, StartError> {
-        let addresses =
+        let addresses: Vec<_> =
             listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
         let threads = config.threads.max(1) as usize;
         let mailboxes: Arc<[Mailbox]> =
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
         let shared = Arc::new(Shared::new(store, config));
+        let of_redis = addresses.iter().filter(|(protocol, _)| *protocol == Protocol::Redis);
+        let reach = Reach {
+            mailboxes: Arc::clone(&mailboxes),
+            addresses: of_redis.map(|(_, address)| address.clone()).collect(),
+        };
+        // It is new, so that nobody has set this.
+        drop(shared.reach.set(reach));
         let server = Self {
             shared: Arc::clone(&shared),
-            mailboxes: Arc::clone(&mailboxes),
             addresses,
             loops: Mutex::new(Vec::new()),
             flusher: Mutex::new(None),
@@ -98,8 +102,7 @@ impl Server {
 
     /// Tells it to end: it takes no more clients, sends the replies that are under way, and closes the store.
     pub fn stop(&self) {
-        self.shared.is_stopping.store(true, Ordering::SeqCst);
-        self.mailboxes.iter().for_each(Mailbox::ring);
+        self.shared.stop();
     }
 
     /// Waits for the end; whether it has come.
