@@ -5,6 +5,7 @@
 //!
 //! A client that does not read its replies is not read from either, once they exceed what is enough; nothing it sent is lost.
 
+use crate::memcache;
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
 use crate::redis::request::Batch;
 use crate::shared::Shared;
@@ -29,6 +30,42 @@ pub struct Buffers {
     batch: Batch,
 }
 
+/// A client's side of the protocol that it speaks.
+#[derive(Debug)]
+pub enum Face {
+    /// Redis.
+    Redis(Pipeline),
+    /// memcached.
+    Memcached(memcache::session::Session),
+}
+
+impl Face {
+    /// Executes what is whole in `input`. Returns the bytes done with.
+    #[inline]
+    fn process(
+        &mut self,
+        input: &[u8],
+        argument_bytes_max: u64,
+        batch: &mut Batch,
+        shared: &Shared,
+        output: &mut Vec<u8>,
+    ) -> usize {
+        match self {
+            Self::Redis(pipeline) => pipeline.process(input, argument_bytes_max, batch, shared, output),
+            Self::Memcached(session) => session.process(input, shared, output),
+        }
+    }
+
+    /// Whether the connection is to be closed once all replies are sent.
+    #[inline]
+    fn closes(&self) -> bool {
+        match self {
+            Self::Redis(pipeline) => pipeline.session.closes,
+            Self::Memcached(session) => session.closes,
+        }
+    }
+}
+
 /// What is to become of a connection after it was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -50,7 +87,7 @@ pub struct Connection {
     /// Its socket.
     pub fd: OwnedFd,
     /// Its side of the protocol.
-    pub pipeline: Pipeline,
+    pub face: Face,
     input: Vec<u8>,
     output: Vec<u8>,
     /// Bytes of `output` that were sent.
@@ -64,10 +101,10 @@ pub struct Connection {
 
 impl Connection {
     /// A client that has just come.
-    pub fn new(fd: OwnedFd, pipeline: Pipeline) -> Self {
+    pub fn new(fd: OwnedFd, face: Face) -> Self {
         Self {
             fd,
-            pipeline,
+            face,
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
@@ -198,7 +235,7 @@ impl Connection {
             let output = &mut buffers.output;
             output.clear();
             let (count, sequence) = thermae_core::deferring(|| {
-                self.pipeline.process(
+                self.face.process(
                     &input[done..length],
                     argument_bytes_max,
                     &mut buffers.batch,
@@ -207,7 +244,7 @@ impl Connection {
                 )
             });
             done += count;
-            self.is_ended = self.pipeline.session.closes;
+            self.is_ended = self.face.closes();
             let had_enough = output.len() >= OUTPUT_BYTES_ENOUGH;
             if sequence != 0 && !shared.store.is_durable(sequence) {
                 self.output.extend_from_slice(output);

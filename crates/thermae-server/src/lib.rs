@@ -6,8 +6,11 @@
 //! - server: listeners, threads, the end
 //! - event_loop: one thread's connections
 //! - connection: a client's bytes
+//! - memcache: the memcached protocol
 //! - redis: the Redis protocol
 //! - shared: what all clients of a server share
+//! - counts: what memcached clients are told of what was done
+//! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
@@ -21,11 +24,14 @@
 
 pub mod config;
 pub mod connection;
+pub mod counts;
 pub mod databases;
 pub mod event_loop;
 pub mod failure;
 pub mod flusher;
 pub mod mailbox;
+pub mod marks;
+pub mod memcache;
 pub mod numbers;
 pub mod redis;
 pub mod server;
