@@ -121,6 +121,13 @@ fn role() {
             // Killed in the middle of it.
             set(&store, b"large", &vec![1; 2_000_000]);
         }
+        "expiring-transactor" => {
+            let expires_at_ms = store.now_ms() + 3_600_000;
+            let ops = [BatchOp::Set { key: b"kept", value: b"1", encoding: 0, expires_at_ms }];
+            store.transaction(&ops, &[]).unwrap();
+            // Killed in the middle of it, with the key's partition locked.
+            set(&store, b"kept", b"2");
+        }
         "sitter" => {
             give(&signal(&setting("NAME")));
             std::thread::sleep(TIMEOUT);
@@ -650,6 +657,20 @@ fn what_the_dead_began_is_released_though_their_slots_are_used_again() {
         successor.close().unwrap();
     }
     keeper.close().unwrap();
+}
+
+/// Whoever took over the partition of a key that a transaction had stored with an expiry looked for that expiry beyond the bytes that it had
+/// read of the record, and panicked.
+#[test]
+fn what_a_transaction_stored_with_an_expiry_outlives_the_next_writers_death() {
+    let place = Place::shared_memory("expiring-transaction");
+    let store = place.open(&cache());
+    let crash = [("THERMAE_CRASH_POINT", "append.reserved".to_owned())];
+    assert_eq!(spawn_with("expiring-transactor", &settings(&place), &crash).wait(TIMEOUT), End::Killed);
+    assert!(store.touch(b"kept", 0).unwrap());
+    let (meta, value) = store.get(b"kept").unwrap().unwrap();
+    assert_eq!((meta.expires_at_ms, value.as_slice()), (0, &b"1"[..]));
+    store.close().unwrap();
 }
 
 /// Slots of the dead were once free only after a living participant had reaped them. Where all of them were killed, there was none, and
