@@ -150,7 +150,7 @@ pub use scan::Scan;
 pub use sizes::parse_size;
 pub use snapshot::SnapshotReport;
 pub use stats::{Config, Stats};
-pub use store::{Condition, Current, SetOptions, SetOutcome, Store, Update, deferring};
+pub use store::{Condition, Current, ENCODING_INTEGER, SetOptions, SetOutcome, Store, Update, deferring};
 pub use transaction::BatchOp;
 pub use view::View;
 pub use waiting::{Cancellation, WaitHooks, set_wait_hooks};

@@ -3,12 +3,13 @@
 //! Loops share the store and nothing on the way of a request. The first one accepts and deals the connections out. A loop is woken by its
 //! [`Mailbox`]: for a new connection, for changes that have become durable, and to end.
 
-use crate::connection::{Buffers, Connection, Next};
+use crate::connection::{Buffers, Connection, Face, Next};
 use crate::mailbox::Mailbox;
+use crate::memcache;
 use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
-use crate::socket::{Accepted, Listener};
+use crate::socket::{Accepted, Listener, Protocol};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use std::io;
@@ -100,6 +101,9 @@ impl EventLoop {
                 }
             }
             self.wait(&mut events)?;
+            if self.number == 0 {
+                memcache::administration::flush_if_due(&self.shared);
+            }
             for event in events.drain(..) {
                 let token = event.data.u64();
                 if token == MAILBOX {
@@ -169,7 +173,7 @@ impl EventLoop {
     }
 
     fn welcome(&mut self, accepted: Accepted) {
-        let Accepted { fd, address, local_address, is_local, protocol: _ } = accepted;
+        let Accepted { fd, address, local_address, is_local, protocol } = accepted;
         let (refusal, is_authenticated) = {
             let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
             let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
@@ -188,12 +192,22 @@ impl EventLoop {
         if let Some(refusal) = refusal {
             self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
             // Who does not take it is refused all the same.
+            let refusal = match protocol {
+                Protocol::Redis => refusal.to_owned(),
+                Protocol::Memcached => refusal.replacen('-', "SERVER_ERROR ", 1),
+            };
             let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
             return;
         }
         let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
         let now_ms = self.shared.store.now_ms();
-        let session = Session::new(id, address, local_address, is_authenticated, now_ms);
+        let face = match protocol {
+            Protocol::Redis => {
+                let session = Session::new(id, address, local_address, is_authenticated, now_ms);
+                Face::Redis(Pipeline::new(session))
+            }
+            Protocol::Memcached => Face::Memcached(memcache::session::Session::new(is_authenticated)),
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             (self.places.len() - 1) as u32
@@ -204,7 +218,7 @@ impl EventLoop {
             self.free.push(index);
             return;
         }
-        place.connection = Some(Box::new(Connection::new(fd, Pipeline::new(session))));
+        place.connection = Some(Box::new(Connection::new(fd, face)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }
 

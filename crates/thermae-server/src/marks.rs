@@ -106,9 +106,15 @@ impl Marks {
         (standing, displaced)
     }
 
-    /// Marks an item as stale, nobody recaching it yet.
-    pub fn set_stale(&self, key: &[u8], version: u64) -> Option<Displaced> {
-        self.put(&mut self.marked(), key, Mark { version, is_stale: true, is_won: false })
+    /// Marks an item as stale, `is_won` saying that somebody was told to recache it.
+    pub fn set_stale(&self, key: &[u8], version: u64, is_won: bool) -> Option<Displaced> {
+        self.put(&mut self.marked(), key, Mark { version, is_stale: true, is_won })
+    }
+
+    /// Whether somebody was told to recache an item.
+    pub fn was_won(&self, key: &[u8], version: u64) -> bool {
+        let marked = self.marked();
+        marked.marks.get(key).is_some_and(|mark| mark.version == version && mark.is_won)
     }
 
     /// An item has a new version, but is otherwise what it was.
@@ -216,7 +222,7 @@ mod tests {
         assert_eq!(marks.standing(b"k", 1, true).0, standing(false, true, false));
         assert_eq!(marks.standing(b"k", 1, false).0, standing(false, true, false));
         assert_eq!(marks.standing(b"k", 2, false).0, Standing::default());
-        assert_eq!(marks.set_stale(b"k", 3), None);
+        assert_eq!(marks.set_stale(b"k", 3, false), None);
         assert_eq!(marks.standing(b"k", 3, false).0, standing(true, false, true));
         marks.carry(b"k", 3, 4);
         marks.carry(b"k", 3, 5);
@@ -229,7 +235,7 @@ mod tests {
     fn the_oldest_mark_goes_and_takes_a_stale_item_along() {
         let marks = Marks::default();
         let key = |number: usize| number.to_string().into_bytes();
-        assert_eq!(marks.set_stale(&key(0), 7), None);
+        assert_eq!(marks.set_stale(&key(0), 7, false), None);
         for number in 1..MARKS_MAX {
             assert_eq!(marks.standing(&key(number), 1, true).1, None);
         }

@@ -12,9 +12,6 @@ use thermae_core::Error;
 /// The version of memcached whose behaviour this is: clients decide by it what they may send.
 pub const VERSION: &str = "1.6.18";
 
-/// What a tuning command is told.
-pub const NOT_HERE: &str = "ERROR this server has no slabs, no LRU lists and no watchers to tune";
-
 /// flush_all, at once or later. A time of its own replaces the one before, as it does in memcached.
 pub fn flush_all(turn: &mut Turn<'_>, words: Words<'_>) {
     if words.are_more_than(2) {
@@ -71,6 +68,16 @@ fn flush_now(shared: &Shared, at: u64) {
         // Whoever asked for it was answered long ago. What the store can't do, its next caller is told.
         let _ = flush(shared);
     }
+}
+
+/// Commands that tune or watch the inside of memcached, of which this server has nothing: the answers of a memcached that was told not to allow them.
+pub fn refuse(turn: &mut Turn<'_>, name: &[u8], words: Words<'_>) {
+    let text = match (name, words.word(0)) {
+        (b"watch", _) => "CLIENT_ERROR watch commands not allowed",
+        (b"lru_crawler", Some(b"metadump" | b"mgdump")) => "ERROR metadump not allowed",
+        _ => "ERROR this server has no slabs and no LRU lists to tune",
+    };
+    turn.line_unless(words.end_with_noreply(), text);
 }
 
 /// verbosity: this server has no log of its commands, so that all levels are the same.

@@ -73,7 +73,8 @@ impl<'a> Flags<'a> {
                 flags.seen |= bit(letter);
             }
             match letter {
-                b'b' | b'c' | b'f' | b'h' | b'k' | b'l' | b'q' | b's' | b't' | b'u' | b'v' | b'I' | b'L' | b'P' => {}
+                b'b' | b'c' | b'f' | b'h' | b'k' | b'l' | b'q' | b's' | b't' | b'u' | b'v' | b'I' | b'L'
+                | b'P' => {}
                 b'O' if word.len() > OPAQUE_BYTES_MAX => return Err("CLIENT_ERROR opaque token too long"),
                 b'O' => {}
                 b'C' => flags.cas = Some(unsigned(token).ok_or(BAD_TOKEN)?),
@@ -85,7 +86,9 @@ impl<'a> Flags<'a> {
                     flags.client_flags = client_flags.ok_or("CLIENT_ERROR bad command line format")?;
                 }
                 b'D' => flags.delta = unsigned(token).ok_or("CLIENT_ERROR invalid numeric delta value")?,
-                b'J' => flags.initial = unsigned(token).ok_or("CLIENT_ERROR invalid numeric initial value")?,
+                b'J' => {
+                    flags.initial = unsigned(token).ok_or("CLIENT_ERROR invalid numeric initial value")?
+                }
                 b'M' => match token {
                     [mode] => flags.mode = Some(*mode),
                     _ => return Err("CLIENT_ERROR incorrect length for M token"),

@@ -7,7 +7,8 @@ use crate::memcache::flags::{Flags, TOO_MANY};
 use crate::memcache::request::{BAD_CHUNK, BAD_FORMAT, Data, KEY_BYTES_MAX, Mode, TOO_LARGE};
 use crate::memcache::retrieval::copy_value;
 use crate::memcache::storage::{
-    Counted, Counting, NOT_A_COUNTER, Outcome, count_as, counter_encoding, join, lose, store_as, store_if_version,
+    Counted, Counting, NOT_A_COUNTER, Outcome, count_as, counter_encoding, join, lose, store_as,
+    store_if_version,
 };
 use crate::memcache::turn::{Turn, key_of};
 use crate::memcache::words::{Words, push_number};
@@ -111,9 +112,7 @@ impl<'a> Asked<'a> {
             output.extend_from_slice(b"HD");
         }
         self.push_flags(output, b"kOtcfshl", facts);
-        for (holds, mark) in
-            [(standing.was_won, b" Z"), (standing.is_stale, b" X"), (standing.wins, b" W")]
-        {
+        for (holds, mark) in [(standing.was_won, b" Z"), (standing.is_stale, b" X"), (standing.wins, b" W")] {
             output.extend_from_slice(if holds { mark } else { b"" });
         }
         output.extend_from_slice(b"\r\n");
@@ -208,14 +207,16 @@ fn get_changing(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, E
             None => before,
             Some(expiry) => {
                 let expires_at_ms = turn.expires_at_ms(expiry);
-                let touched = turn.touch_if(key, Some(expires_at_ms), |meta| meta.version == before.version)?;
+                let touched =
+                    turn.touch_if(key, Some(expires_at_ms), |meta| meta.version == before.version)?;
                 turn.tally.choose(touched.is_some(), Count::TouchHits, Count::TouchMisses);
                 let Some(Some(after)) = touched else { continue };
                 after
             }
         };
         let left = [before, after].map(|meta| seconds_left(meta.expires_at_ms, turn.now_ms));
-        let is_ending = matches!((left[1], flags.recache), (Some(left), Some(recache)) if (left as i64) < recache);
+        let is_ending =
+            matches!((left[1], flags.recache), (Some(left), Some(recache)) if (left as i64) < recache);
         let (standing, displaced) = turn.marks().standing(key, after.version, is_new || is_ending);
         turn.displace(displaced)?;
         let reads = turn.marks().reads(key, before.version, turn.now_seconds());
@@ -333,9 +334,12 @@ fn set_stale(
             return Ok(Outcome::Exists);
         }
         let condition = Condition::IfVersion(present.version);
-        if let SetOutcome::Stored(version) = turn.store().set(key, data, &SetOptions { condition, ..options })? {
+        if let SetOutcome::Stored(version) =
+            turn.store().set(key, data, &SetOptions { condition, ..options })?
+        {
+            let was_won = turn.marks().was_won(key, present.version);
             turn.stored(key, version);
-            let displaced = turn.marks().set_stale(key, version);
+            let displaced = turn.marks().set_stale(key, version, was_won);
             turn.displace(displaced)?;
             return Ok(Outcome::Stored(version));
         }
@@ -385,7 +389,7 @@ fn invalidate(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Outcome, Error> 
         None => Outcome::NotFound,
         Some(None) => Outcome::Exists,
         Some(Some(meta)) => {
-            let displaced = turn.marks().set_stale(&asked.key, meta.version);
+            let displaced = turn.marks().set_stale(&asked.key, meta.version, false);
             turn.displace(displaced)?;
             Outcome::Stored(meta.version)
         }

@@ -126,9 +126,7 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn key(&self) -> Option<&'a [u8]> {
         match self {
-            Self::Retrieval(Retrieval { words, touches, .. }) => {
-                words.word(usize::from(*touches))
-            }
+            Self::Retrieval(Retrieval { words, touches, .. }) => words.word(usize::from(*touches)),
             Self::Storage(storage) => Some(storage.key),
             Self::MetaSet(key, ..) => Some(key),
             Self::Line(_, words) => words.word(0),
@@ -161,13 +159,13 @@ fn line_bytes_max_exceeded(line: &[u8]) -> bool {
         return false;
     }
     let blanks = line.iter().position(|&byte| byte != b' ').unwrap_or(line.len());
-    let lists_keys = [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|name| line[blanks..].starts_with(name));
+    let lists_keys =
+        [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|name| line[blanks..].starts_with(name));
     !lists_keys || blanks > BLANKS_MAX || line.len() > KEYS_LINE_BYTES_MAX
 }
 
 fn too_long(end: usize) -> Framed<'static> {
-    let refusal =
-        Refusal { text: "CLIENT_ERROR line too long", is_silent: false, closes: true };
+    let refusal = Refusal { text: "CLIENT_ERROR line too long", is_silent: false, closes: true };
     Framed { request: Request::Refused(refusal), end }
 }
 

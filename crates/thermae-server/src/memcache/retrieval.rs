@@ -7,7 +7,6 @@ use crate::counts::Count;
 use crate::memcache::request::{BAD_FORMAT, KEY_BYTES_MAX, Retrieval};
 use crate::memcache::turn::{Turn, key_of};
 use crate::memcache::words::{Words, push_number, signed};
-use std::borrow::Cow;
 use thermae_core::{Error, RecordMeta};
 
 /// Keys looked at together, so that their cache misses overlap.
@@ -95,7 +94,7 @@ fn touched_value(
     has_cas: bool,
     expiry: i64,
     key: &[u8],
-    stored: &Cow<'_, [u8]>,
+    stored: &[u8],
 ) -> Result<Option<RecordMeta>, Error> {
     turn.tally.add(Count::Touches);
     let is_last_time = turn.expires_at_ms(expiry) != 0 && turn.expires_at_ms(expiry) <= turn.now_ms;
@@ -113,12 +112,7 @@ fn touched_value(
 
 /// Answers with a key's value, if it has one.
 #[inline]
-fn value(
-    turn: &mut Turn<'_>,
-    has_cas: bool,
-    key: &[u8],
-    stored: &Cow<'_, [u8]>,
-) -> Result<Option<RecordMeta>, Error> {
+fn value(turn: &mut Turn<'_>, has_cas: bool, key: &[u8], stored: &[u8]) -> Result<Option<RecordMeta>, Error> {
     let begin = |output: &mut Vec<u8>, meta: &RecordMeta| {
         output.extend_from_slice(b"VALUE ");
         output.extend_from_slice(key);
@@ -139,7 +133,7 @@ fn value(
 #[inline]
 pub fn copy_value(
     turn: &mut Turn<'_>,
-    stored: &Cow<'_, [u8]>,
+    stored: &[u8],
     begin: impl Fn(&mut Vec<u8>, &RecordMeta),
 ) -> Result<Option<RecordMeta>, Error> {
     let start = turn.output.len();

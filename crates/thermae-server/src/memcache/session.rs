@@ -147,7 +147,7 @@ impl Session {
             b"quit" => self.closes = true,
             b"shutdown" => turn.line("ERROR: shutdown not enabled"),
             b"watch" | b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" => {
-                turn.line(administration::NOT_HERE);
+                administration::refuse(turn, name, words);
             }
             // A browser was made to send this: nothing that follows is to be executed.
             name if words.last_word().unwrap_or(name).starts_with(b"HTTP/") => self.closes = true,
@@ -183,7 +183,8 @@ impl Session {
 
     /// Says in the binary protocol that it is not spoken here, once a header has come whose marks the answer needs.
     fn refuse_binary(&mut self, buffer: &[u8], output: &mut Vec<u8>) -> usize {
-        const TEXT: &[u8] = b"This server speaks memcached's text protocol, meta commands included, and no binary protocol";
+        const TEXT: &[u8] =
+            b"This server speaks memcached's text protocol, meta commands included, and no binary protocol";
         let Some(header) = buffer.get(..BINARY_HEADER_BYTES) else { return 0 };
         let mut answer = [0_u8; BINARY_HEADER_BYTES];
         // The mark of an answer, the operation, "unknown command", the length of the text, and the client's own mark.

@@ -141,7 +141,9 @@ pub fn store_if_version(
     // To the store, version 0 is that of an absent key.
     if version != 0 {
         let condition = Condition::IfVersion(version);
-        if let SetOutcome::Stored(version) = turn.store().set(key, data, &SetOptions { condition, ..options })? {
+        if let SetOutcome::Stored(version) =
+            turn.store().set(key, data, &SetOptions { condition, ..options })?
+        {
             turn.tally.add(Count::CasHits);
             turn.stored(key, version);
             return Ok(Outcome::Stored(version));

@@ -107,7 +107,6 @@ impl<'a> Turn<'a> {
         }
     }
 
-
     /// The store's clock, in seconds.
     #[inline]
     pub fn now_seconds(&self) -> u64 {

@@ -178,9 +178,14 @@ mod tests {
 
     #[test]
     fn counters_end_at_a_blank() {
-        for (value, number) in
-            [("12", Some(12)), (" \t5  ", Some(5)), ("5\0z", Some(5)), ("12 x", Some(12)), ("12x", None), (" ", None)]
-        {
+        for (value, number) in [
+            ("12", Some(12)),
+            (" \t5  ", Some(5)),
+            ("5\0z", Some(5)),
+            ("12 x", Some(12)),
+            ("12x", None),
+            (" ", None),
+        ] {
             assert_eq!(counter(value.as_bytes()), number, "{value}");
         }
     }

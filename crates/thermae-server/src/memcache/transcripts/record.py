@@ -3,10 +3,10 @@
     python3 record.py [--check] text.txt meta.txt       (needs memcached 1.6 in the path)
 
 A transcript is a row of cases. `# ` begins a case and names it; `> ` is what a client sends, `< ` what memcached answers, and `! `, where there
-is one, what Thermae answers instead, for the reason that the case's name gives. Bytes are written as in Python, without quotes;
+is one, what Thermae answers instead, for one of the reasons that ../mod.rs gives. Bytes are written as in Python, without quotes;
 `{250*a}` repeats; `{c1}` is the first CAS value that was answered, `{c1+1}` and `{c1-1}` its neighbours; `{closed}` ends an
 answer after which the connection was closed. A line of `> ` after which nothing is answered has an empty `< `. With --check nothing is
-written, and the exit code says whether all is as recorded.
+written, and the exit code says whether all is as recorded, but for what Thermae answers otherwise.
 """
 
 import ast
@@ -17,7 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-ANSWER_SECONDS = 0.03
+# How long an answer may be in coming, and, once some of it has come, the rest of it.
+ANSWER_SECONDS = 0.4
+REST_SECONDS = 0.03
+# A second may begin between two steps: what is left is rounded up to tens, what has passed down to none.
+SECONDS_LEFT = re.compile(rb"(?<= t)\d+9(?=[ \r])|(?<=exp=-)\d+9(?= )")
+SECONDS_PASSED = re.compile(rb"(?<= l)1(?=[ \r])|(?<=la=)1(?= )")
 PLACES = re.compile(rb"(?:(?<=VALUE)( \S+ \d+ \d+ )|( c)|(cas=))(\d+)(?=[ \r])")
 
 
@@ -39,6 +44,8 @@ def to_text(answer: bytes, cas: list[bytes]) -> str:
             cas.append(match[4])
         return b"%s{c%d}" % (match[1] or match[2] or match[3], cas.index(match[4]) + 1)
 
+    answer = SECONDS_LEFT.sub(lambda match: b"%d" % (int(match[0]) + 1), answer)
+    answer = SECONDS_PASSED.sub(b"0", answer)
     text = repr(PLACES.sub(name, answer))
     text = text[2:-1].replace("\\'", "'")
     return re.sub(r"([A-Za-z0-9])\1{29,}", lambda match: f"{{{len(match[0])}*{match[1]}}}", text)
@@ -46,9 +53,11 @@ def to_text(answer: bytes, cas: list[bytes]) -> str:
 
 def answer_of(client: socket.socket) -> bytes:
     answer = b""
+    client.settimeout(ANSWER_SECONDS)
     try:
         while received := client.recv(1 << 20):
             answer += received
+            client.settimeout(REST_SECONDS)
     except TimeoutError:
         return answer
     except ConnectionResetError:
@@ -66,10 +75,9 @@ def record(lines: list[str], port: int) -> list[str]:
             if client is not None:
                 client.close()
             client = socket.create_connection(("127.0.0.1", port))
-            client.settimeout(ANSWER_SECONDS)
             client.sendall(b"flush_all\r\n")
             assert client.recv(100) == b"OK\r\n"
-        if line.startswith("< "):
+        if line.startswith("<"):
             continue
         out.append(line)
         if line.startswith("> "):
@@ -77,8 +85,12 @@ def record(lines: list[str], port: int) -> list[str]:
                 client.sendall(to_bytes(line[2:], cas))
             except BrokenPipeError:
                 pass
-            out.append("< " + to_text(answer_of(client), cas))
+            out.append(("< " + to_text(answer_of(client), cas)).rstrip())
     return out
+
+
+def compared(transcript: str) -> str:
+    return re.sub(r"^<.*\n!.*\n", "", transcript, flags=re.MULTILINE)
 
 
 def main() -> int:
@@ -96,7 +108,7 @@ def main() -> int:
             path = Path(name)
             before = path.read_text()
             after = "\n".join(record(before.splitlines(), port)) + "\n"
-            differs |= before != after
+            differs |= compared(before) != compared(after)
             if not check:
                 path.write_text(after)
     finally:
