@@ -30,6 +30,8 @@ use std::time::Duration;
 pub const ENCODING_INTEGER: u8 = 2;
 /// Keys looked up together, so that their cache misses overlap.
 const BATCH_KEYS: usize = 32;
+/// Most keys that [`Store::prefetch`] looks at: more would push the first ones out of the cache again.
+const PREFETCHED_KEYS_MAX: usize = 64;
 /// So many of them between two looks whether the call is to be given up.
 const BATCHES_PER_LOOK: usize = 32;
 
@@ -313,10 +315,18 @@ impl Store {
         self.engine.durable.is_none() || self.engine.globals().watermark.load(Ordering::SeqCst) >= sequence
     }
 
-    /// Has the processor fetch what a look-up of this key begins with. For callers that have several to make.
+    /// Has the processor fetch what looking up these keys will read: first all their places in the index, then the records that those
+    /// lead to. For callers that have many look-ups to make, one after another.
     #[inline]
-    pub fn prefetch(&self, key: &[u8]) {
-        self.engine.prefetch_bucket(self.engine.hash(key));
+    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        let mut hashes = [0_u64; PREFETCHED_KEYS_MAX];
+        let mut count = 0;
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.engine.hash(key);
+            self.engine.prefetch_bucket(*hash);
+            count += 1;
+        }
+        hashes[..count].iter().for_each(|&hash| self.engine.prefetch_record(hash));
     }
 
     /// Stores a value.

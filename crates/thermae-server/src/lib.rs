@@ -16,25 +16,45 @@
 //! - space: keys and values as commands see them
 //! - databases: numbered databases in one store
 //! - failure: what a command answers instead of its reply
+//! - hyperloglog: sketches that count distinct elements
+//! - murmur: the hash that sketches are filled with
+//! - bitfield: integers of any width inside a string
+//! - bits: a string as an array of bits
+//! - glob: patterns of keys and channels
+//! - numbers: integers, floats and sizes as clients write and read them
+//! - extended: floats of 80 bits
+//! - float_text: what a float's text says, and the nearest binary number to it
+//! - natural: whole numbers of any length
+//! - error: what stored bytes can be wrong about
 //! - socket: sockets that clients come to
-//! - numbers: numbers as protocols write them
 //! - config: what a server is told
 #![warn(missing_docs)]
 #![allow(clippy::cast_possible_truncation, reason = "buffers stay below 4 GiB; see connection")]
 
+pub mod bitfield;
+pub mod bits;
 pub mod config;
 pub mod connection;
 pub mod counts;
 pub mod databases;
+mod error;
 pub mod event_loop;
+pub mod extended;
 pub mod failure;
+mod float_text;
 pub mod flusher;
+pub mod glob;
+pub mod hyperloglog;
 pub mod mailbox;
 pub mod marks;
 pub mod memcache;
+mod murmur;
+mod natural;
 pub mod numbers;
 pub mod redis;
 pub mod server;
 pub mod shared;
 pub mod socket;
 pub mod space;
+
+pub use error::{Error, Result};

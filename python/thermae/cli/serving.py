@@ -2,10 +2,12 @@
 
 import json
 import signal
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Unpack
+from typing import Any, Unpack
 
 import click
 
@@ -14,41 +16,84 @@ from thermae.cli.opening import options_of_a_new_store, store_argument
 from thermae.options import OpenOptions
 from thermae.store import location_text
 
+DEFAULT_REDIS_ADDRESS = "127.0.0.1:6379"
 # How long a signal may go unnoticed: Python runs handlers between two calls.
 _WAIT_SECONDS = 0.2
+
+
+def _read_configuration(context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """Takes the file's values for options that neither the command line nor the environment gives."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    options = {
+        option.removeprefix("--"): parameter
+        for parameter in context.command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if isinstance(parameter, click.Option) and parameter.name != "config"
+    }
+    for name in values:
+        if name not in options:
+            raise click.BadParameter(
+                f"{path}: {name} is no option of thermae serve: see thermae serve --help"
+            )
+    context.default_map = {
+        str(options[name].name): _given(path, name, value) for name, value in values.items()
+    }
+    return path
+
+
+def _given(path: Path, name: str, value: Any) -> Any:
+    """A value of the file as the command line would give it."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return value
+    if isinstance(value, bool | int | str):
+        return value
+    raise click.BadParameter(f"{path}: {name} must be a text, a number, true or false, or a list of texts")
 
 
 @click.command(context_settings={"auto_envvar_prefix": "THERMAE"})
 @store_argument
 @click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    is_eager=True,
+    callback=_read_configuration,
+    help="TOML file with the values of options that are not given otherwise, under their names here.",
+)
+@click.option(
     "--redis",
-    "redis_addresses",
     metavar="HOST:PORT",
     multiple=True,
-    help="Address for Redis clients; may be given again.  [default: 127.0.0.1:6379]",
+    help=f"Address for Redis clients; may be given again.  [default: {DEFAULT_REDIS_ADDRESS}]",
 )
 @click.option(
     "--memcached",
-    "memcached_addresses",
     metavar="HOST:PORT",
     multiple=True,
-    help="Address for memcached clients.",
+    help="Address for memcached clients; may be given again.",
 )
 @click.option("--unix", metavar="PATH", help="Socket for Redis clients of this machine and user.")
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Event loops.")
 @click.option("--password", help="What clients have to say with AUTH. Better given as THERMAE_PASSWORD.")
-@click.option("--clients-max", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option(
+    "--clients-max", type=click.IntRange(1), default=10_000, show_default=True, help="Most clients at once."
+)
 @click.option(
     "--protected-mode/--no-protected-mode",
     default=True,
     show_default=True,
     help="Refuse clients of other machines where there is no password.",
 )
-@options_of_a_new_store("64MiB hot")
+@options_of_a_new_store("as the store has it, 64MiB for a new one")
 def serve(
     location: str,
-    redis_addresses: tuple[str, ...],
-    memcached_addresses: tuple[str, ...],
+    config: Path | None,
+    redis: tuple[str, ...],
+    memcached: tuple[str, ...],
     unix: str | None,
     threads: int,
     password: str | None,
@@ -58,26 +103,28 @@ def serve(
 ) -> None:
     """Serve STORE to Redis and memcached clients, until SIGTERM or Ctrl-C.
 
-    Python processes may use the same store meanwhile: what one writes, all see.
+    Python processes may use the same store meanwhile: what one writes, all see. Each option may also be
+    given in the environment, as THERMAE_THREADS and so on, or in a TOML file.
 
     \b
     Examples:
       thermae serve data/
       thermae serve data/ --redis 127.0.0.1:6380 --memcached 127.0.0.1:11211 --threads 4
       thermae serve shm://sessions --hot 1GiB --unix /run/user/1000/thermae.sock
+      thermae serve data/ --config thermae.toml
     """
-    if not (redis_addresses or memcached_addresses or unix):
-        redis_addresses = ("127.0.0.1:6379",)
-    config = {
+    if not (redis or memcached or unix):
+        redis = (DEFAULT_REDIS_ADDRESS,)
+    settings = {
         "threads": threads,
-        "redis": redis_addresses,
-        "memcached": memcached_addresses,
+        "redis": redis,
+        "memcached": memcached,
         "unix": unix,
         "password": password or "",
         "clients_max": clients_max,
         "protected_mode": protected_mode,
     }
-    server = Server(location_text(location), options, json.dumps(config))
+    server = Server(location_text(location), options, json.dumps(settings))
     try:
         with _stopping_at_signals(server):
             for protocol, address in server.addresses():

@@ -49,16 +49,12 @@ pub fn retrieve<'a>(turn: &mut Turn<'_>, retrieval: Retrieval<'a>) -> Option<(Li
 
 /// Goes on with a list. What is left of it then.
 pub fn go_on<'a>(turn: &mut Turn<'_>, listed: Listed, mut words: Words<'a>) -> Option<Words<'a>> {
-    let mut ahead = words;
     let mut fetched = 0_usize;
-    loop {
-        if fetched == 0 {
-            for key in ahead.by_ref().take(BATCH_KEYS) {
-                turn.store().prefetch(&key_of(key));
-                fetched += 1;
-            }
+    while let Some(key) = words.next() {
+        if fetched == 0 && !words.rest().is_empty() {
+            turn.store().prefetch(std::iter::once(key).chain(words.take(BATCH_KEYS - 1)));
+            fetched = BATCH_KEYS;
         }
-        let Some(key) = words.next() else { break };
         fetched = fetched.saturating_sub(1);
         if let Err(error) = retrieve_one(turn, listed, key) {
             let text = turn.failure(&error);

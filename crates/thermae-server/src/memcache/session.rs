@@ -3,7 +3,7 @@
 use crate::counts::Count;
 use crate::memcache::request::{BAD_CHUNK, Data, Mode, Refusal, Request, Storage, parse};
 use crate::memcache::retrieval::{Listed, go_on, retrieve};
-use crate::memcache::turn::{Turn, key_of};
+use crate::memcache::turn::Turn;
 use crate::memcache::words::Words;
 use crate::memcache::{administration, meta, statistics, storage};
 use crate::shared::Shared;
@@ -81,9 +81,7 @@ impl Session {
                 requests.push((framed.request, from, end));
             }
             if requests.len() > 1 {
-                for key in requests.iter().filter_map(|(request, ..)| request.key()) {
-                    turn.store().prefetch(&key_of(key));
-                }
+                turn.store().prefetch(requests.iter().filter_map(|(request, ..)| request.key()));
             }
             for &(request, from, end) in &requests {
                 done = end.min(buffer.len());

@@ -93,10 +93,6 @@ fn prefetch(batch: &Batch, buffer: &[u8], session: &Session, store: &Store) {
     if session.database != 0 {
         return;
     }
-    for index in 0..batch.len() {
-        let (arguments, _) = batch.command(index, buffer);
-        if arguments.len() > 1 {
-            store.prefetch(arguments.at(1));
-        }
-    }
+    let commands = (0..batch.len()).map(|index| batch.command(index, buffer).0);
+    store.prefetch(commands.filter(|arguments| arguments.len() > 1).map(|arguments| arguments.at(1)));
 }
