@@ -87,7 +87,7 @@ impl<'a> Flags<'a> {
                 }
                 b'D' => flags.delta = unsigned(token).ok_or("CLIENT_ERROR invalid numeric delta value")?,
                 b'J' => {
-                    flags.initial = unsigned(token).ok_or("CLIENT_ERROR invalid numeric initial value")?
+                    flags.initial = unsigned(token).ok_or("CLIENT_ERROR invalid numeric initial value")?;
                 }
                 b'M' => match token {
                     [mode] => flags.mode = Some(*mode),

@@ -1,11 +1,7 @@
 //! What memcached answers, in `transcripts/`, against what is answered here: whole, and in pieces of any size.
 
-use crate::config::Config;
-use crate::memcache::session::Session;
-use crate::shared::Shared;
+use crate::memcache::harness::{Client, shared};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use thermae_core::{Location, Options, Store};
 
 const TRANSCRIPTS: [(&str, &str); 2] =
     [("text", include_str!("transcripts/text.txt")), ("meta", include_str!("transcripts/meta.txt"))];
@@ -123,65 +119,23 @@ impl Names {
     }
 }
 
-/// A client, with what is left of what it sent.
-struct Client {
-    session: Session,
-    input: Vec<u8>,
-}
-
-impl Client {
-    fn send(&mut self, bytes: &[u8], piece_bytes: usize, shared: &Shared) -> Vec<u8> {
-        let mut answer = Vec::new();
-        for piece in bytes.chunks(piece_bytes) {
-            if self.session.closes {
-                break;
-            }
-            self.input.extend_from_slice(piece);
-            loop {
-                let mut output = Vec::new();
-                let done = self.session.process(&self.input, shared, &mut output);
-                self.input.drain(..done);
-                answer.extend_from_slice(&output);
-                if output.len() < crate::redis::pipeline::OUTPUT_BYTES_ENOUGH || self.session.closes {
-                    break;
-                }
-            }
-        }
-        if self.session.closes {
-            answer.extend_from_slice(b"{closed}");
-        }
-        answer
-    }
-}
-
 fn shown(bytes: &[u8]) -> String {
     let text = bytes.escape_ascii().to_string();
     text[..text.len().min(400)].to_owned()
 }
 
-/// A server's store, in shared memory, whose files go at once.
-fn shared() -> Shared {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let location = Location::SharedMemory(format!("test-memcache-{}-{number}", std::process::id()));
-    let options = Options { hot_bytes: Some(64 << 20), background: false, ..Options::default() };
-    let store = Store::open(&location, &options).unwrap();
-    std::fs::remove_dir_all(&store.engine().paths.volatile).unwrap();
-    Shared::new(store, Config { password: "secret".to_owned(), ..Config::default() })
-}
-
 /// All cases, each in pieces of this size; what did not fit.
 fn differences(piece_bytes: usize) -> Vec<String> {
-    let shared = shared();
+    let shared = shared(64 << 20);
     let mut differences = Vec::new();
     for case in cases() {
         shared.store.clear().unwrap();
         shared.marks.forget_all();
-        let mut client = Client { session: Session::new(true), input: Vec::new() };
+        let mut client = Client::new(true);
         let mut names = Names::default();
         for step in &case.steps {
             let sent = names.bytes(&step.sent);
-            let answer = client.send(&sent, piece_bytes.max(sent.len() / 1000), &shared);
+            let answer = client.send_in_pieces(&sent, piece_bytes.max(sent.len() / 1000), &shared);
             let expected = step.answered.replace("{closed}", "\\x7bclosed\\x7d");
             if !names.fits(&expected, &answer) {
                 differences.push(format!(
