@@ -194,7 +194,9 @@ impl EventLoop {
             // Who does not take it is refused all the same.
             let refusal = match protocol {
                 Protocol::Redis => refusal.to_owned(),
-                Protocol::Memcached => refusal.replacen('-', "SERVER_ERROR ", 1),
+                Protocol::Memcached => {
+                    refusal.replacen("-ERR ", "ERROR ", 1).replacen("-DENIED ", "SERVER_ERROR ", 1)
+                }
             };
             let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
             return;
