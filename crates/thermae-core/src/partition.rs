@@ -61,10 +61,11 @@ impl Engine {
             let frame_bytes = self.geometry.frame_bytes as usize;
             // SAFETY: hot_record checked that a header of 32 bytes lies in the frame, which this entry keeps in use.
             let at = unsafe { base.add(offset) };
-            let header_len = (BATCH_EXPIRY_OFFSET + 8).min(frame_bytes - offset);
+            let header_len = (BATCH_EXPIRY_OFFSET + record::EXPIRY_BYTES).min(frame_bytes - offset);
             // SAFETY: as above; no more than the frame has.
             let header = unsafe { std::slice::from_raw_parts(at, header_len) };
-            let Some((first, _)) = record::total_len(header, offset, frame_bytes, frame_bytes - offset) else {
+            let Some((first, _)) = record::total_len(header, offset, frame_bytes, frame_bytes - offset)
+            else {
                 continue;
             };
             if !first.is_in_batch() {

@@ -123,7 +123,7 @@ fn role() {
         }
         "expiring-transactor" => {
             let expires_at_ms = store.now_ms() + 3_600_000;
-            let ops = [BatchOp::Set { key: b"kept", value: b"1", encoding: 0, expires_at_ms }];
+            let ops = [BatchOp::Set { key: b"kept", value: b"1", encoding: 0, expires_at_ms, flags: 5 }];
             store.transaction(&ops, &[]).unwrap();
             // Killed in the middle of it, with the key's partition locked.
             set(&store, b"kept", b"2");
@@ -559,7 +559,13 @@ fn views_keep_their_bytes_through_everything() {
         store.delete(b"deleted").unwrap();
         set(&store, b"overwritten", b"new");
         store.pop(b"popped").unwrap().unwrap();
-        let ops = [BatchOp::Set { key: b"in a transaction", value: b"new", encoding: 0, expires_at_ms: 0 }];
+        let ops = [BatchOp::Set {
+            key: b"in a transaction",
+            value: b"new",
+            encoding: 0,
+            expires_at_ms: 0,
+            flags: 0,
+        }];
         store.transaction(&ops, &[]).unwrap();
         let check = |when: &str| {
             for (key, view) in &views {
@@ -669,7 +675,7 @@ fn what_a_transaction_stored_with_an_expiry_outlives_the_next_writers_death() {
     assert_eq!(spawn_with("expiring-transactor", &settings(&place), &crash).wait(TIMEOUT), End::Killed);
     assert!(store.touch(b"kept", 0).unwrap());
     let (meta, value) = store.get(b"kept").unwrap().unwrap();
-    assert_eq!((meta.expires_at_ms, value.as_slice()), (0, &b"1"[..]));
+    assert_eq!((meta.expires_at_ms, meta.flags, value.as_slice()), (0, 5, &b"1"[..]));
     store.close().unwrap();
 }
 
@@ -711,7 +717,7 @@ fn transactions_wait_for_what_they_wrote_and_no_more() {
     let worker = std::thread::spawn({
         let store = store.clone();
         move || {
-            let set = |value| BatchOp::Set { key: b"twice", value, encoding: 0, expires_at_ms: 0 };
+            let set = |value| BatchOp::Set { key: b"twice", value, encoding: 0, expires_at_ms: 0, flags: 0 };
             store.transaction(&[set(b"1"), set(b"2"), set(b"3")], &[]).unwrap();
             let (meta, last) = store.get(b"twice").unwrap().unwrap();
             assert_eq!(last, b"3");
