@@ -3,7 +3,7 @@
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
 use std::sync::LazyLock;
-use thermae_core::{Location, Options, Store};
+use thermae_core::{Location, Options, ShmPlacement, Store};
 use thermae_fuzz::{Bytes, fuzz_target};
 use thermae_server::config::Config;
 use thermae_server::redis::pipeline::Pipeline;
@@ -15,11 +15,13 @@ const ARGUMENT_BYTES_MAX: u64 = 1 << 20;
 const DEPTH_MAX: u32 = 16;
 
 static SHARED: LazyLock<Shared> = LazyLock::new(|| {
-    let location = Location::Directory(std::env::temp_dir().join(format!("thermae-fuzz-redis-{}", std::process::id())));
-    let options = Options { hot_bytes: Some(32 << 20), background: false, ..Options::default() };
+    let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let location = Location::Directory(directory.path().join("store"));
+    let shm = ShmPlacement::Directory;
+    let options = Options { hot_bytes: Some(32 << 20), background: false, shm, ..Options::default() };
     let store = Store::open(&location, &options).unwrap_or_else(|error| panic!("{error}"));
-    // The files go when the process ends, as nobody else knows of them.
-    drop(std::fs::remove_dir_all(&store.engine().paths.location));
+    // Its files lose their names here; what is mapped stays until the process ends, however it does.
+    drop(directory);
     Shared::new(store, Config { password: "secret".to_owned(), ..Config::default() })
 });
 
