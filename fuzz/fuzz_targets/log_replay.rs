@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use thermae_core::env::SystemEnv;
 use thermae_core::frame_file::{FrameFile, FrameFileGeometry, FrameKind, FrameRecord};
 use thermae_core::layout::{SEGMENT_HEADER_BYTES, SLOT_BITS};
-use thermae_core::record::{self, BATCH_BYTES, Draft, Word0, kind};
+use thermae_core::record::{self, BATCH_BYTES, Draft, Word0, flag, kind};
 use thermae_core::{Durability, Location, Options, ShmPlacement, Store};
 use thermae_fuzz::{Bytes, fuzz_target, scratch_directory};
 
@@ -95,18 +95,25 @@ impl Segment {
             (None, Some(_)) => kind::BATCH_TOMBSTONE,
         };
         let payload = value.unwrap_or_default();
-        let word = Word0 { value_len: payload.len() as u32, key_len: key.len() as u16, kind, encoding: 0 };
+        let client_flags = value.map_or(0, flags_of);
+        let word = Word0 {
+            value_len: payload.len() as u32,
+            key_len: key.len() as u16,
+            kind: kind | flag::of(0, client_flags),
+            encoding: 0,
+        };
         let offset = self.bytes.len();
         let shape = record::shape(word, offset, FRAME_BYTES);
         let draft = Draft {
             word,
             expiry_ms: 0,
+            client_flags,
             link: 0,
             batch_offset: batch_offset.unwrap_or(0) as u32,
             key,
             payload,
         };
-        let crc = record::checksum(word, sequence, 0, key, payload);
+        let crc = draft.checksum(sequence);
         self.bytes.resize(offset + shape.total, 0);
         // SAFETY: the vector was just made longer by the shape's total.
         unsafe {
@@ -125,6 +132,11 @@ impl Segment {
         self.bytes[at + 16..at + 20].copy_from_slice(&crc.to_le_bytes());
         self.bytes[at + 20..at + 24].copy_from_slice(&count.to_le_bytes());
     }
+}
+
+/// The client flags that a value is stored with: none with every third length.
+fn flags_of(value: &[u8]) -> u32 {
+    if value.len().is_multiple_of(3) { 0 } else { crc32c::crc32c(value) | 1 }
 }
 
 type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -232,7 +244,10 @@ fn replay(bench: &Bench, data: &[u8]) {
     }
     for (key, values) in &history {
         let found = match store.get(key) {
-            Ok(found) => found.map(|(_, value)| value),
+            Ok(found) => found.map(|(meta, value)| {
+                assert_eq!(meta.flags, flags_of(&value), "{key:?} has flags that it never had");
+                value
+            }),
             Err(_) if damage & 1 != 0 => continue,
             Err(error) => panic!("reading {key:?} of an intact log fails: {error}"),
         };

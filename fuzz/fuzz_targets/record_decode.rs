@@ -25,19 +25,20 @@ fn run(data: &[u8]) {
     if let Some((_, extents)) = parsed.extents(FRAME_BYTES) {
         assert_eq!(extents.len(), record::extent_count(parsed.word.value_len, FRAME_BYTES));
     }
-    if !parsed.word.has_key() || parsed.word.kind & !(kind::MASK | flag::EXPIRY | flag::ALIGNED) != 0 {
+    if !parsed.word.has_key() || parsed.word.kind & !(kind::MASK | flag::ALL) != 0 {
         return;
     }
     let shape = record::shape(parsed.word, offset, FRAME_BYTES);
     let draft = Draft {
         word: parsed.word,
         expiry_ms: parsed.expiry_ms,
+        client_flags: parsed.client_flags,
         link: parsed.link,
         batch_offset: parsed.batch_offset,
         key: parsed.key,
         payload: parsed.payload,
     };
-    let crc = record::checksum(parsed.word, parsed.sequence, parsed.expiry_ms, parsed.key, parsed.payload);
+    let crc = draft.checksum(parsed.sequence);
     let mut written = vec![0xaa_u8; shape.total];
     // SAFETY: the vector is as long as the shape says.
     unsafe { record::write_body(written.as_mut_ptr(), &draft, &shape, parsed.sequence, crc, segment_id) };
@@ -51,7 +52,10 @@ fn run(data: &[u8]) {
         (record.word, record.sequence, record.expiry_ms, record.link, record.batch_offset, record.total)
     };
     assert_eq!(fields(&again), fields(&parsed));
-    assert_eq!((again.key, again.payload), (parsed.key, parsed.payload));
+    assert_eq!(
+        (again.client_flags, again.key, again.payload),
+        (parsed.client_flags, parsed.key, parsed.payload)
+    );
     // One bit of what the checksum covers is enough to tell.
     let at = shape.key_offset + parsed.key.len() / 2;
     if !parsed.key.is_empty() {

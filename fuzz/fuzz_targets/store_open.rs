@@ -60,7 +60,7 @@ impl Bench {
             store.delete(&key(number)).expect("delete");
         }
         let (first, second) = (key(1), key(2));
-        let set = |key| BatchOp::Set { key, value: b"both", encoding: 0, expires_at_ms: 0 };
+        let set = |key| BatchOp::Set { key, value: b"both", encoding: 0, expires_at_ms: 0, flags: 7 };
         store.transaction(&[set(&first), set(&second)], &[]).expect("transaction");
         store.engine().write_checkpoint().expect("checkpoint");
         store.set(b"after", b"the checkpoint", &SetOptions::default()).expect("set");

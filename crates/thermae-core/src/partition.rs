@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering;
 
 /// How often an update that somebody died in is tried to be completed, where a record can't be read.
 const REPUBLISH_ATTEMPTS_MAX: u32 = 3;
+/// Where a transaction's record has its expiry, if it has one.
+const BATCH_EXPIRY_OFFSET: usize = record::HEADER_BYTES + record::EXTENDED_BYTES;
 
 impl Engine {
     /// Locks a partition.
@@ -57,12 +59,13 @@ impl Engine {
     fn finish_transactions(&self, guard: &PartitionGuard<'_>) {
         for (place, word) in self.locked_entries(guard) {
             let Some((base, segment, offset)) = self.hot_record(word & ADDRESS_MASK) else { continue };
+            let frame_bytes = self.geometry.frame_bytes as usize;
             // SAFETY: hot_record checked that a header of 32 bytes lies in the frame, which this entry keeps in use.
             let at = unsafe { base.add(offset) };
-            // SAFETY: as above.
-            let header = unsafe { std::slice::from_raw_parts(at, record::BATCH_BYTES) };
-            let Some((first, _)) =
-                record::total_len(header, offset, self.geometry.frame_bytes as usize, usize::MAX)
+            let header_len = (BATCH_EXPIRY_OFFSET + record::EXPIRY_BYTES).min(frame_bytes - offset);
+            // SAFETY: as above; no more than the frame has.
+            let header = unsafe { std::slice::from_raw_parts(at, header_len) };
+            let Some((first, _)) = record::total_len(header, offset, frame_bytes, frame_bytes - offset)
             else {
                 continue;
             };
@@ -81,7 +84,7 @@ impl Engine {
                     self.remove_entry(guard, place, false);
                 } else if first.has(flag::EXPIRY) {
                     let slot = (segment.segment_id.load(Ordering::Acquire) & ((1 << SLOT_BITS) - 1)) as u32;
-                    self.note_expiry(slot, get_u64(header, record::HEADER_BYTES + record::EXTENDED_BYTES));
+                    self.note_expiry(slot, get_u64(header, BATCH_EXPIRY_OFFSET));
                 }
                 continue;
             }

@@ -26,6 +26,8 @@ pub struct RecordMeta {
     pub value_len: u64,
     /// When it expires (store clock), 0 = never.
     pub expires_at_ms: u64,
+    /// What the client keeps beside the value, 0 = nothing. It means nothing to the engine.
+    pub flags: u32,
 }
 
 /// A successful look-up.
@@ -231,9 +233,14 @@ impl Engine {
                 return Ok(if is_sane { Step::Other } else { Step::Nonsense });
             }
             // SAFETY: as above; these fields lie before the key.
-            let (sequence, stored_crc, expires_at_ms) = unsafe {
+            let (sequence, stored_crc, expires_at_ms, flags) = unsafe {
                 let expiry = if word.has(flag::EXPIRY) {
                     u64::from_le(at.add(shape.expiry_offset).cast::<u64>().read_unaligned())
+                } else {
+                    0
+                };
+                let flags = if word.has(flag::CLIENT_FLAGS) {
+                    u32::from_le(at.add(shape.client_flags_offset).cast::<u32>().read_unaligned())
                 } else {
                     0
                 };
@@ -241,6 +248,7 @@ impl Engine {
                     u64::from_le(at.add(8).cast::<u64>().read_unaligned()),
                     u32::from_le(at.add(16).cast::<u32>().read_unaligned()),
                     expiry,
+                    flags,
                 )
             };
             let meta = RecordMeta {
@@ -248,6 +256,7 @@ impl Engine {
                 encoding: word.encoding,
                 value_len: u64::from(word.value_len),
                 expires_at_ms,
+                flags,
             };
             if word.base_kind() != kind::PUT {
                 // SAFETY: as above: the whole record lies in the frame.
@@ -294,7 +303,7 @@ impl Engine {
                 if verifies {
                     // SAFETY: just filled.
                     let value = unsafe { std::slice::from_raw_parts(to, word.value_len as usize) };
-                    let crc = record::checksum(word, sequence, expires_at_ms, wanted.key, value);
+                    let crc = record::checksum(word, sequence, expires_at_ms, flags, wanted.key, value);
                     if crc ^ record::checksum_mask(segment_id) != stored_crc {
                         return Err(self.damaged(slot, offset, wanted.key));
                     }
@@ -438,6 +447,7 @@ impl Engine {
             encoding: record.word.encoding,
             value_len: u64::from(record.word.value_len),
             expires_at_ms: record.expiry_ms,
+            flags: record.client_flags,
         };
         let is_large = record.word.base_kind() == kind::LARGE;
         let to = buffer(&meta);

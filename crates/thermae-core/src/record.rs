@@ -2,16 +2,21 @@
 //!
 //! ```text
 //!  0        4      6    7    8            16      20
-//!  +--------+------+----+----+------------+-------+----------+--------+-----+---------+-------+
-//!  | value  | key  |kind|enc.| sequence   | CRC   | extended | expiry | key | padding | value |
-//!  | length |length|    |    |            |       | 0 or 12  | 0 or 8 |     | to 64   |       |
-//!  +--------+------+----+----+------------+-------+----------+--------+-----+---------+-------+
+//!  +--------+------+----+----+------------+-------+----------+--------+--------+-----+---------+-------+
+//!  | value  | key  |kind|enc.| sequence   | CRC   | extended | expiry | client | key | padding | value |
+//!  | length |length|    |    |            |       | 0 or 12  | 0 or 8 | flags, |     | to 64   |       |
+//!  |        |      |    |    |            |       |          |        | 0 or 4 |     |         |       |
+//!  +--------+------+----+----+------------+-------+----------+--------+--------+-----+---------+-------+
 //!  \______ word 0 _________/
 //! ```
 //! Word 0 is stored last and in one piece: a record is RESERVED (its length known, its bytes not) until that store makes it
 //! COMMITTED; from then on it never changes, except the link of a cache copy. The CRC covers word 0 (with the kind
-//! normalised, so that a copy keeps its original's checksum), sequence, expiry, key and value, and is masked with the segment's
+//! normalised, so that a copy keeps its original's checksum), sequence, expiry, client flags, key and value, and is masked with the segment's
 //! identity, so that bytes left in a reused frame by an earlier segment can't pass for records.
+//!
+//! Client flags are a number that the engine keeps for whoever stored the value, as memcache clients expect. Nearly all records have none,
+//! and those take no byte more for it. Rejected: flags in front of the value, as a part of it: then views, appends and lengths would
+//! have to know of them, and `touch` and `incr` would carry them along only by chance.
 //!
 //! Every parse checks lengths against the bytes at hand before it uses them.
 
@@ -21,6 +26,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const HEADER_BYTES: usize = 20;
 /// Bytes of the extended part: batch offset (4) and link (8).
 pub const EXTENDED_BYTES: usize = 12;
+/// Bytes of the expiry, where there is one.
+pub const EXPIRY_BYTES: usize = 8;
+/// Bytes of the client flags, where there are some.
+pub const CLIENT_FLAGS_BYTES: usize = 4;
 /// Offset of the link word in an extended record.
 pub const LINK_OFFSET: usize = 24;
 /// Offset of the batch offset in an extended record.
@@ -74,6 +83,16 @@ pub mod flag {
     pub const EXPIRY: u8 = 0x10;
     /// The value starts at a multiple of 64 bytes within its frame.
     pub const ALIGNED: u8 = 0x20;
+    /// Client flags follow the header, after the expiry if there is one.
+    pub const CLIENT_FLAGS: u8 = 0x40;
+    /// All that describe a record's bytes, and stay with them in every copy.
+    pub const ALL: u8 = EXPIRY | ALIGNED | CLIENT_FLAGS;
+
+    /// What a record with this expiry (0 = never) and these client flags (0 = none) says of its parts.
+    #[inline]
+    pub const fn of(expiry_ms: u64, client_flags: u32) -> u8 {
+        (if expiry_ms != 0 { EXPIRY } else { 0 }) | (if client_flags != 0 { CLIENT_FLAGS } else { 0 })
+    }
 }
 
 /// A record's first eight bytes, unpacked.
@@ -164,6 +183,8 @@ impl Word0 {
 pub struct Shape {
     /// Offset of the expiry (meaningful with the EXPIRY flag).
     pub expiry_offset: usize,
+    /// Offset of the client flags (meaningful with the CLIENT_FLAGS flag).
+    pub client_flags_offset: usize,
     /// Offset of the key.
     pub key_offset: usize,
     /// Offset of the value, or of a LARGE record's extent list.
@@ -199,7 +220,9 @@ pub const fn shape(word: Word0, offset: usize, frame_bytes: usize) -> Shape {
     match base {
         kind::PUT | kind::TOMBSTONE | kind::LARGE => {
             let expiry_offset = if word.is_extended() { HEADER_BYTES + EXTENDED_BYTES } else { HEADER_BYTES };
-            let key_offset = if word.has(flag::EXPIRY) { expiry_offset + 8 } else { expiry_offset };
+            let client_flags_offset = expiry_offset + if word.has(flag::EXPIRY) { EXPIRY_BYTES } else { 0 };
+            let key_offset =
+                client_flags_offset + if word.has(flag::CLIENT_FLAGS) { CLIENT_FLAGS_BYTES } else { 0 };
             let after_key = key_offset + word.key_len as usize;
             let value_offset = if word.has(flag::ALIGNED) {
                 align_up(offset + after_key, VALUE_ALIGN_BYTES) - offset
@@ -213,22 +236,30 @@ pub const fn shape(word: Word0, offset: usize, frame_bytes: usize) -> Shape {
             };
             Shape {
                 expiry_offset,
+                client_flags_offset,
                 key_offset,
                 value_offset,
                 payload_len,
                 total: align_up(value_offset + payload_len, ALIGN_BYTES),
             }
         }
-        kind::BATCH | kind::BATCH_PENDING => {
-            Shape { expiry_offset: 0, key_offset: 0, value_offset: 0, payload_len: 0, total: BATCH_BYTES }
-        }
-        _ => Shape {
+        kind::BATCH | kind::BATCH_PENDING => Shape::without_parts(BATCH_BYTES),
+        _ => Shape::without_parts(word.value_len as usize),
+    }
+}
+
+impl Shape {
+    /// Of a record without a key.
+    #[inline]
+    const fn without_parts(total: usize) -> Self {
+        Self {
             expiry_offset: 0,
+            client_flags_offset: 0,
             key_offset: 0,
             value_offset: 0,
             payload_len: 0,
-            total: word.value_len as usize,
-        },
+            total,
+        }
     }
 }
 
@@ -242,16 +273,26 @@ pub const fn checksum_mask(segment_id: u64) -> u32 {
 
 /// The unmasked CRC32C of a record's content.
 #[inline]
-pub fn checksum(word: Word0, sequence: u64, expiry_ms: u64, key: &[u8], payload: &[u8]) -> u32 {
-    let mut head = [0_u8; 24];
+pub fn checksum(
+    word: Word0,
+    sequence: u64,
+    expiry_ms: u64,
+    client_flags: u32,
+    key: &[u8],
+    payload: &[u8],
+) -> u32 {
+    let mut head = [0_u8; 16 + EXPIRY_BYTES + CLIENT_FLAGS_BYTES];
     head[..8].copy_from_slice(&word.normalised().to_le_bytes());
     head[8..16].copy_from_slice(&sequence.to_le_bytes());
-    let head_len = if word.has(flag::EXPIRY) {
-        head[16..].copy_from_slice(&expiry_ms.to_le_bytes());
-        24
-    } else {
-        16
-    };
+    let mut head_len = 16;
+    if word.has(flag::EXPIRY) {
+        head[16..24].copy_from_slice(&expiry_ms.to_le_bytes());
+        head_len += EXPIRY_BYTES;
+    }
+    if word.has(flag::CLIENT_FLAGS) {
+        head[head_len..head_len + CLIENT_FLAGS_BYTES].copy_from_slice(&client_flags.to_le_bytes());
+        head_len += CLIENT_FLAGS_BYTES;
+    }
     let crc = crc32c_append(0, &head[..head_len]);
     let crc = crc32c_append(crc, key);
     crc32c_append(crc, payload)
@@ -328,6 +369,8 @@ pub struct Parsed<'a> {
     pub stored_crc: u32,
     /// When it expires, in milliseconds of the store's clock; 0 = never.
     pub expiry_ms: u64,
+    /// What the client keeps beside the value; 0 = nothing.
+    pub client_flags: u32,
     /// Home of a COPY, replaced entry of a batch member, else 0.
     pub link: u64,
     /// Offset of the leading BATCH record in the frame, for batch members.
@@ -371,21 +414,22 @@ pub fn total_len(bytes: &[u8], offset: usize, frame_bytes: usize, room: usize) -
 pub fn parse(bytes: &[u8], offset: usize, frame_bytes: usize) -> Option<Parsed<'_>> {
     let (word, total) = total_len(bytes, offset, frame_bytes, bytes.len())?;
     let shape = shape(word, offset, frame_bytes);
-    let (expiry_ms, key, payload) = if word.has_key() {
-        let expiry_ms = if word.has(flag::EXPIRY) { u64_at(bytes, shape.expiry_offset) } else { 0 };
+    let (expiry_ms, client_flags, key, payload) = if word.has_key() {
         (
-            expiry_ms,
+            if word.has(flag::EXPIRY) { u64_at(bytes, shape.expiry_offset) } else { 0 },
+            if word.has(flag::CLIENT_FLAGS) { u32_at(bytes, shape.client_flags_offset) } else { 0 },
             &bytes[shape.key_offset..shape.key_offset + word.key_len as usize],
             &bytes[shape.value_offset..shape.value_offset + shape.payload_len],
         )
     } else {
-        (0, &bytes[..0], &bytes[..0])
+        (0, 0, &bytes[..0], &bytes[..0])
     };
     Some(Parsed {
         word,
         sequence: u64_at(bytes, 8),
         stored_crc: u32_at(bytes, 16),
         expiry_ms,
+        client_flags,
         link: if word.is_extended() { u64_at(bytes, LINK_OFFSET) } else { 0 },
         batch_offset: if word.is_in_batch() { u32_at(bytes, BATCH_OFFSET_OFFSET) } else { 0 },
         key,
@@ -399,7 +443,7 @@ impl Parsed<'_> {
     #[inline]
     pub fn is_intact(&self, segment_id: u64) -> bool {
         self.sequence <= SEQUENCE_MAX
-            && checksum(self.word, self.sequence, self.expiry_ms, self.key, self.payload)
+            && checksum(self.word, self.sequence, self.expiry_ms, self.client_flags, self.key, self.payload)
                 ^ checksum_mask(segment_id)
                 == self.stored_crc
     }
@@ -424,6 +468,8 @@ pub struct Draft<'a> {
     pub word: Word0,
     /// When it expires; 0 = never (must agree with the EXPIRY flag).
     pub expiry_ms: u64,
+    /// What the client keeps beside the value; 0 = nothing (must agree with the CLIENT_FLAGS flag).
+    pub client_flags: u32,
     /// Link of an extended record.
     pub link: u64,
     /// Offset of the leading BATCH record.
@@ -432,6 +478,14 @@ pub struct Draft<'a> {
     pub key: &'a [u8],
     /// The value or extent list.
     pub payload: &'a [u8],
+}
+
+impl Draft<'_> {
+    /// The unmasked CRC32C of what is to be written.
+    #[inline]
+    pub fn checksum(&self, sequence: u64) -> u32 {
+        checksum(self.word, sequence, self.expiry_ms, self.client_flags, self.key, self.payload)
+    }
 }
 
 /// Writes all of a record but its first word to `to`.
@@ -457,6 +511,9 @@ pub unsafe fn write_body(
         }
         if draft.word.has(flag::EXPIRY) {
             to.add(shape.expiry_offset).cast::<u64>().write_unaligned(draft.expiry_ms.to_le());
+        }
+        if draft.word.has(flag::CLIENT_FLAGS) {
+            to.add(shape.client_flags_offset).cast::<u32>().write_unaligned(draft.client_flags.to_le());
         }
         std::ptr::copy_nonoverlapping(draft.key.as_ptr(), to.add(shape.key_offset), draft.key.len());
         std::ptr::copy_nonoverlapping(
@@ -498,46 +555,94 @@ const _: () = assert!(LINK_OFFSET.is_multiple_of(8) && HEADER_BYTES + EXTENDED_B
 mod tests {
     use super::*;
 
-    fn build(kind_byte: u8, expiry_ms: u64, key: &[u8], value: &[u8], segment_id: u64) -> Vec<u8> {
+    const FRAME_BYTES: usize = 1 << 20;
+    const SEGMENT: u64 = 42;
+
+    fn build(kind_byte: u8, expiry_ms: u64, client_flags: u32, key: &[u8], value: &[u8]) -> (Shape, Vec<u8>) {
         let word = Word0 {
             value_len: u32::try_from(value.len()).unwrap(),
             key_len: u16::try_from(key.len()).unwrap(),
-            kind: kind_byte,
+            kind: kind_byte | flag::of(expiry_ms, client_flags),
             encoding: 7,
         };
-        let shape = shape(word, 64, 1 << 20);
+        let shape = shape(word, 64, FRAME_BYTES);
         let mut bytes = vec![0xaa_u8; shape.total];
-        let draft = Draft { word, expiry_ms, link: 5, batch_offset: 6, key, payload: value };
-        let crc = checksum(word, 9, expiry_ms, key, value);
+        let draft = Draft { word, expiry_ms, client_flags, link: 5, batch_offset: 6, key, payload: value };
         // SAFETY: the vector has shape.total bytes.
-        unsafe { write_body(bytes.as_mut_ptr(), &draft, &shape, 9, crc, segment_id) };
+        unsafe { write_body(bytes.as_mut_ptr(), &draft, &shape, 9, draft.checksum(9), SEGMENT) };
         bytes[..8].copy_from_slice(&word.pack().to_le_bytes());
-        bytes
+        (shape, bytes)
+    }
+
+    /// Every kind with a key, plain and aligned, with and without each of the optional parts.
+    fn builds() -> impl Iterator<Item = (u8, u64, u32)> {
+        let kinds = [
+            kind::PUT,
+            kind::PUT | flag::ALIGNED,
+            kind::COPY,
+            kind::COPY | flag::ALIGNED,
+            kind::BATCH_PUT,
+            kind::TOMBSTONE,
+            kind::BATCH_TOMBSTONE,
+        ];
+        kinds.into_iter().flat_map(|kind| {
+            [(0, 0), (77, 0), (0, 0xdead_beef), (77, 1), (u64::MAX, u32::MAX)]
+                .map(|(expiry_ms, client_flags)| (kind, expiry_ms, client_flags))
+        })
     }
 
     #[test]
     fn a_record_reads_back_and_a_flipped_bit_shows() {
-        for kind_byte in [
-            kind::PUT,
-            kind::PUT | flag::EXPIRY,
-            kind::PUT | flag::ALIGNED,
-            kind::COPY | flag::EXPIRY | flag::ALIGNED,
-            kind::BATCH_PUT,
-        ] {
-            let expiry = if kind_byte & flag::EXPIRY != 0 { 77 } else { 0 };
-            let bytes = build(kind_byte, expiry, b"key", &[1; 100], 42);
-            let parsed = parse(&bytes, 64, 1 << 20).unwrap();
-            assert_eq!((parsed.key, parsed.payload, parsed.sequence), (&b"key"[..], &[1_u8; 100][..], 9));
-            assert_eq!(parsed.expiry_ms, expiry);
-            assert!(parsed.is_intact(42));
-            assert!(!parsed.is_intact(43), "a record of another segment does not pass");
-            let mut damaged = bytes.clone();
-            *damaged.last_mut().unwrap() ^= 0;
-            damaged[parsed.total - 108 + 20] ^= 1;
-            let still = parse(&damaged, 64, 1 << 20)
-                .is_some_and(|record| record.is_intact(42) && record.payload == [1; 100]);
-            assert!(!still || damaged == bytes || parsed.word.is_extended());
+        for (kind_byte, expiry_ms, client_flags) in builds() {
+            let is_deletion = matches!(kind_byte, kind::TOMBSTONE | kind::BATCH_TOMBSTONE);
+            let value: &[u8] = if is_deletion { &[] } else { &[1; 100] };
+            let (shape, bytes) = build(kind_byte, expiry_ms, client_flags, b"key", value);
+            let record = parse(&bytes, 64, FRAME_BYTES).unwrap();
+            assert_eq!((record.key, record.payload, record.sequence), (&b"key"[..], value, 9));
+            assert_eq!((record.expiry_ms, record.client_flags), (expiry_ms, client_flags));
+            assert_eq!(record.link, if record.word.is_extended() { 5 } else { 0 });
+            assert!(record.is_intact(SEGMENT));
+            assert!(!record.is_intact(SEGMENT + 1), "a record of another segment does not pass");
+            if kind_byte & flag::ALIGNED != 0 {
+                assert_eq!((64 + shape.value_offset) % VALUE_ALIGN_BYTES, 0);
+            }
+            // Padding, batch offset and link are what the checksum leaves out, and of the first word the bits that a copy changes.
+            let covered = (8..HEADER_BYTES)
+                .chain(shape.expiry_offset..shape.key_offset + 3)
+                .chain(shape.value_offset..shape.value_offset + shape.payload_len);
+            for (at, bit) in covered.flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                let shows = parse(&damaged, 64, FRAME_BYTES).is_none_or(|record| !record.is_intact(SEGMENT));
+                assert!(shows, "kind {kind_byte:#x}: bit {bit} of byte {at} may flip");
+            }
         }
+    }
+
+    /// What says which parts there are is covered too: with a part more or less, all that follows would be read from elsewhere.
+    #[test]
+    fn a_flipped_flag_shows() {
+        for (kind_byte, expiry_ms, client_flags) in builds() {
+            let (_, bytes) = build(kind_byte, expiry_ms, client_flags, b"key", &[]);
+            for flipped in [flag::EXPIRY, flag::CLIENT_FLAGS, flag::EXPIRY | flag::CLIENT_FLAGS] {
+                let mut damaged = bytes.clone();
+                damaged[6] ^= flipped;
+                damaged.resize(bytes.len() + 16, 0);
+                let shows = parse(&damaged, 64, FRAME_BYTES).is_none_or(|record| !record.is_intact(SEGMENT));
+                assert!(shows, "kind {kind_byte:#x}: flags {flipped:#x} may flip");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_there_take_no_bytes() {
+        let total = |expiry_ms, client_flags| build(kind::PUT, expiry_ms, client_flags, b"k", b"abc").1.len();
+        assert_eq!((total(0, 0), total(0, 7), total(1, 0), total(1, 7)), (24, 32, 32, 40));
+        let (shape, bytes) = build(kind::PUT, 0x0102_0304_0506_0708, 0x1112_1314, b"k", b"abc");
+        assert_eq!((shape.expiry_offset, shape.client_flags_offset, shape.key_offset), (20, 28, 32));
+        assert_eq!(bytes[20..36], *b"\x08\x07\x06\x05\x04\x03\x02\x01\x14\x13\x12\x11kabc");
+        let (shape, _) = build(kind::COPY, 0, 7, b"k", b"abc");
+        assert_eq!((shape.client_flags_offset, shape.key_offset), (32, 36));
     }
 
     #[test]
@@ -558,9 +663,14 @@ mod tests {
     fn a_copy_keeps_its_originals_checksum() {
         let put = Word0 { value_len: 3, key_len: 1, kind: kind::PUT, encoding: 0 };
         let copy = Word0 { kind: kind::COPY | flag::ALIGNED, ..put };
-        assert_eq!(checksum(put, 1, 0, b"k", b"abc"), checksum(copy, 1, 0, b"k", b"abc"));
+        assert_eq!(checksum(put, 1, 0, 0, b"k", b"abc"), checksum(copy, 1, 0, 0, b"k", b"abc"));
+        let flagged = |word: Word0| Word0 { kind: word.kind | flag::CLIENT_FLAGS, ..word };
+        assert_eq!(
+            checksum(flagged(put), 1, 0, 5, b"k", b"abc"),
+            checksum(flagged(copy), 1, 0, 5, b"k", b"abc")
+        );
         let tombstone = Word0 { value_len: 0, kind: kind::TOMBSTONE, ..put };
-        assert_ne!(checksum(put, 1, 0, b"k", b""), checksum(tombstone, 1, 0, b"k", b""));
+        assert_ne!(checksum(put, 1, 0, 0, b"k", b""), checksum(tombstone, 1, 0, 0, b"k", b""));
     }
 
     #[test]

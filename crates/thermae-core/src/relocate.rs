@@ -263,7 +263,9 @@ impl Engine {
         let frame_bytes = self.geometry.frame_bytes as usize;
         if let Wanted::Due { after_ms, until_ms } = walk.wanted {
             let at = offset + record::shape(word, offset, frame_bytes).expiry_offset;
-            let Some(bytes) = walk.bytes.get(at..at + 8).filter(|_| word.has(flag::EXPIRY)) else {
+            let Some(bytes) =
+                walk.bytes.get(at..at + record::EXPIRY_BYTES).filter(|_| word.has(flag::EXPIRY))
+            else {
                 return true;
             };
             let mut expiry = [0_u8; 8];
@@ -598,6 +600,7 @@ impl Engine {
         let draft = Draft {
             word,
             expiry_ms: record.expiry_ms,
+            client_flags: record.client_flags,
             link,
             batch_offset: 0,
             key: record.key,
@@ -631,12 +634,19 @@ impl Engine {
             }
             let word =
                 Word0 { value_len: 0, key_len: record.word.key_len, kind: kind::TOMBSTONE, encoding: 0 };
-            let draft = Draft { word, expiry_ms: 0, link: 0, batch_offset: 0, key: record.key, payload: &[] };
+            let draft = Draft {
+                word,
+                expiry_ms: 0,
+                client_flags: 0,
+                link: 0,
+                batch_offset: 0,
+                key: record.key,
+                payload: &[],
+            };
             let total_at = |offset| record::shape(word, offset, frame_bytes).total;
             let reserved =
                 self.reserve(SURVIVOR_HEAD, total_at, Sequence::Kept(record.sequence), Purpose::Survivors)?;
-            let crc = record::checksum(word, record.sequence, 0, record.key, &[]);
-            self.fill(&reserved, &draft, crc);
+            self.fill(&reserved, &draft, draft.checksum(record.sequence));
             self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
             carried_bytes += reserved.total as u64;
         }
@@ -666,7 +676,7 @@ impl Engine {
 
 /// The kind byte of a copy: another kind, the same flags.
 const fn with_kind(word: Word0, new_kind: u8) -> u8 {
-    (word.kind & (flag::EXPIRY | flag::ALIGNED)) | new_kind
+    (word.kind & flag::ALL) | new_kind
 }
 
 /// Which records of a victim are kept: the more often read ones first, as far as a budget goes.
@@ -733,7 +743,10 @@ mod tests {
 
     #[test]
     fn a_copy_keeps_the_flags_that_describe_its_bytes() {
-        let word = Word0 { value_len: 1, key_len: 1, kind: kind::BATCH_PUT | flag::EXPIRY, encoding: 0 };
-        assert_eq!(with_kind(word, kind::PUT), kind::PUT | flag::EXPIRY);
+        let flags = [flag::EXPIRY, flag::ALIGNED, flag::CLIENT_FLAGS, flag::EXPIRY | flag::CLIENT_FLAGS];
+        for flags in flags {
+            let word = Word0 { value_len: 1, key_len: 1, kind: kind::BATCH_PUT | flags, encoding: 0 };
+            assert_eq!(with_kind(word, kind::PUT), kind::PUT | flags);
+        }
     }
 }

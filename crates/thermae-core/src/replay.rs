@@ -477,7 +477,7 @@ mod tests {
     fn the_example_of_the_format_document_is_what_is_written() {
         let segment_id = 0x40_0001;
         let word = Word0 { value_len: 3, key_len: 1, kind: kind::PUT, encoding: 0 };
-        let crc = record::checksum(word, 7, 0, b"k", b"abc");
+        let crc = record::checksum(word, 7, 0, 0, b"k", b"abc");
         let stored = crc ^ record::checksum_mask(segment_id);
         assert_eq!((crc, record::checksum_mask(segment_id)), (0x979c_f865, 0x881d_304d));
         let bytes =

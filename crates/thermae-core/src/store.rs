@@ -63,6 +63,8 @@ pub struct SetOptions {
     pub encoding: u8,
     /// When it expires (store clock, see [`Store::now_ms`]); 0 = never.
     pub expires_at_ms: u64,
+    /// What the client keeps beside the value and gets with it again, 0 = nothing. It replaces what the key had.
+    pub flags: u32,
     /// Keep the expiry that the key has.
     pub keep_ttl: bool,
     /// When to store at all.
@@ -100,6 +102,8 @@ pub enum Update {
         encoding: u8,
         /// When it expires, 0 = never.
         expires_at_ms: u64,
+        /// What the client keeps beside the value, 0 = nothing.
+        flags: u32,
     },
     /// Delete it.
     Delete,
@@ -362,7 +366,8 @@ impl Store {
                 Some(present) if options.keep_ttl => present.meta.expires_at_ms,
                 _ => options.expires_at_ms,
             };
-            Ok(Change::Put(NewValue { encoding: options.encoding, expires_at_ms, payload }))
+            let (encoding, flags) = (options.encoding, options.flags);
+            Ok(Change::Put(NewValue { encoding, expires_at_ms, flags, payload }))
         });
         if let Some(large) = &large
             && !matches!(result, Ok(Some(_)))
@@ -464,7 +469,7 @@ impl Store {
         }
     }
 
-    /// Gives a key another expiry (store clock, 0 = never); false where it is absent.
+    /// Gives a key another expiry (store clock, 0 = never); false where it is absent. All else of it stays, but for its version.
     ///
     /// # Errors
     /// As [`Store::set`].
@@ -474,6 +479,7 @@ impl Store {
             let options = SetOptions {
                 encoding: meta.encoding,
                 expires_at_ms,
+                flags: meta.flags,
                 keep_ttl: false,
                 condition: Condition::IfVersion(meta.version),
             };
@@ -483,8 +489,8 @@ impl Store {
         }
     }
 
-    /// Adds to an integer and returns the sum. An absent key counts as `initial`, with the expiry given for new keys; without an initial
-    /// value it stays absent, and `None` is returned.
+    /// Adds to an integer and returns the sum; expiry and client flags stay. An absent key counts as `initial`, with the expiry given for new
+    /// keys; without an initial value it stays absent, and `None` is returned.
     ///
     /// # Errors
     /// WrongType where the value is no integer of 64 bits; Overflow; as [`Store::set`].
@@ -492,9 +498,9 @@ impl Store {
         let mut result = None;
         self.update(key, &mut |current| {
             result = None;
-            let (before, expires_at_ms) = match current {
+            let (before, expires_at_ms, flags) = match current {
                 None => match initial {
-                    Some(initial) => (initial, expires_at_ms),
+                    Some(initial) => (initial, expires_at_ms, 0),
                     None => return Ok(Update::Keep),
                 },
                 Some(current) => (
@@ -505,6 +511,7 @@ impl Store {
                         ))
                     })?,
                     current.meta.expires_at_ms,
+                    current.meta.flags,
                 ),
             };
             let sum = before.checked_add(by).ok_or_else(|| {
@@ -514,7 +521,8 @@ impl Store {
                 ))
             })?;
             result = Some(sum);
-            Ok(Update::Set { value: sum.to_string().into_bytes(), encoding: ENCODING_INTEGER, expires_at_ms })
+            let value = sum.to_string().into_bytes();
+            Ok(Update::Set { value, encoding: ENCODING_INTEGER, expires_at_ms, flags })
         })?;
         Ok(result)
     }
@@ -538,8 +546,8 @@ impl Store {
             let condition = Condition::IfVersion(version);
             match update {
                 Update::Keep => return Ok(None),
-                Update::Set { value, encoding, expires_at_ms } => {
-                    let options = SetOptions { encoding, expires_at_ms, keep_ttl: false, condition };
+                Update::Set { value, encoding, expires_at_ms, flags } => {
+                    let options = SetOptions { encoding, expires_at_ms, flags, keep_ttl: false, condition };
                     if let SetOutcome::Stored(sequence) = self.set(key, &value, &options)? {
                         return Ok(Some(sequence));
                     }

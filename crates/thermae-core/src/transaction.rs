@@ -30,6 +30,8 @@ pub enum BatchOp<'a> {
         encoding: u8,
         /// When it expires (store clock), 0 = never.
         expires_at_ms: u64,
+        /// What the client keeps beside the value, 0 = nothing.
+        flags: u32,
     },
     /// Delete a key.
     Delete {
@@ -114,27 +116,26 @@ impl Engine {
         let mut offset = BATCH_BYTES;
         let mut planned = Vec::with_capacity(ops.len());
         for (op, large) in ops.iter().zip(larges) {
-            let (base, encoding, expiry_ms, value_len, payload): (u8, u8, u64, u32, &[u8]) = match (op, large)
-            {
-                (BatchOp::Delete { .. }, _) => (kind::BATCH_TOMBSTONE, 0, 0, 0, &[]),
-                (BatchOp::Set { encoding, expires_at_ms, .. }, Some(large)) => {
-                    (kind::BATCH_LARGE, *encoding, *expires_at_ms, large.len, &large.list)
-                }
-                (BatchOp::Set { value, encoding, expires_at_ms, .. }, None) => {
-                    (kind::BATCH_PUT, *encoding, *expires_at_ms, value.len() as u32, value)
-                }
+            let (base, value_len, payload): (u8, u32, &[u8]) = match (op, large) {
+                (BatchOp::Delete { .. }, _) => (kind::BATCH_TOMBSTONE, 0, &[]),
+                (BatchOp::Set { .. }, Some(large)) => (kind::BATCH_LARGE, large.len, &large.list),
+                (BatchOp::Set { value, .. }, None) => (kind::BATCH_PUT, value.len() as u32, value),
+            };
+            let (encoding, expiry_ms, client_flags) = match op {
+                BatchOp::Delete { .. } => (0, 0, 0),
+                BatchOp::Set { encoding, expires_at_ms, flags, .. } => (*encoding, *expires_at_ms, *flags),
             };
             let word = Word0 {
                 value_len,
                 key_len: op.key().len() as u16,
-                kind: base | if expiry_ms != 0 { flag::EXPIRY } else { 0 },
+                kind: base | flag::of(expiry_ms, client_flags),
                 encoding,
             };
             let total = record::shape(word, 0, self.geometry.frame_bytes as usize).total;
             let key = op.key();
             planned.push(Planned {
                 wanted: Wanted { key, hash: self.hash(key) },
-                draft: Draft { word, expiry_ms, link: 0, batch_offset: 0, key, payload },
+                draft: Draft { word, expiry_ms, client_flags, link: 0, batch_offset: 0, key, payload },
                 offset,
                 total,
             });
@@ -240,7 +241,7 @@ impl Engine {
             let link = presents[index].as_ref().map_or(0, |present| present.entry);
             let draft = Draft { link, batch_offset: reserved.offset as u32, ..item.draft };
             let sequence = reserved.sequence + index as u64;
-            let crc = record::checksum(draft.word, sequence, draft.expiry_ms, draft.key, draft.payload);
+            let crc = draft.checksum(sequence);
             let shape =
                 record::shape(draft.word, reserved.offset + item.offset, self.geometry.frame_bytes as usize);
             debug_assert_eq!(shape.total, item.total);

@@ -152,6 +152,7 @@ fn pin_value(
         encoding: record.word.encoding,
         value_len: u64::from(record.word.value_len),
         expires_at_ms: record.expiry_ms,
+        flags: record.client_flags,
     };
     let mut is_hot = place.hot.is_some();
     if !is_hot && !record.is_intact(engine.segment(slot).segment_id.load(Ordering::Relaxed)) {

@@ -86,6 +86,7 @@ pub(crate) enum Change<'a> {
 pub(crate) struct NewValue<'a> {
     pub encoding: u8,
     pub expires_at_ms: u64,
+    pub flags: u32,
     pub payload: Payload<'a>,
 }
 
@@ -267,6 +268,7 @@ impl Engine {
                 encoding: record.word.encoding,
                 value_len: u64::from(record.word.value_len),
                 expires_at_ms: record.expiry_ms,
+                flags: record.client_flags,
             },
             word: record.word,
             total: record.total,
@@ -338,7 +340,7 @@ impl Engine {
             value_len,
             key_len: wanted.key.len() as u16,
             kind: base_kind
-                | if value.expires_at_ms != 0 { flag::EXPIRY } else { 0 }
+                | flag::of(value.expires_at_ms, value.flags)
                 | if ALIGNED_ENCODINGS.contains(&value.encoding) && base_kind == kind::PUT {
                     flag::ALIGNED
                 } else {
@@ -349,6 +351,7 @@ impl Engine {
         let draft = Draft {
             word,
             expiry_ms: value.expires_at_ms,
+            client_flags: value.flags,
             link: 0,
             batch_offset: 0,
             key: wanted.key,
@@ -387,7 +390,15 @@ impl Engine {
         if self.needs_tombstones() {
             let word =
                 Word0 { value_len: 0, key_len: wanted.key.len() as u16, kind: kind::TOMBSTONE, encoding: 0 };
-            let draft = Draft { word, expiry_ms: 0, link: 0, batch_offset: 0, key: wanted.key, payload: &[] };
+            let draft = Draft {
+                word,
+                expiry_ms: 0,
+                client_flags: 0,
+                link: 0,
+                batch_offset: 0,
+                key: wanted.key,
+                payload: &[],
+            };
             let reserved = self.append(guard, self.head_for(0), &draft, Purpose::Reserve)?;
             sequence = reserved.sequence;
             self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
@@ -418,8 +429,7 @@ impl Engine {
         )?;
         guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
         crash_point!("append.reserved");
-        let crc = record::checksum(draft.word, reserved.sequence, draft.expiry_ms, draft.key, draft.payload);
-        self.fill(&reserved, draft, crc);
+        self.fill(&reserved, draft, draft.checksum(reserved.sequence));
         Ok(reserved)
     }
 

@@ -61,6 +61,7 @@ fn a_partitions_count_that_can_not_be_is_made_anew() {
                 value: b"",
                 encoding: 0,
                 expires_at_ms: 0,
+                flags: 0,
             })
             .collect();
         store.transaction(&ops, &[]).unwrap();

@@ -11,7 +11,7 @@
 
 mod common;
 
-use common::{MIB, Random, setting, spawn};
+use common::{MIB, Random, flagged, flags_of, setting, spawn};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -123,7 +123,7 @@ fn make(store: Option<&Store>) -> History {
                 match &value {
                     Some(value) => {
                         let expires_at_ms = if key.ends_with('7') { store.now_ms() + 100_000_000 } else { 0 };
-                        let options = SetOptions { encoding, expires_at_ms, ..SetOptions::default() };
+                        let options = SetOptions { encoding, expires_at_ms, ..flagged(value) };
                         store.set(key.as_bytes(), value, &options).unwrap();
                     }
                     None => drop(store.delete(key.as_bytes()).unwrap()),
@@ -166,11 +166,18 @@ fn make(store: Option<&Store>) -> History {
     write(store, &mut history, "large:1".to_owned(), Some(400_000), 0);
     for number in 0..20_u64 {
         let keys: Vec<String> = (0..4).map(|member| format!("batch:{number}:{member}")).collect();
-        let values: Vec<Vec<u8>> = keys.iter().map(|key| value(key.as_bytes(), 1000 + number, 60)).collect();
+        let values: Vec<Vec<u8>> =
+            keys.iter().map(|key| value(key.as_bytes(), 1000 + number, 60 + number as usize)).collect();
         let mut ops: Vec<BatchOp<'_>> = keys
             .iter()
             .zip(&values)
-            .map(|(key, value)| BatchOp::Set { key: key.as_bytes(), value, encoding: 0, expires_at_ms: 0 })
+            .map(|(key, value)| BatchOp::Set {
+                key: key.as_bytes(),
+                value,
+                encoding: 0,
+                expires_at_ms: 0,
+                flags: flags_of(value),
+            })
             .collect();
         let gone = format!("key:{}", 3 + number * 10);
         ops.push(BatchOp::Delete { key: gone.as_bytes() });
@@ -430,6 +437,9 @@ fn read_all(store: &Store, history: &History) -> Result<Reading, String> {
     for (key, versions) in history {
         let name = || String::from_utf8_lossy(key).into_owned();
         let found = match store.get(key) {
+            Ok(Some((meta, value))) if meta.flags != flags_of(&value) => {
+                return Err(format!("{} has flags that it never had", name()));
+            }
             Ok(found) => found.map(|(_, value)| value),
             Err(_) => {
                 reading.errors += 1;

@@ -10,7 +10,10 @@ mod common;
 #[path = "common/workload.rs"]
 mod workload;
 
-use common::{End, Notes, Place, Stamp, TAKEOVER_MAX, keys, options, setting, spawn_with, wait_until};
+use common::{
+    End, Notes, Place, Stamp, TAKEOVER_MAX, check_flags, flagged, flags_of, keys, options, setting,
+    spawn_with, wait_until,
+};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -236,7 +239,9 @@ impl Arena {
         let items: Vec<(Vec<u8>, Vec<u8>)> = (0..SHARED_KEYS)
             .map(|index| {
                 let key = workload::shared_key(index);
-                let value = Stamp { writer: OBSERVER, number: index }.value(&key, 100);
+                // Of a length that goes without flags: all of a batch have the same.
+                let value = Stamp { writer: OBSERVER, number: index }.value(&key, 99);
+                assert_eq!(flags_of(&value), 0);
                 (key, value)
             })
             .collect();
@@ -333,7 +338,10 @@ impl Arena {
         for key in &all {
             match store.get(key).unwrap() {
                 Some(_) if key.starts_with(b"c:") => {}
-                Some((_, value)) => drop(Stamp::of(key, &value)),
+                Some((meta, value)) => {
+                    Stamp::of(key, &value);
+                    check_flags(key, &meta, &value);
+                }
                 None => odd.push(String::from_utf8_lossy(key).into_owned()),
             }
         }
@@ -520,7 +528,8 @@ fn kills_at_random_moments_leave_a_store_that_works() {
 fn churn(store: &Store, number: u64) {
     for index in 0..100 {
         let key = format!("churn {index}").into_bytes();
-        store.set(&key, &Stamp { writer: 0, number }.value(&key, 200_000), &SetOptions::default()).unwrap();
+        let value = Stamp { writer: 0, number }.value(&key, 200_000);
+        store.set(&key, &value, &flagged(&value)).unwrap();
     }
 }
 

@@ -342,9 +342,15 @@ fn change_pairs(store: &Store, until: Instant) {
         };
         let value = text(value, len);
         let mut ops = [b"one", b"two"]
-            .map(|key| BatchOp::Set { key, value: &value, encoding: 0, expires_at_ms: 0 })
+            .map(|key| BatchOp::Set { key, value: &value, encoding: 0, expires_at_ms: 0, flags: 0 })
             .to_vec();
-        ops.extend(fillers.iter().map(|key| BatchOp::Set { key, value: b"", encoding: 0, expires_at_ms: 0 }));
+        ops.extend(fillers.iter().map(|key| BatchOp::Set {
+            key,
+            value: b"",
+            encoding: 0,
+            expires_at_ms: 0,
+            flags: 0,
+        }));
         store.transaction(&ops, &[]).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! The store against a model: whatever sequence of requests, it answers as a sorted map with expiry does.
 //!
-//! The model is exact: values, encodings, expiries, versions, counts, and which requests are refused. Time is the environment's, and moves in
+//! The model is exact: values, encodings, client flags, expiries, versions, counts, and which requests are refused. Time is the environment's, and moves in
 //! steps so much larger than a test takes that its own running does not count. Views are held to the end, through everything.
 #![cfg(feature = "test-env")]
 
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use thermae_core::env::{Env, SystemEnv};
 use thermae_core::env_test::FaultEnv;
 use thermae_core::{
-    BatchOp, Condition, Durability, Error, KEY_BYTES_MAX, Options, SetOptions, SetOutcome, Store, Update,
-    View, WhenFull, forget_shared_memory,
+    BatchOp, Condition, Durability, Error, KEY_BYTES_MAX, Options, RecordMeta, SetOptions, SetOutcome, Store,
+    Update, View, WhenFull, forget_shared_memory,
 };
 
 /// What time moves by: more than any test takes.
@@ -28,6 +28,7 @@ const STEP_MS: u64 = 10_000_000;
 struct Entry {
     bytes: Vec<u8>,
     encoding: u8,
+    flags: u32,
     /// In steps of the model's clock, 0 = never.
     expires: u64,
     version: u64,
@@ -53,6 +54,8 @@ struct Run {
 }
 
 type Outcome = Result<(), TestCaseError>;
+/// What a transaction makes of a key: its value (`None` = none), how long that lives, its flags.
+type Change = (Vec<u8>, Option<Vec<u8>>, u8, u32);
 
 impl Run {
     fn new(place: Place, options: Options) -> Self {
@@ -98,6 +101,7 @@ impl Run {
         key: Vec<u8>,
         bytes: Vec<u8>,
         encoding: u8,
+        flags: u32,
         expires: u64,
         version: Option<u64>,
     ) -> Outcome {
@@ -108,7 +112,7 @@ impl Run {
         let is_gone = expires != 0 && expires <= self.now;
         prop_assert!(is_gone || version > self.version, "version {version} after {}", self.version);
         self.version = self.version.max(version);
-        self.entries.insert(key, Entry { bytes, encoding, expires, version });
+        self.entries.insert(key, Entry { bytes, encoding, flags, expires, version });
         Ok(())
     }
 
@@ -125,8 +129,8 @@ impl Run {
                     entry.bytes.len()
                 );
                 prop_assert_eq!(
-                    (meta.encoding, meta.version, meta.value_len),
-                    (entry.encoding, entry.version, bytes.len() as u64)
+                    (meta.encoding, meta.flags, meta.version, meta.value_len),
+                    (entry.encoding, entry.flags, entry.version, bytes.len() as u64)
                 );
                 prop_assert_eq!(meta.expires_at_ms == 0, entry.expires == 0);
             }
@@ -202,8 +206,13 @@ impl Run {
             When::Version(true) => (Condition::IfVersion(version), true),
             When::Version(false) => (Condition::IfVersion(version + 1), false),
         };
-        let options =
-            SetOptions { encoding: value.encoding, expires_at_ms: self.expires_ms(ttl), keep_ttl, condition };
+        let options = SetOptions {
+            encoding: value.encoding,
+            expires_at_ms: self.expires_ms(ttl),
+            flags: value.flags(),
+            keep_ttl,
+            condition,
+        };
         let outcome = self.store().set(&key_bytes, &bytes, &options);
         if key_bytes.len() > KEY_BYTES_MAX {
             prop_assert!(matches!(outcome, Err(Error::InvalidKey(_))), "{outcome:?}");
@@ -214,7 +223,7 @@ impl Run {
             SetOutcome::Stored(version) => {
                 prop_assert!(holds);
                 let expires = present.filter(|_| keep_ttl).map_or(self.expires(ttl), |entry| entry.expires);
-                self.put(key_bytes.clone(), bytes, value.encoding, expires, Some(version))?;
+                self.put(key_bytes.clone(), bytes, value.encoding, value.flags(), expires, Some(version))?;
             }
         }
         self.check(&key_bytes)
@@ -227,7 +236,10 @@ impl Run {
         prop_assert_eq!(view.is_some(), present.is_some());
         if let (Some(view), Some(entry)) = (view, present) {
             prop_assert!(*view == entry.bytes[..]);
-            prop_assert_eq!((view.meta().version, view.meta().encoding), (entry.version, entry.encoding));
+            prop_assert_eq!(
+                (view.meta().version, view.meta().encoding, view.meta().flags),
+                (entry.version, entry.encoding, entry.flags)
+            );
             if entry.encoding == 7 && entry.bytes.len() <= FRAME_BYTES / 4 && view.is_zero_copy() {
                 prop_assert_eq!(view.as_ptr() as usize % 64, 0, "an array's bytes are not aligned");
             }
@@ -253,8 +265,8 @@ impl Run {
 
     fn pop(&mut self, key: u8) -> Outcome {
         let key = key_bytes(key);
-        let popped = self.store().pop(&key).unwrap().map(|(meta, bytes)| (meta.version, bytes));
-        let expected = self.present(&key).map(|entry| (entry.version, entry.bytes.clone()));
+        let popped = self.store().pop(&key).unwrap().map(|(meta, bytes)| (meta.version, meta.flags, bytes));
+        let expected = self.present(&key).map(|entry| (entry.version, entry.flags, entry.bytes.clone()));
         prop_assert!(popped == expected);
         self.entries.remove(&key);
         self.check(&key)
@@ -265,7 +277,7 @@ impl Run {
         let present = self.present(&key).cloned();
         prop_assert_eq!(self.store().touch(&key, self.expires_ms(ttl)).unwrap(), present.is_some());
         if let Some(entry) = present {
-            self.put(key.clone(), entry.bytes, entry.encoding, self.expires(ttl), None)?;
+            self.put(key.clone(), entry.bytes, entry.encoding, entry.flags, self.expires(ttl), None)?;
         }
         self.check(&key)
     }
@@ -292,8 +304,9 @@ impl Run {
                 None => prop_assert!(matches!(result, Err(Error::Overflow(_))), "{result:?}"),
                 Some(sum) => {
                     prop_assert_eq!(result.unwrap(), Some(sum));
-                    let expires = present.map_or(self.expires(ttl), |entry| entry.expires);
-                    self.put(key.clone(), sum.to_string().into_bytes(), INTEGER, expires, None)?;
+                    let (expires, flags) =
+                        present.map_or((self.expires(ttl), 0), |entry| (entry.expires, entry.flags));
+                    self.put(key.clone(), sum.to_string().into_bytes(), INTEGER, flags, expires, None)?;
                 }
             },
         }
@@ -308,24 +321,30 @@ impl Run {
         let present = self.present(&bytes).cloned();
         let mut seen = None;
         let result = self.store().update(&bytes, &mut |current| {
-            seen = Some(current.map(|current| (current.meta.version, current.value.to_vec())));
+            let seen_of = |meta: RecordMeta, value: &[u8]| (meta.version, meta.flags, value.to_vec());
+            seen = Some(current.map(|current| seen_of(current.meta, current.value)));
             Ok(match (to, delete) {
                 (_, true) => Update::Delete,
-                (Some(value), false) => {
-                    Update::Set { value: value.bytes(key), encoding: value.encoding, expires_at_ms: 0 }
-                }
+                (Some(value), false) => Update::Set {
+                    value: value.bytes(key),
+                    encoding: value.encoding,
+                    expires_at_ms: 0,
+                    flags: value.flags(),
+                },
                 (None, false) => Update::Keep,
             })
         });
         let version = result.unwrap();
-        prop_assert!(seen == Some(present.as_ref().map(|entry| (entry.version, entry.bytes.clone()))));
+        let expected = present.as_ref().map(|entry| (entry.version, entry.flags, entry.bytes.clone()));
+        prop_assert!(seen == Some(expected));
         match (to, delete) {
             (_, true) => {
                 prop_assert_eq!(version.is_some(), present.is_some());
                 self.entries.remove(&bytes);
             }
             (Some(value), false) => {
-                self.put(bytes.clone(), value.bytes(key), value.encoding, 0, Some(version.unwrap()))?;
+                let (made, encoding, flags) = (value.bytes(key), value.encoding, value.flags());
+                self.put(bytes.clone(), made, encoding, flags, 0, Some(version.unwrap()))?;
             }
             (None, false) => prop_assert!(version.is_none()),
         }
@@ -333,16 +352,23 @@ impl Run {
     }
 
     fn transact(&mut self, ops: &[(u8, Option<Value>, u8)], expected: &[(u8, bool)]) -> Outcome {
-        let ops: Vec<(Vec<u8>, Option<Vec<u8>>, u8)> = ops
+        let ops: Vec<Change> = ops
             .iter()
             .map(|&(key, value, ttl)| {
-                (key_bytes(key), value.map(|value| value.bytes(key.max(LARGE_KEYS - 1))), ttl)
+                let flags = value.map_or(0, Value::flags);
+                (key_bytes(key), value.map(|value| value.bytes(key.max(LARGE_KEYS - 1))), ttl, flags)
             })
             .collect();
         let batch: Vec<BatchOp<'_>> = ops
             .iter()
-            .map(|(key, value, ttl)| match value {
-                Some(value) => BatchOp::Set { key, value, encoding: 0, expires_at_ms: self.expires_ms(*ttl) },
+            .map(|(key, value, ttl, flags)| match value {
+                Some(value) => BatchOp::Set {
+                    key,
+                    value,
+                    encoding: 0,
+                    expires_at_ms: self.expires_ms(*ttl),
+                    flags: *flags,
+                },
                 None => BatchOp::Delete { key },
             })
             .collect();
@@ -366,7 +392,7 @@ impl Run {
             .values()
             .map(|&index| {
                 ops[index].0.len()
-                    + 48
+                    + 52
                     + ops[index]
                         .1
                         .as_ref()
@@ -385,10 +411,12 @@ impl Run {
                 let mut order: Vec<usize> = latest.into_values().collect();
                 order.sort_unstable();
                 for index in order {
-                    let (key, value, ttl) = &ops[index];
+                    let (key, value, ttl, flags) = &ops[index];
                     match value {
                         None => drop(self.entries.remove(key)),
-                        Some(value) => self.put(key.clone(), value.clone(), 0, self.expires(*ttl), None)?,
+                        Some(value) => {
+                            self.put(key.clone(), value.clone(), 0, *flags, self.expires(*ttl), None)?;
+                        }
                     }
                 }
             }
@@ -397,6 +425,7 @@ impl Run {
     }
 
     fn set_many(&mut self, items: &[(u8, Value)]) -> Outcome {
+        let first = items.first().map(|&(_, value)| value);
         // One large value at a time; keys that no record can hold are tried one by one.
         let items: Vec<(Vec<u8>, Vec<u8>, u8)> = items
             .iter()
@@ -407,14 +436,16 @@ impl Run {
             .iter()
             .map(|(key, value, encoding)| (key.as_slice(), value.as_slice(), *encoding))
             .collect();
-        self.store().set_many(&all, &SetOptions::default()).unwrap();
+        // They have the same flags, if any.
+        let flags = first.map_or(0, Value::flags);
+        self.store().set_many(&all, &SetOptions { flags, ..SetOptions::default() }).unwrap();
         let latest: BTreeMap<&Vec<u8>, usize> =
             items.iter().enumerate().map(|(index, (key, ..))| (key, index)).collect();
         let mut order: Vec<usize> = latest.into_values().collect();
         order.sort_unstable();
         for index in order {
             let (key, value, encoding) = items[index].clone();
-            self.put(key, value, encoding, 0, None)?;
+            self.put(key, value, encoding, flags, 0, None)?;
         }
         items.iter().try_for_each(|(key, ..)| self.check(key))
     }
@@ -447,8 +478,9 @@ impl Run {
             )
             .unwrap();
         for ((key, value), meta) in keys.iter().zip(values).zip(metas) {
-            let found = meta.map(|meta| (meta.version, value));
-            prop_assert!(found == self.present(key).map(|entry| (entry.version, entry.bytes.clone())));
+            let found = meta.map(|meta| (meta.version, meta.flags, value));
+            let expected = self.present(key).map(|entry| (entry.version, entry.flags, entry.bytes.clone()));
+            prop_assert!(found == expected);
         }
         Ok(())
     }

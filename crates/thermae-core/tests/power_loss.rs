@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Random, options};
+use common::{Random, check_flags, flagged, flags_of, options};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use thermae_core::env::{Env, SystemEnv};
 use thermae_core::env_test::{Image, RecordingEnv};
 use thermae_core::{
-    BatchOp, Durability, Location, Options, SetOptions, ShmPlacement, Store, WhenFull, forget_shared_memory,
+    BatchOp, Durability, Location, Options, ShmPlacement, Store, WhenFull, forget_shared_memory,
 };
 
 const IMAGES_DEFAULT: usize = 300;
@@ -145,7 +145,9 @@ fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
                 let ops: Vec<BatchOp<'_>> = members
                     .iter()
                     .map(|(key, value)| match value {
-                        Some(value) => BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0 },
+                        Some(value) => {
+                            BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0, flags: flags_of(value) }
+                        }
                         None => BatchOp::Delete { key },
                     })
                     .collect();
@@ -155,12 +157,12 @@ fn record(workload: Workload) -> (thermae_core::env_test::Recording, History) {
             35..38 => {
                 let value = value(&mut random, 400_000);
                 let value = Arc::new([value.as_slice(), &vec![5; 300_000]].concat());
-                store.set(b"large", &value, &SetOptions::default()).unwrap();
+                store.set(b"large", &value, &flagged(&value)).unwrap();
                 vec![(b"large".to_vec(), Some(value))]
             }
             _ => {
                 let value = value(&mut random, value_bytes_max);
-                store.set(&key, &value, &SetOptions::default()).unwrap();
+                store.set(&key, &value, &flagged(&value)).unwrap();
                 vec![(key, Some(value))]
             }
         };
@@ -203,7 +205,8 @@ fn contents(store: &Store) -> State {
     let mut scan = store.scan(b"");
     while let Some(batch) = scan.next_batch().unwrap() {
         for (key, _) in batch {
-            let value = store.get(&key).unwrap().expect("a key that a scan found").1;
+            let (meta, value) = store.get(&key).unwrap().expect("a key that a scan found");
+            check_flags(&key, &meta, &value);
             assert!(found.insert(key, Arc::new(value)).is_none());
         }
     }
@@ -243,7 +246,7 @@ fn try_image(image: &Image, history: &History, states: &[State], workload: Workl
     for number in 0..40_u64 {
         let key = format!("key:{}", number * 7 % 60).into_bytes();
         let value = format!("after {length}: {number}").into_bytes();
-        store.set(&key, &value, &SetOptions::default()).unwrap();
+        store.set(&key, &value, &flagged(&value)).unwrap();
         expected.insert(key, Arc::new(value));
     }
     store.flush().unwrap();

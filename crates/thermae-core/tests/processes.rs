@@ -121,6 +121,13 @@ fn role() {
             // Killed in the middle of it.
             set(&store, b"large", &vec![1; 2_000_000]);
         }
+        "expiring-transactor" => {
+            let expires_at_ms = store.now_ms() + 3_600_000;
+            let ops = [BatchOp::Set { key: b"kept", value: b"1", encoding: 0, expires_at_ms, flags: 5 }];
+            store.transaction(&ops, &[]).unwrap();
+            // Killed in the middle of it, with the key's partition locked.
+            set(&store, b"kept", b"2");
+        }
         "sitter" => {
             give(&signal(&setting("NAME")));
             std::thread::sleep(TIMEOUT);
@@ -552,7 +559,13 @@ fn views_keep_their_bytes_through_everything() {
         store.delete(b"deleted").unwrap();
         set(&store, b"overwritten", b"new");
         store.pop(b"popped").unwrap().unwrap();
-        let ops = [BatchOp::Set { key: b"in a transaction", value: b"new", encoding: 0, expires_at_ms: 0 }];
+        let ops = [BatchOp::Set {
+            key: b"in a transaction",
+            value: b"new",
+            encoding: 0,
+            expires_at_ms: 0,
+            flags: 0,
+        }];
         store.transaction(&ops, &[]).unwrap();
         let check = |when: &str| {
             for (key, view) in &views {
@@ -652,6 +665,20 @@ fn what_the_dead_began_is_released_though_their_slots_are_used_again() {
     keeper.close().unwrap();
 }
 
+/// Whoever took over the partition of a key that a transaction had stored with an expiry looked for that expiry beyond the bytes that it had
+/// read of the record, and panicked.
+#[test]
+fn what_a_transaction_stored_with_an_expiry_outlives_the_next_writers_death() {
+    let place = Place::shared_memory("expiring-transaction");
+    let store = place.open(&cache());
+    let crash = [("THERMAE_CRASH_POINT", "append.reserved".to_owned())];
+    assert_eq!(spawn_with("expiring-transactor", &settings(&place), &crash).wait(TIMEOUT), End::Killed);
+    assert!(store.touch(b"kept", 0).unwrap());
+    let (meta, value) = store.get(b"kept").unwrap().unwrap();
+    assert_eq!((meta.expires_at_ms, meta.flags, value.as_slice()), (0, 5, &b"1"[..]));
+    store.close().unwrap();
+}
+
 /// Slots of the dead were once free only after a living participant had reaped them. Where all of them were killed, there was none, and
 /// nobody could ever attach again.
 #[test]
@@ -690,7 +717,7 @@ fn transactions_wait_for_what_they_wrote_and_no_more() {
     let worker = std::thread::spawn({
         let store = store.clone();
         move || {
-            let set = |value| BatchOp::Set { key: b"twice", value, encoding: 0, expires_at_ms: 0 };
+            let set = |value| BatchOp::Set { key: b"twice", value, encoding: 0, expires_at_ms: 0, flags: 0 };
             store.transaction(&[set(b"1"), set(b"2"), set(b"3")], &[]).unwrap();
             let (meta, last) = store.get(b"twice").unwrap().unwrap();
             assert_eq!(last, b"3");

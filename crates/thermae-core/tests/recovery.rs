@@ -3,13 +3,15 @@
 
 mod common;
 
-use common::{Place, Random, flip, options};
+use common::{Place, Random, check_flags, flagged, flags_of, flip, options};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use thermae_core::env::SystemEnv;
 use thermae_core::layout::state;
-use thermae_core::{BatchOp, Durability, Error, Options, SetOptions, Store, WhenFull, forget_shared_memory};
+use thermae_core::{
+    BatchOp, Durability, Error, Options, SetOptions, Store, Update, WhenFull, forget_shared_memory,
+};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -29,7 +31,7 @@ fn settings() -> Options {
 
 fn set(store: &Store, model: &mut Model, key: &[u8], version: u64, len: usize) {
     let bytes = value(key, version, len);
-    store.set(key, &bytes, &SetOptions::default()).unwrap();
+    store.set(key, &bytes, &flagged(&bytes)).unwrap();
     model.insert(key.to_vec(), bytes);
 }
 
@@ -52,6 +54,7 @@ fn check(store: &Store, model: &Model) {
             store.get(key).unwrap_or_else(|error| panic!("get {:?}: {error}", String::from_utf8_lossy(key)));
         let found = found.unwrap_or_else(|| panic!("{:?} is gone", String::from_utf8_lossy(key)));
         assert!(found.1 == *expected, "{:?} has another value", String::from_utf8_lossy(key));
+        check_flags(key, &found.0, expected);
     }
     let mut scan = store.scan(b"");
     while let Some(batch) = scan.next_batch().unwrap() {
@@ -94,9 +97,15 @@ fn all_kinds_of_records_come_back() {
     set(&store, &mut model, b"large deleted", 1, 1_100_000);
     store.delete(b"large deleted").unwrap();
     model.remove(&b"large deleted"[..]);
-    let in_batch = value(b"batched", 1, 300);
+    let in_batch = value(b"batched", 1, 301);
     let ops = [
-        BatchOp::Set { key: b"batched", value: &in_batch, encoding: 0, expires_at_ms: 0 },
+        BatchOp::Set {
+            key: b"batched",
+            value: &in_batch,
+            encoding: 0,
+            expires_at_ms: 0,
+            flags: flags_of(&in_batch),
+        },
         BatchOp::Delete { key: b"key:1" },
         BatchOp::Delete { key: b"never there" },
     ];
@@ -105,7 +114,7 @@ fn all_kinds_of_records_come_back() {
     model.remove(&b"key:1"[..]);
     let far = store.now_ms() + 3_600_000;
     store
-        .set(b"expires later", b"x", &SetOptions { expires_at_ms: far, encoding: 3, ..SetOptions::default() })
+        .set(b"expires later", b"x", &SetOptions { expires_at_ms: far, encoding: 3, ..flagged(b"x") })
         .unwrap();
     model.insert(b"expires later".to_vec(), b"x".to_vec());
     store
@@ -130,6 +139,133 @@ fn all_kinds_of_records_come_back() {
         store = reboot(&place, store, &settings());
     }
     check(&store, &model);
+}
+
+/// Stores keys by every verb there is; says which client flags each of them has then.
+fn store_with_flags(store: &Store) -> BTreeMap<&'static [u8], u32> {
+    let far = store.now_ms() + 3_600_000;
+    let large = vec![7; 700_000];
+    let with = |flags| SetOptions { flags, ..SetOptions::default() };
+    let set = |key: &[u8], value: &[u8], options: SetOptions| {
+        store.set(key, value, &options).unwrap();
+    };
+    set(b"none", b"1", with(0));
+    set(b"plain", b"1", with(u32::MAX));
+    set(b"aligned", &[1; 100], SetOptions { encoding: 7, ..with(1) });
+    set(b"large", &large, with(2));
+    set(b"overwritten", b"1", with(9));
+    set(b"overwritten", b"2", with(3));
+    set(b"reset", b"1", with(9));
+    set(b"reset", b"2", with(0));
+    set(b"ttl kept", b"1", SetOptions { expires_at_ms: far, ..with(9) });
+    set(b"ttl kept", b"2", SetOptions { keep_ttl: true, ..with(4) });
+    assert_eq!(store.meta(b"ttl kept").unwrap().unwrap().expires_at_ms, far);
+    set(b"touched", b"1", with(5));
+    set(b"large touched", &large, with(6));
+    for key in [&b"touched"[..], b"large touched"] {
+        assert!(store.touch(key, far).unwrap());
+    }
+    set(b"counted", b"41", SetOptions { expires_at_ms: far, ..with(7) });
+    assert_eq!(store.incr(b"counted", 1, None, 0).unwrap(), Some(42));
+    store.incr(b"counted anew", 1, Some(0), 0).unwrap();
+    store.set_many(&[(b"one of many", b"1", 0), (b"another", b"2", 0)], &with(8)).unwrap();
+    set(b"updated", b"1", with(9));
+    let mut add = |current: Option<thermae_core::Current<'_>>| {
+        let flags = current.map_or(0, |current| current.meta.flags) + 1;
+        Ok(Update::Set { value: b"2".to_vec(), encoding: 0, expires_at_ms: 0, flags })
+    };
+    store.update(b"updated", &mut add).unwrap();
+    let in_batch =
+        |key, value, expires_at_ms, flags| BatchOp::Set { key, value, encoding: 0, expires_at_ms, flags };
+    let ops = [
+        in_batch(b"batched", b"1", 0, 11),
+        in_batch(b"batched expiring", b"1", far, 12),
+        in_batch(b"batched large", &large, far, 13),
+        in_batch(b"batched none", b"1", 0, 0),
+        in_batch(b"one of many", b"1", 0, 14),
+    ];
+    store.transaction(&ops, &[]).unwrap();
+    set(b"batched", b"2", with(15));
+    set(b"popped", b"1", with(16));
+    assert_eq!(store.pop(b"popped").unwrap().unwrap().0.flags, 16);
+    let flags: [(&[u8], u32); 17] = [
+        (b"none", 0),
+        (b"plain", u32::MAX),
+        (b"aligned", 1),
+        (b"large", 2),
+        (b"overwritten", 3),
+        (b"reset", 0),
+        (b"ttl kept", 4),
+        (b"touched", 5),
+        (b"large touched", 6),
+        (b"counted", 7),
+        (b"counted anew", 0),
+        (b"another", 8),
+        (b"updated", 10),
+        (b"batched expiring", 12),
+        (b"batched large", 13),
+        (b"batched none", 0),
+        (b"one of many", 14),
+    ];
+    flags.into_iter().chain([(&b"batched"[..], 15)]).collect()
+}
+
+#[test]
+fn client_flags_stay_with_their_values_wherever_they_go() {
+    let place = Place::in_directory();
+    let store = place.open(&settings());
+    let flags = store_with_flags(&store);
+    let check = |store: &Store, when: &str| {
+        for (&key, &flags) in &flags {
+            let name = String::from_utf8_lossy(key);
+            let found = [
+                store.get(key).unwrap().map(|(meta, _)| meta.flags),
+                store.meta(key).unwrap().map(|meta| meta.flags),
+                store.view(key).unwrap().map(|view| view.meta().flags),
+            ];
+            assert_eq!(found, [Some(flags); 3], "{name:?} {when}");
+        }
+        let mut scan = store.scan(b"");
+        while let Some(batch) = scan.next_batch().unwrap() {
+            for (key, meta) in batch {
+                assert_eq!(meta.flags, flags.get(&key[..]).copied().unwrap_or(99), "scanned {when}");
+            }
+        }
+    };
+    // Nothing is read before it is demoted: what is read stays in memory.
+    let ballast = |store: &Store, from: u64| {
+        for number in from..from + 4000 {
+            let options = SetOptions { flags: 99, ..SetOptions::default() };
+            store.set(format!("ballast:{}", number % 4500).as_bytes(), &[1; 10_000], &options).unwrap();
+        }
+    };
+    ballast(&store, 0);
+    check(&store, "when demoted");
+    // A promotion takes room that is there, and makes some only of what was flushed.
+    store.flush().unwrap();
+    store.make_room().unwrap();
+    for _ in 0..3 {
+        flags.keys().for_each(|key| drop(store.get(key).unwrap()));
+    }
+    check(&store, "when promoted");
+    let stats = store.stats().unwrap();
+    assert!(stats.demoted_segments > 3 && stats.cold_reads > 10 && stats.promoted > 3, "{stats:?}");
+    for round in 1..6 {
+        ballast(&store, round * 4000);
+        check(&store, "when compacted");
+    }
+    let stats = store.stats().unwrap();
+    assert!(stats.compacted_bytes > 0, "{stats:?}");
+    store.close().unwrap();
+    drop(store);
+    let store = place.open(&settings());
+    check(&store, "when opened again");
+    let store = reboot(&place, store, &settings());
+    check(&store, "after a reboot");
+    store.engine().write_checkpoint().unwrap();
+    let store = reboot(&place, store, &settings());
+    check(&store, "with a checkpoint, after a reboot");
+    assert!(store.check(false).unwrap().ok);
 }
 
 #[test]
@@ -210,7 +346,7 @@ fn a_transaction_is_cut_off_whole() {
     let keys: Vec<Vec<u8>> = (0..20).map(|index| format!("member:{index:02}").into_bytes()).collect();
     let ops: Vec<_> = keys
         .iter()
-        .map(|key| BatchOp::Set { key, value: b"together", encoding: 0, expires_at_ms: 0 })
+        .map(|key| BatchOp::Set { key, value: b"together", encoding: 0, expires_at_ms: 0, flags: 0 })
         .collect();
     store.transaction(&ops, &[]).unwrap();
     set(&store, &mut model.clone(), b"after", 1, 20);
@@ -401,7 +537,13 @@ fn a_long_life_with_many_reboots() {
                     let ops: Vec<_> = keys
                         .iter()
                         .zip(&values)
-                        .map(|(key, value)| BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0 })
+                        .map(|(key, value)| BatchOp::Set {
+                            key,
+                            value,
+                            encoding: 0,
+                            expires_at_ms: 0,
+                            flags: flags_of(value),
+                        })
                         .collect();
                     store.transaction(&ops, &[]).unwrap();
                     model.extend(keys.into_iter().zip(values));

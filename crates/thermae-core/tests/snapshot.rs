@@ -5,7 +5,10 @@
 
 mod common;
 
-use common::{MIB, Place, Random, Stamp, keys, location_setting, options, setting, spawn};
+use common::{
+    MIB, Place, Random, Stamp, check_flags, flagged, flags_of, keys, location_setting, options, setting,
+    spawn,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,12 +32,14 @@ fn account(number: u64) -> Vec<u8> {
 fn balance(store: &Store, number: u64) -> (i64, u64) {
     let (meta, value) =
         store.get(&account(number)).unwrap().unwrap_or_else(|| panic!("account {number} is gone"));
+    check_flags(&account(number), &meta, &value);
     (std::str::from_utf8(&value).unwrap().parse().unwrap(), meta.version)
 }
 
 fn open_accounts(store: &Store) {
     for number in 0..ACCOUNTS {
-        store.set(&account(number), BALANCE.to_string().as_bytes(), &SetOptions::default()).unwrap();
+        let value = BALANCE.to_string();
+        store.set(&account(number), value.as_bytes(), &flagged(value.as_bytes())).unwrap();
     }
 }
 
@@ -48,8 +53,20 @@ fn transfer(store: &Store, random: &mut Random) {
     let (from_key, to_key) = (account(from), account(to));
     let (from_value, to_value) = ((from_balance - amount).to_string(), (to_balance + amount).to_string());
     let ops = [
-        BatchOp::Set { key: &from_key, value: from_value.as_bytes(), encoding: 2, expires_at_ms: 0 },
-        BatchOp::Set { key: &to_key, value: to_value.as_bytes(), encoding: 2, expires_at_ms: 0 },
+        BatchOp::Set {
+            key: &from_key,
+            value: from_value.as_bytes(),
+            encoding: 2,
+            expires_at_ms: 0,
+            flags: flags_of(from_value.as_bytes()),
+        },
+        BatchOp::Set {
+            key: &to_key,
+            value: to_value.as_bytes(),
+            encoding: 2,
+            expires_at_ms: 0,
+            flags: flags_of(to_value.as_bytes()),
+        },
     ];
     match store.transaction(&ops, &[(&from_key, Some(from_version)), (&to_key, Some(to_version))]) {
         Ok(()) | Err(Error::Conflict(_)) => {}
@@ -77,7 +94,8 @@ fn apply(store: &Store, writer: u32, number: u64) {
             store.delete(&key).unwrap();
         }
         Some(len) => {
-            store.set(&key, &Stamp { writer, number }.value(&key, len), &SetOptions::default()).unwrap();
+            let value = Stamp { writer, number }.value(&key, len);
+            store.set(&key, &value, &flagged(&value)).unwrap();
         }
     }
 }
@@ -87,8 +105,9 @@ fn verify_writer(store: &Store, writer: u32, first: u64) -> u64 {
     let prefix = format!("writer{writer}:").into_bytes();
     let mut found = BTreeMap::new();
     for key in keys(store, &prefix) {
-        let (_, value) = store.get(&key).unwrap().unwrap();
+        let (meta, value) = store.get(&key).unwrap().unwrap();
         let stamp = Stamp::of(&key, &value);
+        check_flags(&key, &meta, &value);
         assert_eq!(stamp.writer, writer);
         found.insert(key, stamp.number);
     }

@@ -92,13 +92,27 @@ fn name(key: u64) -> Vec<u8> {
     format!("key:{key:08}").into_bytes()
 }
 
+/// The client flags of a version of a key: some have none.
+fn flags_of(key: u64, version: u64) -> u32 {
+    let mixed = mix(key.wrapping_mul(31) ^ version);
+    if mixed.is_multiple_of(3) { 0 } else { mixed as u32 }
+}
+
+fn options_of(key: u64, version: u64) -> SetOptions {
+    SetOptions { flags: flags_of(key, version), ..SetOptions::default() }
+}
+
 fn set(store: &Store, key: u64, version: u64, len: usize) {
-    let outcome = store.set(&name(key), &value(key, version, len), &SetOptions::default()).unwrap();
+    let outcome = store.set(&name(key), &value(key, version, len), &options_of(key, version)).unwrap();
     assert!(matches!(outcome, SetOutcome::Stored(_)));
 }
 
 fn get(store: &Store, key: u64) -> Option<u64> {
-    store.get(&name(key)).unwrap().map(|(_, bytes)| version_of(key, &bytes))
+    store.get(&name(key)).unwrap().map(|(meta, bytes)| {
+        let version = version_of(key, &bytes);
+        assert_eq!(meta.flags, flags_of(key, version), "the flags of version {version} of key {key}");
+        version
+    })
 }
 
 /// Numbers from a Zipf distribution with exponent 0.99, scattered over the keys.
@@ -250,19 +264,24 @@ fn write_amplification(durability: Durability, cold_mib: u64, writes: u64) -> f6
     let value_len = 1000;
     let keys = (cold_mib * MIB) as usize * 85 / 100 / (value_len + 40);
     let mut versions = vec![1_u64; keys];
+    // Without flags, so that all records are of one length.
+    let set = |key, version| {
+        store.set(&name(key), &value(key, version, value_len), &SetOptions::default()).unwrap();
+    };
     for key in 0..keys as u64 {
-        set(&store, key, 1, value_len);
+        set(key, 1);
     }
     let before = store.stats().unwrap();
     let mut zipf = Zipf::new(keys, 1);
     for version in 2..writes + 2 {
         let key = zipf.next();
-        set(&store, key, version, value_len);
+        set(key, version);
         versions[key as usize] = version;
     }
     let after = store.stats().unwrap();
     for key in (0..keys as u64).step_by(13) {
-        assert_eq!(get(&store, key), Some(versions[key as usize]), "key {key}");
+        let (_, bytes) = store.get(&name(key)).unwrap().unwrap();
+        assert_eq!(version_of(key, &bytes), versions[key as usize], "key {key}");
     }
     let user_bytes = writes * (value_len as u64 + 40);
     (after.cold_written_bytes - before.cold_written_bytes) as f64 / user_bytes as f64
@@ -315,7 +334,7 @@ fn a_full_cold_tier_that_may_evict_drops_what_is_oldest() {
 
 fn fill(store: &Store, first: u64) -> u64 {
     for key in first.. {
-        match store.set(&name(key), &value(key, 1, 1000), &SetOptions::default()) {
+        match store.set(&name(key), &value(key, 1, 1000), &options_of(key, 1)) {
             Ok(_) => {}
             Err(Error::Full(message)) => {
                 assert!(
@@ -385,12 +404,12 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn memory_comes_back(store: &Store) {
     let used_before = store.stats().unwrap().hot_used_bytes;
-    let options = |ttl_ms| SetOptions { expires_at_ms: store.now_ms() + ttl_ms, ..SetOptions::default() };
+    let options = |key, ttl_ms| SetOptions { expires_at_ms: store.now_ms() + ttl_ms, ..options_of(key, 1) };
     for key in 0..6_000 {
-        store.set(&name(key), &value(key, 1, 1000), &options(400)).unwrap();
+        store.set(&name(key), &value(key, 1, 1000), &options(key, 400)).unwrap();
     }
     for key in 6_000..6_100 {
-        store.set(&name(key), &value(key, 1, 1000), &options(600_000)).unwrap();
+        store.set(&name(key), &value(key, 1, 1000), &options(key, 600_000)).unwrap();
     }
     assert!(store.stats().unwrap().hot_used_bytes > used_before + 3 * MIB);
     std::thread::sleep(Duration::from_millis(450));
@@ -423,7 +442,7 @@ fn expired_cold_keys_are_removed_and_counted_exactly() {
     for key in 0..10_000 {
         let expires_at_ms = if key % 2 == 0 { expires_at_ms } else { 0 };
         store
-            .set(&name(key), &value(key, 1, 1000), &SetOptions { expires_at_ms, ..SetOptions::default() })
+            .set(&name(key), &value(key, 1, 1000), &SetOptions { expires_at_ms, ..options_of(key, 1) })
             .unwrap();
     }
     for key in 10_000..40_000 {
@@ -519,7 +538,7 @@ fn a_store_full_of_views_says_so() {
     let mut held = Vec::new();
     let mut refused = None;
     for key in 0..40_000 {
-        match store.set(&name(key), &value(key, 1, 1000), &SetOptions::default()) {
+        match store.set(&name(key), &value(key, 1, 1000), &options_of(key, 1)) {
             Ok(_) => held.extend(store.view(&name(key)).unwrap().map(|view| (key, view))),
             Err(error) => {
                 refused = Some(error);
@@ -560,7 +579,7 @@ fn a_writer_that_never_gets_its_frames_is_told_that_the_store_is_full() {
             });
         }
         let started = Instant::now();
-        let outcome = store.set(&name(999), &value(999, 1, 7 << 20), &SetOptions::default());
+        let outcome = store.set(&name(999), &value(999, 1, 7 << 20), &options_of(999, 1));
         stop.store(true, Ordering::Relaxed);
         (outcome.map(|_| ()), started.elapsed())
     });
@@ -605,12 +624,14 @@ fn hammer(store: &Store, may_evict: bool) {
                                             value: &one,
                                             encoding: 0,
                                             expires_at_ms: 0,
+                                            flags: flags_of(key, version),
                                         },
                                         BatchOp::Set {
                                             key: &other_name,
                                             value: &two,
                                             encoding: 0,
                                             expires_at_ms: 0,
+                                            flags: flags_of(other, version),
                                         },
                                     ],
                                     &[],
@@ -633,7 +654,9 @@ fn hammer(store: &Store, may_evict: bool) {
                         }
                         8 => {
                             if let Some(view) = store.view(&name(key)).unwrap() {
-                                assert_eq!(Some(&version_of(key, &view)), versions.get(&key));
+                                let version = version_of(key, &view);
+                                assert_eq!(Some(&version), versions.get(&key));
+                                assert_eq!(view.meta().flags, flags_of(key, version));
                             }
                         }
                         _ => {

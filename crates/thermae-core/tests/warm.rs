@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{MIB, Place, Stamp, options};
+use common::{MIB, Place, Stamp, check_flags, flagged, options};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -34,7 +34,8 @@ fn stamp(number: u64) -> Stamp {
 fn fill(store: &Store, numbers: std::ops::Range<u64>) {
     for number in numbers {
         let key = name(number);
-        store.set(&key, &stamp(number).value(&key, VALUE_BYTES), &SetOptions::default()).unwrap();
+        let value = stamp(number).value(&key, VALUE_BYTES);
+        store.set(&key, &value, &flagged(&value)).unwrap();
         if number.is_multiple_of(50) {
             store.flush().unwrap();
             store.keep_house().unwrap();
@@ -47,8 +48,9 @@ fn fill(store: &Store, numbers: std::ops::Range<u64>) {
 fn verify(store: &Store, numbers: std::ops::Range<u64>) {
     for number in numbers {
         let key = name(number);
-        let (_, value) = store.get(&key).unwrap().unwrap_or_else(|| panic!("key {number} is gone"));
+        let (meta, value) = store.get(&key).unwrap().unwrap_or_else(|| panic!("key {number} is gone"));
         assert_eq!(Stamp::of(&key, &value), stamp(number));
+        check_flags(&key, &meta, &value);
     }
 }
 
@@ -204,7 +206,8 @@ fn large_values_are_viewed_where_their_parts_lie() {
     let large = |number: u64| format!("large:{number}").into_bytes();
     let set = |number: u64| {
         let key = large(number);
-        store.set(&key, &stamp(number).value(&key, 2_500_000), &SetOptions::default()).unwrap();
+        let value = stamp(number).value(&key, 2_500_000);
+        store.set(&key, &value, &flagged(&value)).unwrap();
         store.flush().unwrap();
         store.keep_house().unwrap();
     };
@@ -214,7 +217,9 @@ fn large_values_are_viewed_where_their_parts_lie() {
     (7..40).for_each(set);
     for number in 0..40 {
         let key = large(number);
-        assert_eq!(Stamp::of(&key, &store.get(&key).unwrap().unwrap().1), stamp(number));
+        let (meta, value) = store.get(&key).unwrap().unwrap();
+        assert_eq!(Stamp::of(&key, &value), stamp(number));
+        check_flags(&key, &meta, &value);
         assert_eq!(Stamp::of(&key, &store.view(&key).unwrap().unwrap()), stamp(number));
     }
     assert!(store.stats().unwrap().cold_used_bytes > 40 << 20);

@@ -7,7 +7,7 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
-use thermae_core::{Condition, SetOptions};
+use thermae_core::SetOptions;
 
 use crate::destination::{Arrived, Destinations};
 use crate::errors::{IntoPython, invalid_option, wrong_type};
@@ -181,7 +181,7 @@ fn set_piece<'py>(
     }
     let items: Vec<(&[u8], &[u8], u8)> =
         encoded.iter().map(|(key, value, encoding)| (*key, value.as_bytes(), *encoding)).collect();
-    let options = SetOptions { encoding: 0, expires_at_ms, keep_ttl: false, condition: Condition::Always };
+    let options = SetOptions { expires_at_ms, ..SetOptions::default() };
     let core = handle.opened.enter(py)?;
     core.call_with_bytes(value_bytes, |core| core.set_many(&items, &options)).into_python(py)
 }

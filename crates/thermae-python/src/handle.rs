@@ -125,6 +125,8 @@ impl Handle {
         let options = SetOptions {
             encoding,
             expires_at_ms: expires_at_ms(&core, writing.ttl)?,
+            // What Python stores needs none: the encoding says all. Flags that another client gave the key were of the value replaced.
+            flags: 0,
             keep_ttl: writing.keep_ttl,
             condition: writing.condition,
         };

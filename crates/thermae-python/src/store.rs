@@ -593,6 +593,7 @@ impl Store {
                         value: value.as_bytes(),
                         encoding: *encoding,
                         expires_at_ms: expires_at_ms(&core, ttl.as_ref())?,
+                        flags: 0,
                     },
                 })
             })

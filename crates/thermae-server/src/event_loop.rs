@@ -4,12 +4,13 @@
 //! [`Mailbox`]: for a new connection, for changes that have become durable, and to end.
 
 use crate::clients::{self, Client};
-use crate::connection::{Buffers, Connection, Next};
+use crate::connection::{Buffers, Connection, Face, Next};
 use crate::mailbox::Mailbox;
+use crate::memcache;
 use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
-use crate::socket::{Accepted, Listener};
+use crate::socket::{Accepted, Listener, Protocol};
 use crate::transport::Transport;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -115,6 +116,9 @@ impl EventLoop {
             self.woke_at_ms = self.shared.store.now_ms();
             self.close_idle();
             self.end_pause();
+            if self.number == 0 {
+                memcache::administration::flush_if_due(&self.shared);
+            }
             for event in events.drain(..) {
                 let token = event.data.u64();
                 if token == MAILBOX {
@@ -194,55 +198,66 @@ impl EventLoop {
     }
 
     fn welcome(&mut self, accepted: Accepted) {
-        let Accepted { fd, address, local_address, is_local, protocol: _, tls } = accepted;
-        let (refusal, is_authenticated) = {
-            let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
-            let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
-            let refusal = if clients >= u64::from(config.clients_max) {
-                Some("-ERR max number of clients reached\r\n")
-            } else if !is_local && config.protected_mode && config.password.is_empty() {
-                Some(
-                    "-DENIED Thermae is running in protected mode: it has no password, so it talks to clients on its own machine only. \
-                     Set a password (--password), or turn protected mode off (--no-protected-mode) where the network is trusted.\r\n",
-                )
-            } else {
-                None
-            };
-            (refusal, config.password.is_empty())
+        let Accepted { fd, address, local_address, is_local, protocol, tls } = accepted;
+        let is_authenticated = match self.judge(is_local) {
+            Ok(is_authenticated) => is_authenticated,
+            Err(refusal) => {
+                self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                let refusal = match protocol {
+                    Protocol::Redis => refusal.to_owned(),
+                    Protocol::Memcached => {
+                        refusal.replacen("-ERR ", "ERROR ", 1).replacen("-DENIED ", "SERVER_ERROR ", 1)
+                    }
+                };
+                // Who does not take it is refused all the same.
+                let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
+                return;
+            }
         };
-        if let Some(refusal) = refusal {
-            self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
-            // Who does not take it is refused all the same.
-            let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
-            return;
-        }
-        let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
-        let now_ms = self.shared.store.now_ms();
+        let raw_fd = fd.as_raw_fd();
+        let transport = match tls.map(ServerConnection::new) {
+            None => Transport::Plain(fd),
+            Some(Ok(session)) => Transport::tls(fd, session),
+            // Without a session there is nothing to be said to it.
+            Some(Err(_)) => return,
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             (self.places.len() - 1) as u32
         });
         let place = &mut self.places[index as usize];
         let token = u64::from(place.uses) << 32 | u64::from(index);
-        let reached = clients::Place { fd: fd.as_raw_fd(), event_loop: self.number, token };
-        if epoll::add(&self.epoll, &fd, EventData::new_u64(token), EventFlags::IN).is_err() {
+        if epoll::add(&self.epoll, &transport, EventData::new_u64(token), EventFlags::IN).is_err() {
             self.free.push(index);
             return;
         }
-        let transport = match tls.map(ServerConnection::new) {
-            None => Transport::Plain(fd),
-            Some(Ok(session)) => Transport::tls(fd, session),
-            Some(Err(_)) => {
-                // Without a session there is nothing to be said to it.
-                self.free.push(index);
-                return;
-            }
-        };
+        let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
+        let reached = clients::Place { fd: raw_fd, event_loop: self.number, token };
+        let now_ms = self.shared.store.now_ms();
         let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
         self.shared.clients.add(&client);
-        let session = Session::of(client, is_authenticated);
-        place.connection = Some(Box::new(Connection::new(transport, Pipeline::new(session))));
+        let face = match protocol {
+            Protocol::Redis => Face::Redis(Pipeline::new(Session::of(Arc::clone(&client), is_authenticated))),
+            Protocol::Memcached => Face::Memcached(memcache::session::Session::new(is_authenticated)),
+        };
+        place.connection = Some(Box::new(Connection::new(transport, face, client)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether who comes need not say who it is; the line with which it is refused, where it is.
+    fn judge(&self, is_local: bool) -> Result<bool, &'static str> {
+        let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
+        let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
+        if clients >= u64::from(config.clients_max) {
+            return Err("-ERR max number of clients reached\r\n");
+        }
+        if !is_local && config.protected_mode && config.password.is_empty() {
+            return Err(
+                "-DENIED Thermae is running in protected mode: it has no password, so it talks to clients on its own machine only. \
+                 Set a password (--password), or turn protected mode off (--no-protected-mode) where the network is trusted.\r\n",
+            );
+        }
+        Ok(config.password.is_empty())
     }
 
     fn serve(&mut self, token: u64) {
@@ -285,7 +300,7 @@ impl EventLoop {
     fn close(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
         if let Some(connection) = place.connection.take() {
-            self.shared.clients.remove(connection.pipeline.session.id);
+            self.shared.clients.remove(connection.client.id);
             place.uses = (place.uses + 1) & (u32::MAX >> 1);
             self.free.push(index);
             self.shared.statistics.clients.fetch_sub(1, Ordering::Relaxed);
@@ -329,7 +344,7 @@ impl EventLoop {
             // Who waits for the server is not idle.
             if connection.is_some_and(|connection| {
                 connection.waits_for == Next::Read
-                    && connection.pipeline.session.client.active_at_ms.load(Ordering::Relaxed) < before_ms
+                    && connection.client.active_at_ms.load(Ordering::Relaxed) < before_ms
             }) {
                 self.close(index as u32);
             }

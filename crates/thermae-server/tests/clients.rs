@@ -23,8 +23,11 @@ impl Served {
         let options = Options { hot_bytes: Some(64 << 20), ..Options::default() };
         let store = Store::open(&location, &options).unwrap();
         let config = Config { threads: 2, redis: vec!["127.0.0.1:0".to_owned()], ..Config::default() };
-        let listeners = listen(&config).unwrap();
-        Self { server: Server::start(store, config, listeners).unwrap(), location, options }
+        Self {
+            server: Server::start(store, config.clone(), listen(&config).unwrap()).unwrap(),
+            location,
+            options,
+        }
     }
 
     fn connect(&self) -> Client {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thermae_core::env::SystemEnv;
-use thermae_core::{Durability, Location, Options, Store, WhenFull, destroy};
+use thermae_core::{Durability, Location, Options, RecordMeta, SetOptions, Store, WhenFull, destroy};
 
 pub const MIB: u64 = 1 << 20;
 /// Names the part that a child process plays; absent in the process that runs the tests.
@@ -149,6 +149,25 @@ impl Stamp {
 
 fn checksum(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), &value[4..])
+}
+
+/// The client flags that a value is stored with where a test looks at them: none with every third length, so that records with and without
+/// them lie side by side.
+pub fn flags_of(value: &[u8]) -> u32 {
+    if value.len().is_multiple_of(3) { 0 } else { crc32c::crc32c(value) | 1 }
+}
+
+/// How such a value is stored.
+pub fn flagged(value: &[u8]) -> SetOptions {
+    SetOptions { flags: flags_of(value), ..SetOptions::default() }
+}
+
+/// Makes sure that a value has the flags that it was stored with.
+///
+/// # Panics
+/// Where it has others.
+pub fn check_flags(key: &[u8], meta: &RecordMeta, value: &[u8]) {
+    assert_eq!(meta.flags, flags_of(value), "the flags of {:?} ({meta:?})", String::from_utf8_lossy(key));
 }
 
 /// Notes of a process that may be killed: each is one appending write, so that what was noted is in the file, whole.

@@ -54,6 +54,15 @@ pub enum When {
 }
 
 impl Value {
+    /// What the client keeps beside it: nothing, little, all that fits.
+    pub fn flags(self) -> u32 {
+        match self.seed % 3 {
+            0 => 0,
+            1 => u32::from(self.seed),
+            _ => u32::MAX - u32::from(self.seed),
+        }
+    }
+
     pub fn bytes(self, key: u8) -> Vec<u8> {
         let len = if key < LARGE_KEYS { self.len } else { self.len.min(FRAME_BYTES / 4) };
         if self.encoding == INTEGER {

@@ -3,7 +3,7 @@
 //! Keys: `k:` anybody's; `l:` anybody's, large; `g:` groups that only transactions touch, all members at once; `e:` that expire soon;
 //! `c:` counters; `o:` the writer's own, of which each change is noted before it is asked for and again when it is acknowledged.
 
-use crate::common::{Notes, Random, STAMP_BYTES, Stamp};
+use crate::common::{Notes, Random, STAMP_BYTES, Stamp, check_flags, flagged, flags_of};
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use thermae_core::{BatchOp, Error, Result, SetOptions, SetOutcome, Store, View};
@@ -107,7 +107,7 @@ impl<'a> Writer<'a> {
 
     fn set(&mut self, key: &[u8], len: usize, expires_at_ms: u64) -> Result<u64> {
         let value = self.stamp().value(key, len);
-        match self.store.set(key, &value, &SetOptions { expires_at_ms, ..SetOptions::default() })? {
+        match self.store.set(key, &value, &SetOptions { expires_at_ms, ..flagged(&value) })? {
             SetOutcome::Stored(version) => Ok(version),
             SetOutcome::NotStored => panic!("an unconditional set did not store"),
         }
@@ -134,6 +134,7 @@ impl<'a> Writer<'a> {
         let key = shared_key(self.random.below(SHARED_KEYS));
         if let Some((meta, value)) = self.store.get(&key)? {
             Stamp::of(&key, &value);
+            check_flags(&key, &meta, &value);
             self.note_version(&key, meta.version);
         }
         Ok(())
@@ -148,6 +149,7 @@ impl<'a> Writer<'a> {
         let key = shared_key(self.random.below(SHARED_KEYS));
         if let Some((meta, value)) = self.store.pop(&key)? {
             Stamp::of(&key, &value);
+            check_flags(&key, &meta, &value);
             self.note_version(&key, meta.version);
         }
         Ok(())
@@ -176,14 +178,20 @@ impl<'a> Writer<'a> {
         let values: Vec<Vec<u8>> = keys
             .iter()
             .map(|key| {
-                let len = if self.random.percent(1) { 300_000 } else { self.len() };
+                let len = if self.random.percent(1) { 300_001 } else { self.len() };
                 self.stamp().value(key, len)
             })
             .collect();
         let ops: Vec<BatchOp<'_>> = keys
             .iter()
             .zip(&values)
-            .map(|(key, value)| BatchOp::Set { key, value, encoding: 0, expires_at_ms: 0 })
+            .map(|(key, value)| BatchOp::Set {
+                key,
+                value,
+                encoding: 0,
+                expires_at_ms: 0,
+                flags: flags_of(value),
+            })
             .collect();
         self.store.transaction(&ops, &[])
     }
@@ -196,6 +204,7 @@ impl<'a> Writer<'a> {
             let key = group_key(group, member);
             if let Some((meta, value)) = self.store.get(&key)? {
                 Stamp::of(&key, &value);
+                check_flags(&key, &meta, &value);
                 assert!(
                     meta.version >= version_min,
                     "member {member} of group {group} is older than the one read before"
@@ -251,6 +260,7 @@ impl<'a> Writer<'a> {
         };
         if let Some(view) = self.store.view(&key)? {
             let stamp = Stamp::of(&key, &view);
+            check_flags(&key, view.meta(), &view);
             self.views.push_back((key, view, stamp));
         }
         Ok(())

@@ -174,7 +174,9 @@ impl Trial {
             let ops: Vec<BatchOp<'_>> = asked
                 .iter()
                 .map(|(key, value)| match value {
-                    Some(value) => BatchOp::Set { key, value: &value.bytes, encoding: 0, expires_at_ms: 0 },
+                    Some(value) => {
+                        BatchOp::Set { key, value: &value.bytes, encoding: 0, expires_at_ms: 0, flags: 0 }
+                    }
                     None => BatchOp::Delete { key },
                 })
                 .collect();

@@ -6,6 +6,7 @@
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::Call;
+use crate::redis::introspection;
 use crate::redis::table::{Command, Keys, NO_KEYS, flags};
 
 use flags::{LOADING, READONLY, STALE};
@@ -24,7 +25,7 @@ pub const COMMANDS: &[Command] = &[Command {
     since: "2.2.3",
     complexity: "That of the subcommand",
     summary: "A container of commands about how values are kept.",
-    run: help,
+    run: introspection::help,
     subcommands: &[
         Command {
             name: "encoding",
@@ -62,7 +63,7 @@ pub const COMMANDS: &[Command] = &[Command {
             since: "6.2.0",
             complexity: "O(1)",
             summary: "Answers what the subcommands do.",
-            run: help,
+            run: introspection::help,
             subcommands: &[],
         },
         Command {
@@ -100,30 +101,6 @@ const EMBEDDED_BYTES_MAX: usize = 44;
 const SHARED_INTEGERS: i64 = 10_000;
 /// What Redis says of an object that is shared.
 const SHARED_REFERENCES: i64 = 2_147_483_647;
-
-const HELP: [&str; 15] = [
-    "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-    "ENCODING <key>",
-    "    Return the kind of internal representation used in order to store the value",
-    "    associated with a <key>.",
-    "FREQ <key>",
-    "    Return the access frequency index of the <key>. The returned integer is",
-    "    proportional to the logarithm of the recent access frequency of the key.",
-    "IDLETIME <key>",
-    "    Return the idle time of the <key>, that is the approximated number of",
-    "    seconds elapsed since the last access to the key.",
-    "REFCOUNT <key>",
-    "    Return the number of references of the value associated with the specified",
-    "    <key>.",
-    "HELP",
-    "    Prints this help.",
-];
-
-fn help(call: &mut Call<'_, '_>) -> Result<()> {
-    call.reply.array(HELP.len());
-    HELP.iter().for_each(|line| call.reply.status(line));
-    Ok(())
-}
 
 fn encoding(call: &mut Call<'_, '_>) -> Result<()> {
     let key = call.key(2);
@@ -182,7 +159,6 @@ mod tests {
             ("object encoding", "-ERR wrong number of arguments for 'object|encoding' command\r\n"),
             ("object foo", "-ERR unknown subcommand 'foo'. Try OBJECT HELP.\r\n"),
             ("object help x", "-ERR wrong number of arguments for 'object|help' command\r\n"),
-            ("object help", "*15\r\n+OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:\r\n+ENCODING <key>\r\n+    Return the kind of internal representation used in order to store the value\r\n+    associated with a <key>.\r\n+FREQ <key>\r\n+    Return the access frequency index of the <key>. The returned integer is\r\n+    proportional to the logarithm of the recent access frequency of the key.\r\n+IDLETIME <key>\r\n+    Return the idle time of the <key>, that is the approximated number of\r\n+    seconds elapsed since the last access to the key.\r\n+REFCOUNT <key>\r\n+    Return the number of references of the value associated with the specified\r\n+    <key>.\r\n+HELP\r\n+    Prints this help.\r\n"),
             ("object encoding zz", "$-1\r\n"),
             ("object freq zz", "$-1\r\n"),
             ("object idletime zz", "$-1\r\n"),
