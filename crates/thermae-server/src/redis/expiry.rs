@@ -235,8 +235,8 @@ fn persist(call: &mut Call<'_, '_>) -> Result<()> {
     let is_changed = call.space.update(&key, |current| {
         Ok(match current.filter(|current| current.meta.expires_at_ms != 0) {
             Some(current) => {
-                let (value, encoding) = (current.value.to_vec(), current.meta.encoding);
-                (Update::Set { value, encoding, expires_at_ms: 0 }, true)
+                let RecordMeta { encoding, flags, .. } = current.meta;
+                (Update::Set { value: current.value.to_vec(), encoding, expires_at_ms: 0, flags }, true)
             }
             None => (Update::Keep, false),
         })
