@@ -220,7 +220,8 @@ fn set_expiry(call: &mut Call<'_, '_>, unit_ms: i64, from_ms: i64) -> Result<()>
         };
         let update = match expires_at_ms {
             Some(expires_at_ms) => {
-                Update::Set { value: current.value.to_vec(), encoding: current.meta.encoding, expires_at_ms }
+                let RecordMeta { encoding, flags, .. } = current.meta;
+                Update::Set { value: current.value.to_vec(), encoding, expires_at_ms, flags }
             }
             None => Update::Delete,
         };
