@@ -29,6 +29,8 @@ pub struct Config {
     pub clients_max: u32,
     /// Longest argument.
     pub argument_bytes_max: u64,
+    /// Longest value that memcached clients may store.
+    pub memcached_value_bytes_max: u64,
     /// Seconds after which an idle client is disconnected; 0 = never.
     pub timeout_seconds: u64,
     /// Refuses clients from elsewhere where there is no password.
@@ -49,6 +51,7 @@ impl Default for Config {
             password: String::new(),
             clients_max: 10_000,
             argument_bytes_max: 512 << 20,
+            memcached_value_bytes_max: 1 << 20,
             timeout_seconds: 0,
             protected_mode: true,
         }

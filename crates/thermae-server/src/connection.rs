@@ -5,10 +5,13 @@
 //!
 //! A client that does not read its replies is not read from either, once they exceed what is enough; nothing it sent is lost.
 
+use crate::clients::Client;
+use crate::memcache;
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
 use crate::redis::request::Batch;
 use crate::shared::Shared;
 use crate::transport::{Received, Sent, Transport};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What is read at once.
@@ -24,6 +27,48 @@ pub struct Buffers {
     input: Vec<u8>,
     output: Vec<u8>,
     batch: Batch,
+}
+
+/// A client's side of the protocol that it speaks.
+#[derive(Debug)]
+pub enum Face {
+    /// Redis.
+    Redis(Pipeline),
+    /// memcached.
+    Memcached(memcache::session::Session),
+}
+
+impl Face {
+    /// Executes what is whole in `input`. Returns the bytes done with.
+    #[inline]
+    fn process(
+        &mut self,
+        input: &[u8],
+        argument_bytes_max: u64,
+        batch: &mut Batch,
+        shared: &Shared,
+        output: &mut Vec<u8>,
+    ) -> usize {
+        match self {
+            Self::Redis(pipeline) => pipeline.process(input, argument_bytes_max, batch, shared, output),
+            Self::Memcached(session) => session.process(input, shared, output),
+        }
+    }
+
+    /// Whether what is left has to wait until a pause of clients is over.
+    #[inline]
+    fn is_paused(&self) -> bool {
+        matches!(self, Self::Redis(pipeline) if pipeline.session.is_paused)
+    }
+
+    /// Whether the connection is to be closed once all replies are sent.
+    #[inline]
+    fn closes(&self) -> bool {
+        match self {
+            Self::Redis(pipeline) => pipeline.session.closes,
+            Self::Memcached(session) => session.closes,
+        }
+    }
 }
 
 /// What is to become of a connection after it was served.
@@ -49,7 +94,9 @@ pub struct Connection {
     /// Its socket.
     pub transport: Transport,
     /// Its side of the protocol.
-    pub pipeline: Pipeline,
+    face: Face,
+    /// What others see of it.
+    pub client: Arc<Client>,
     input: Vec<u8>,
     output: Vec<u8>,
     /// Bytes of `output` that were sent.
@@ -63,10 +110,11 @@ pub struct Connection {
 
 impl Connection {
     /// A client that has just come.
-    pub fn new(transport: Transport, pipeline: Pipeline) -> Self {
+    pub fn new(transport: Transport, face: Face, client: Arc<Client>) -> Self {
         Self {
             transport,
-            pipeline,
+            face,
+            client,
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
@@ -83,8 +131,11 @@ impl Connection {
 
     /// Lets others see what the client is at.
     pub fn publish(&self, now_ms: u64) {
-        let client = &self.pipeline.session.client;
-        self.pipeline.session.publish(now_ms);
+        let client = &self.client;
+        client.active_at_ms.store(now_ms, Ordering::Relaxed);
+        if let Face::Redis(pipeline) = &self.face {
+            pipeline.session.publish();
+        }
         client.input_bytes.store(self.input.len(), Ordering::Relaxed);
         client.output_bytes.store(self.output.len() - self.sent, Ordering::Relaxed);
     }
@@ -202,7 +253,7 @@ impl Connection {
             let output = &mut buffers.output;
             output.clear();
             let (count, sequence) = thermae_core::deferring(|| {
-                self.pipeline.process(
+                self.face.process(
                     &input[done..length],
                     argument_bytes_max,
                     &mut buffers.batch,
@@ -211,7 +262,7 @@ impl Connection {
                 )
             });
             done += count;
-            self.is_ended = self.pipeline.session.closes;
+            self.is_ended = self.face.closes();
             let had_enough = output.len() >= OUTPUT_BYTES_ENOUGH;
             if sequence != 0 && !shared.store.is_durable(sequence) {
                 self.output.extend_from_slice(output);
@@ -219,7 +270,7 @@ impl Connection {
                 return (done, Next::Hold);
             }
             let next = self.send(buffers, shared);
-            if next == Next::Read && self.pipeline.session.is_paused {
+            if next == Next::Read && self.face.is_paused() {
                 return (done, Next::Pause);
             }
             if next != Next::Read || self.is_ended || !had_enough {

@@ -4,12 +4,13 @@
 //! [`Mailbox`]: for a new connection, for changes that have become durable, and to end.
 
 use crate::clients::{self, Client};
-use crate::connection::{Buffers, Connection, Next};
+use crate::connection::{Buffers, Connection, Face, Next};
 use crate::mailbox::Mailbox;
+use crate::memcache;
 use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
-use crate::socket::{Accepted, Listener};
+use crate::socket::{Accepted, Listener, Protocol};
 use crate::transport::Transport;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -115,6 +116,9 @@ impl EventLoop {
             self.woke_at_ms = self.shared.store.now_ms();
             self.close_idle();
             self.end_pause();
+            if self.number == 0 {
+                memcache::administration::flush_if_due(&self.shared);
+            }
             for event in events.drain(..) {
                 let token = event.data.u64();
                 if token == MAILBOX {
@@ -194,11 +198,17 @@ impl EventLoop {
     }
 
     fn welcome(&mut self, accepted: Accepted) {
-        let Accepted { fd, address, local_address, is_local, protocol: _, tls } = accepted;
+        let Accepted { fd, address, local_address, is_local, protocol, tls } = accepted;
         let is_authenticated = match self.judge(is_local) {
             Ok(is_authenticated) => is_authenticated,
             Err(refusal) => {
                 self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                let refusal = match protocol {
+                    Protocol::Redis => refusal.to_owned(),
+                    Protocol::Memcached => {
+                        refusal.replacen("-ERR ", "ERROR ", 1).replacen("-DENIED ", "SERVER_ERROR ", 1)
+                    }
+                };
                 // Who does not take it is refused all the same.
                 let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
                 return;
@@ -226,8 +236,11 @@ impl EventLoop {
         let now_ms = self.shared.store.now_ms();
         let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
         self.shared.clients.add(&client);
-        let session = Session::of(client, is_authenticated);
-        place.connection = Some(Box::new(Connection::new(transport, Pipeline::new(session))));
+        let face = match protocol {
+            Protocol::Redis => Face::Redis(Pipeline::new(Session::of(Arc::clone(&client), is_authenticated))),
+            Protocol::Memcached => Face::Memcached(memcache::session::Session::new(is_authenticated)),
+        };
+        place.connection = Some(Box::new(Connection::new(transport, face, client)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -287,7 +300,7 @@ impl EventLoop {
     fn close(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
         if let Some(connection) = place.connection.take() {
-            self.shared.clients.remove(connection.pipeline.session.id);
+            self.shared.clients.remove(connection.client.id);
             place.uses = (place.uses + 1) & (u32::MAX >> 1);
             self.free.push(index);
             self.shared.statistics.clients.fetch_sub(1, Ordering::Relaxed);
@@ -331,7 +344,7 @@ impl EventLoop {
             // Who waits for the server is not idle.
             if connection.is_some_and(|connection| {
                 connection.waits_for == Next::Read
-                    && connection.pipeline.session.client.active_at_ms.load(Ordering::Relaxed) < before_ms
+                    && connection.client.active_at_ms.load(Ordering::Relaxed) < before_ms
             }) {
                 self.close(index as u32);
             }

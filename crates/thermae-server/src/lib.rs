@@ -6,11 +6,14 @@
 //! - server: listeners, threads, the end
 //! - event_loop: one thread's connections
 //! - connection: a client's bytes
+//! - memcache: the memcached protocol
 //! - redis: the Redis protocol
 //! - shared: what all clients of a server share
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
 //! - pause: clients made to wait
+//! - counts: what memcached clients are told of what was done
+//! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
@@ -38,6 +41,7 @@ pub mod bits;
 pub mod clients;
 pub mod config;
 pub mod connection;
+pub mod counts;
 pub mod databases;
 mod error;
 pub mod event_loop;
@@ -48,6 +52,8 @@ pub mod flusher;
 pub mod glob;
 pub mod hyperloglog;
 pub mod mailbox;
+pub mod marks;
+pub mod memcache;
 mod murmur;
 mod natural;
 pub mod numbers;

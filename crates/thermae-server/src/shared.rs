@@ -2,8 +2,10 @@
 
 use crate::clients::{Client, Clients};
 use crate::config::Config;
+use crate::counts::Counts;
 use crate::flusher::Flusher;
 use crate::mailbox::Mailbox;
+use crate::marks::Marks;
 use crate::pause::Pause;
 use crate::slow_log::SlowLog;
 use std::collections::BTreeMap;
@@ -84,6 +86,14 @@ pub struct Shared {
     pub config: RwLock<Config>,
     /// Longest argument that clients may send: part of the configuration, looked at for each read.
     pub argument_bytes_max: AtomicU64,
+    /// Longest value that memcached clients may store, in the same way.
+    pub memcached_value_bytes_max: AtomicU64,
+    /// When a memcached client wants all of database 0 to be deleted, store clock; 0 = never.
+    pub memcached_flush_at_ms: AtomicU64,
+    /// What memcached clients are told of items that no record keeps.
+    pub marks: Marks,
+    /// What memcached clients have done.
+    pub counts: Counts,
     /// Waits for durability.
     pub flusher: Flusher,
     /// Counts.
@@ -145,6 +155,10 @@ impl Shared {
         Self {
             store,
             argument_bytes_max: AtomicU64::new(config.argument_bytes_max),
+            memcached_value_bytes_max: AtomicU64::new(config.memcached_value_bytes_max),
+            memcached_flush_at_ms: AtomicU64::new(0),
+            marks: Marks::default(),
+            counts: Counts::default(),
             flusher: Flusher::default(),
             config: RwLock::new(config),
             statistics: Statistics::default(),

@@ -109,7 +109,7 @@ impl<'a> Space<'a> {
             Some(present) if options.keep_ttl => present.expires_at_ms,
             _ => options.expires_at_ms,
         };
-        self.write(key, Some(Written::new(value.to_vec(), options.encoding, expires_at_ms)));
+        self.write(key, Some(Written::new(value.to_vec(), options.encoding, expires_at_ms, options.flags)));
         Ok(true)
     }
 
@@ -155,8 +155,8 @@ impl<'a> Space<'a> {
         let (update, answer) = decide(current.as_ref().map(|(meta, value)| Current { meta: *meta, value }))?;
         match update {
             Update::Keep => {}
-            Update::Set { value, encoding, expires_at_ms } => {
-                self.write(key, Some(Written::new(value, encoding, expires_at_ms)));
+            Update::Set { value, encoding, expires_at_ms, flags } => {
+                self.write(key, Some(Written::new(value, encoding, expires_at_ms, flags)));
             }
             Update::Delete if current.is_none() => {}
             Update::Delete => self.write(key, None),
@@ -235,10 +235,10 @@ impl<'a> Space<'a> {
 }
 
 impl Written {
-    fn new(value: Vec<u8>, encoding: u8, expires_at_ms: u64) -> Self {
+    fn new(value: Vec<u8>, encoding: u8, expires_at_ms: u64, flags: u32) -> Self {
         let value_len = value.len() as u64;
         // No version that the store gives out, and never the one of an absent key.
-        Self { value, meta: RecordMeta { version: u64::MAX, encoding, value_len, expires_at_ms } }
+        Self { value, meta: RecordMeta { version: u64::MAX, encoding, value_len, expires_at_ms, flags } }
     }
 }
 
@@ -260,9 +260,13 @@ impl Overlay {
             .written
             .iter()
             .map(|(key, written)| match written {
-                Some(Written { value, meta }) => {
-                    BatchOp::Set { key, value, encoding: meta.encoding, expires_at_ms: meta.expires_at_ms }
-                }
+                Some(Written { value, meta }) => BatchOp::Set {
+                    key,
+                    value,
+                    encoding: meta.encoding,
+                    expires_at_ms: meta.expires_at_ms,
+                    flags: meta.flags,
+                },
                 None => BatchOp::Delete { key },
             })
             .collect();

@@ -1,0 +1,203 @@
+//! One client of the memcached protocol: all that a read brought, found in one pass, executed in place, answered in one piece.
+
+use crate::counts::Count;
+use crate::memcache::request::{BAD_CHUNK, Data, Mode, Refusal, Request, Storage, parse};
+use crate::memcache::retrieval::{Listed, go_on, retrieve};
+use crate::memcache::turn::Turn;
+use crate::memcache::words::Words;
+use crate::memcache::{administration, meta, statistics, storage};
+use crate::shared::Shared;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+/// Requests looked at together, so that their cache misses overlap.
+const BATCH_REQUESTS: usize = 64;
+/// What a request of the binary protocol begins with, and the header that it begins.
+const BINARY_MARK: u8 = 0x80;
+const BINARY_HEADER_BYTES: usize = 24;
+
+/// A client.
+#[derive(Debug)]
+pub struct Session {
+    /// Set when the connection is to be closed after what was answered.
+    pub closes: bool,
+    is_authenticated: bool,
+    /// Nothing was received yet.
+    is_new: bool,
+    /// Bytes that are to come and will not be looked at.
+    skipped: usize,
+    /// Bytes that hold no line's end.
+    looked_at: usize,
+    /// A list of keys that is answered in part, and the bytes of its rest, the line's end included.
+    list: Option<(Listed, usize)>,
+}
+
+impl Session {
+    /// A client that has just come.
+    pub fn new(is_authenticated: bool) -> Self {
+        Self { closes: false, is_authenticated, is_new: true, skipped: 0, looked_at: 0, list: None }
+    }
+
+    /// Executes what is whole in `buffer`, until there is enough output. Returns how many bytes it is done with.
+    pub fn process(&mut self, buffer: &[u8], shared: &Shared, output: &mut Vec<u8>) -> usize {
+        administration::flush_if_due(shared);
+        if self.is_new && buffer.first() == Some(&BINARY_MARK) {
+            return self.refuse_binary(buffer, output);
+        }
+        self.is_new &= buffer.is_empty();
+        let mut turn = Turn::new(shared, output);
+        let done = self.execute(buffer, &mut turn);
+        shared.counts.add(&turn.tally);
+        shared.statistics.commands.fetch_add(turn.commands, Ordering::Relaxed);
+        done
+    }
+
+    fn execute(&mut self, buffer: &[u8], turn: &mut Turn<'_>) -> usize {
+        let value_bytes_max = turn.shared.memcached_value_bytes_max.load(Ordering::Relaxed);
+        let mut requests = Vec::new();
+        let mut done = 0;
+        loop {
+            let skipped = self.skipped.min(buffer.len() - done);
+            self.skipped -= skipped;
+            done += skipped;
+            if let Some((listed, length)) = self.list.take() {
+                let line = &buffer[done..done + length];
+                done += length;
+                if let Some(rest) = go_on(turn, listed, Words::new(&line[..length - 1])) {
+                    done -= self.wait_with(listed, rest, line);
+                    return done;
+                }
+            }
+            if turn.has_enough() {
+                return done;
+            }
+            requests.clear();
+            let begin = done;
+            let mut end = begin;
+            while requests.len() < BATCH_REQUESTS && end < buffer.len() {
+                let Some(framed) = parse(&buffer[end..], &mut self.looked_at, value_bytes_max) else { break };
+                let from = end;
+                end += framed.end;
+                requests.push((framed.request, from, end));
+            }
+            if requests.len() > 1 {
+                turn.store().prefetch(requests.iter().filter_map(|(request, ..)| request.key()));
+            }
+            for &(request, from, end) in &requests {
+                done = end.min(buffer.len());
+                self.skipped = end - done;
+                turn.commands += 1;
+                if let Some((listed, rest)) = self.execute_one(request, turn) {
+                    done -= self.wait_with(listed, rest, &buffer[from..end]);
+                }
+                if self.closes || turn.has_enough() {
+                    self.looked_at = 0;
+                    return done;
+                }
+            }
+            if requests.len() < BATCH_REQUESTS {
+                return done;
+            }
+        }
+    }
+
+    /// Keeps the rest of a list for later. Returns its bytes, the end of its line included.
+    fn wait_with(&mut self, listed: Listed, rest: Words<'_>, line: &[u8]) -> usize {
+        let length = line.len() - (rest.rest().as_ptr().addr() - line.as_ptr().addr());
+        self.list = Some((listed, length));
+        length
+    }
+
+    #[inline]
+    fn execute_one<'a>(&mut self, request: Request<'a>, turn: &mut Turn<'_>) -> Option<(Listed, Words<'a>)> {
+        if !self.is_authenticated {
+            self.authenticate(request, turn);
+            return None;
+        }
+        match request {
+            Request::Retrieval(retrieval) => return retrieve(turn, retrieval),
+            Request::Storage(storage) => storage::store(turn, storage),
+            Request::MetaSet(key, words, data) => meta::set(turn, key, words, data),
+            Request::Line(name, words) => self.execute_line(name, words, turn),
+            Request::Refused(Refusal { text, is_silent, closes }) => {
+                self.closes = closes;
+                turn.line_unless(is_silent, text);
+            }
+        }
+        None
+    }
+
+    fn execute_line(&mut self, name: &[u8], words: Words<'_>, turn: &mut Turn<'_>) {
+        match name {
+            b"mg" => meta::get(turn, words),
+            b"md" => meta::delete(turn, words),
+            b"ma" => meta::count(turn, words),
+            b"mn" => turn.line("MN"),
+            b"me" => meta::debug(turn, words),
+            b"incr" => storage::count(turn, words, false),
+            b"decr" => storage::count(turn, words, true),
+            b"touch" => storage::touch(turn, words),
+            b"delete" => storage::delete(turn, words),
+            b"flush_all" => administration::flush_all(turn, words),
+            b"version" => turn.line(&format!("VERSION {}", administration::VERSION)),
+            b"verbosity" => administration::verbosity(turn, words),
+            b"stats" => statistics::report(turn, words),
+            b"quit" => self.closes = true,
+            b"shutdown" => turn.line("ERROR: shutdown not enabled"),
+            b"watch" | b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" => {
+                administration::refuse(turn, name, words);
+            }
+            // A browser was made to send this: nothing that follows is to be executed.
+            name if words.last_word().unwrap_or(name).starts_with(b"HTTP/") => self.closes = true,
+            _ => turn.line("ERROR"),
+        }
+    }
+
+    /// The first thing that a client says where there is a password: a `set` whose data is a user's name, which does not matter, and the password.
+    fn authenticate(&mut self, request: Request<'_>, turn: &mut Turn<'_>) {
+        const BAD_TOKEN: &str = "CLIENT_ERROR bad authentication token format";
+        let Request::Storage(Storage { mode: Mode::Set, data, .. }) = request else {
+            if let Request::Refused(refusal) = request {
+                self.closes = refusal.closes;
+            }
+            return turn.line("CLIENT_ERROR unauthenticated");
+        };
+        turn.tally.add(Count::Auths);
+        let data = match data {
+            Data::Whole(data) => data,
+            Data::WrongEnd => return turn.line(BAD_CHUNK),
+            Data::TooLarge => return turn.line(BAD_TOKEN),
+        };
+        let Some(blank) = data.iter().position(|&byte| byte == b' ') else { return turn.line(BAD_TOKEN) };
+        let config = turn.shared.config.read().unwrap_or_else(PoisonError::into_inner);
+        if is_same(&data[blank + 1..], config.password.as_bytes()) {
+            self.is_authenticated = true;
+            turn.line("STORED");
+        } else {
+            turn.tally.add(Count::AuthErrors);
+            turn.line("CLIENT_ERROR authentication failure");
+        }
+    }
+
+    /// Says in the binary protocol that it is not spoken here, once a header has come whose marks the answer needs.
+    fn refuse_binary(&mut self, buffer: &[u8], output: &mut Vec<u8>) -> usize {
+        const TEXT: &[u8] =
+            b"This server speaks memcached's text protocol, meta commands included, and no binary protocol";
+        let Some(header) = buffer.get(..BINARY_HEADER_BYTES) else { return 0 };
+        let mut answer = [0_u8; BINARY_HEADER_BYTES];
+        // The mark of an answer, the operation, "unknown command", the length of the text, and the client's own mark.
+        (answer[0], answer[1], answer[7]) = (0x81, header[1], 0x81);
+        answer[8..12].copy_from_slice(&(TEXT.len() as u32).to_be_bytes());
+        answer[12..16].copy_from_slice(&header[12..16]);
+        output.extend_from_slice(&answer);
+        output.extend_from_slice(TEXT);
+        self.closes = true;
+        buffer.len()
+    }
+}
+
+/// Whether two texts are the same, in a time that does not tell where they differ.
+fn is_same(said: &[u8], password: &[u8]) -> bool {
+    let differences = said.iter().zip(password).fold(0, |differences, (a, b)| differences | (a ^ b));
+    said.len() == password.len() && differences == 0
+}

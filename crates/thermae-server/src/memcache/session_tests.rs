@@ -1,0 +1,259 @@
+//! What clients of this face see beyond single answers: parts, passwords, sharing with others, limits.
+
+use crate::databases::stored_key;
+use crate::memcache::administration::flush_if_due;
+use crate::memcache::harness::{Client, shared};
+use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
+use crate::shared::Shared;
+use proptest::prelude::*;
+use std::sync::atomic::Ordering;
+use thermae_core::{ENCODING_INTEGER, SetOptions};
+
+const HOT_BYTES: u64 = 64 << 20;
+
+#[test]
+fn a_long_list_is_answered_in_parts() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    let value = vec![b'x'; 100 << 10];
+    for number in 0..10 {
+        shared.store.set(format!("k{number}").as_bytes(), &value, &SetOptions::default()).unwrap();
+    }
+    let once: String = (0..10).map(|number| format!("k{number} nope ")).collect();
+    for end in ["\r\n", "\n", "\0ignored\r\n", "   \r\n"] {
+        client.input = format!("get {}{end}gats 0 {once}{end}mn\r\n", once.repeat(5)).into_bytes();
+        let (mut answers, mut turns) = (Vec::new(), 0);
+        while !client.input.is_empty() {
+            let output = client.turn(&shared);
+            assert!(output.len() < OUTPUT_BYTES_ENOUGH + value.len() + 100);
+            answers.extend_from_slice(&output);
+            turns += 1;
+        }
+        assert!(turns >= 60 * value.len() / (OUTPUT_BYTES_ENOUGH + value.len()));
+        let text = String::from_utf8(answers).unwrap();
+        assert_eq!(text.matches("VALUE ").count(), 60);
+        assert_eq!((text.matches("END\r\n").count(), text.ends_with("END\r\nMN\r\n")), (2, true));
+    }
+}
+
+#[test]
+fn a_password_is_said_with_set() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(false);
+    const REFUSED: &str = "CLIENT_ERROR unauthenticated\r\n";
+    for request in
+        ["get k\r\n", "mn\r\n", "quit\r\n", "ms k 1\r\na\r\n", "add k 0 0 11\r\nuser secret\r\n", "set k\r\n"]
+    {
+        assert_eq!(client.send(request, &shared), REFUSED, "{request}");
+    }
+    let wrong = "CLIENT_ERROR authentication failure\r\n";
+    for password in ["secreT", "secret ", "secre", "", " secret"] {
+        let request = format!("set k 0 0 {}\r\nuser {password}\r\n", 5 + password.len());
+        assert_eq!(client.send(request, &shared), wrong, "{password}");
+    }
+    let no_token = "CLIENT_ERROR bad authentication token format\r\n";
+    assert_eq!(client.send("set k 0 0 6\r\nsecret\r\n", &shared), no_token);
+    assert_eq!(client.send("set k 0 0 11\r\nuser secret\r\nget k\r\n", &shared), "STORED\r\nEND\r\n");
+    assert_eq!(client.send("set k 0 0 6\r\nu nope\r\n", &shared), "STORED\r\n");
+}
+
+#[test]
+fn the_binary_protocol_is_refused_in_its_own_words() {
+    let shared = shared(HOT_BYTES);
+    let mut request = [0_u8; 24];
+    (request[0], request[1]) = (0x80, 0x0a);
+    request[12..16].copy_from_slice(b"mark");
+    for piece_bytes in [1, 5, 24] {
+        let answer = Client::new(true).send_in_pieces(&request, piece_bytes, &shared);
+        let (header, text) = answer.strip_suffix(b"{closed}").unwrap().split_at(24);
+        assert_eq!((header[0], header[1], header[7], &header[12..16]), (0x81, 0x0a, 0x81, &b"mark"[..]));
+        assert_eq!(u32::from_be_bytes(header[8..12].try_into().unwrap()) as usize, text.len());
+    }
+    let mut client = Client::new(true);
+    assert_eq!(client.send("mn\r\n", &shared), "MN\r\n");
+    assert_eq!(client.send_in_pieces(b"\x80\r\n", 10, &shared), b"ERROR\r\n");
+}
+
+fn set_elsewhere(shared: &Shared) {
+    for key in [stored_key(0, b"k"), stored_key(0, b"\xff\x01"), stored_key(1, b"k")] {
+        shared.store.set(&key, b"1", &SetOptions::default()).unwrap();
+    }
+}
+
+#[test]
+fn flush_all_deletes_database_0_at_its_time() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    let count = || shared.store.len().unwrap();
+    set_elsewhere(&shared);
+    assert_eq!(client.send("flush_all\r\n", &shared), "OK\r\n");
+    assert_eq!(count(), 1);
+    set_elsewhere(&shared);
+    assert_eq!(client.send("flush_all 10\r\n", &shared), "OK\r\n");
+    flush_if_due(&shared);
+    assert_eq!(count(), 3);
+    let at = shared.memcached_flush_at_ms.load(Ordering::SeqCst);
+    assert!((9_000..=10_000).contains(&(at - shared.store.now_ms())));
+    shared.memcached_flush_at_ms.store(1, Ordering::SeqCst);
+    flush_if_due(&shared);
+    assert_eq!(count(), 1);
+    set_elsewhere(&shared);
+    flush_if_due(&shared);
+    assert_eq!(count(), 3, "once is enough");
+    assert_eq!(client.send("flush_all 10\r\nflush_all\r\n", &shared), "OK\r\nOK\r\n");
+    assert_eq!(shared.memcached_flush_at_ms.load(Ordering::SeqCst), 0, "the last one counts");
+}
+
+#[test]
+fn values_are_shared_as_they_are() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    let options = SetOptions { encoding: 1, ..SetOptions::default() };
+    shared.store.set("ü".as_bytes(), "ä\r\n".as_bytes(), &options).unwrap();
+    assert_eq!(client.send("get ü\r\n", &shared), "VALUE ü 0 4\r\nä\r\n\r\nEND\r\n");
+    let encoding = |key: &[u8]| shared.store.meta(key).unwrap().unwrap().encoding;
+    assert_eq!(client.send("set k 7 0 2\r\n10\r\n", &shared), "STORED\r\n");
+    assert_eq!(encoding(b"k"), 0);
+    assert_eq!(client.send("decr k 1\r\n", &shared), "9\r\n");
+    assert_eq!(encoding(b"k"), ENCODING_INTEGER);
+    assert_eq!(shared.store.incr(b"k", 1, None, 0).unwrap(), Some(10));
+    assert_eq!(client.send("get k\r\n", &shared), "VALUE k 7 2\r\n10\r\nEND\r\n");
+    assert_eq!(client.send("incr k 9223372036854775808\r\n", &shared), "9223372036854775818\r\n");
+    assert_eq!(encoding(b"k"), 0, "no integer to Python");
+    assert_eq!(client.send("append k 0 0 1\r\nx\r\n", &shared), "STORED\r\n");
+    assert_eq!((encoding(b"k"), encoding("ü".as_bytes())), (0, 1));
+}
+
+#[test]
+fn a_full_store_is_the_servers_error() {
+    let shared = shared(16 << 20);
+    let mut client = Client::new(true);
+    let request = |number: usize| {
+        let value = "v".repeat(500_000);
+        format!("set k{number} 0 0 {}\r\n{value}\r\n", value.len())
+    };
+    let answers: Vec<String> = (0..60).map(|number| client.send(request(number), &shared)).collect();
+    assert_eq!(answers[0], "STORED\r\n");
+    assert_eq!(answers[59], "SERVER_ERROR out of memory storing object\r\n");
+    assert!(client.send("stats\r\n", &shared).contains("STAT store_no_memory "));
+}
+
+#[test]
+fn lists_of_keys_are_bounded_too() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    client.input = b"get ".to_vec();
+    client.input.resize(8 << 20, b'k');
+    assert!(client.turn(&shared).is_empty());
+    client.input.resize((8 << 20) + 1, b'k');
+    assert_eq!(client.turn(&shared), b"CLIENT_ERROR line too long\r\n");
+    assert!(client.session.closes);
+}
+
+#[test]
+fn stats_say_what_was_done() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    client.send(
+        "set k 0 0 1\r\n1\r\nget k nope\r\nincr k 1\r\ndecr nope 1\r\ndelete k\r\ntouch k 0\r\nmg k\r\n",
+        &shared,
+    );
+    let report = client.send("stats\r\n", &shared);
+    for line in [
+        "cmd_get 3",
+        "cmd_set 1",
+        "get_hits 1",
+        "get_misses 2",
+        "incr_hits 1",
+        "decr_misses 1",
+        "delete_hits 1",
+        "touch_misses 1",
+        "cmd_meta 1",
+        "version 1.6.18",
+        "curr_items 0",
+    ] {
+        assert!(report.contains(&format!("STAT {line}\r\n")), "{line} is not in {report}");
+    }
+    for section in ["", " settings", " items", " slabs", " sizes", " conns"] {
+        let report = client.send(format!("stats{section}\r\n"), &shared);
+        let lines: Vec<&str> = report.strip_suffix("END\r\n").unwrap().lines().collect();
+        assert!(
+            lines.iter().all(|line| line.starts_with("STAT ") && line.split(' ').count() == 3),
+            "{report}"
+        );
+    }
+    assert_eq!(client.send("stats reset\r\n", &shared), "RESET\r\n");
+    assert!(client.send("stats\r\n", &shared).contains("STAT cmd_set 0\r\n"));
+}
+
+/// Pieces of what clients send, sensible and not. Nothing whose answer depends on when it comes.
+fn fragment() -> impl Strategy<Value = Vec<u8>> {
+    let known = prop::sample::select(vec![
+        "get a b\r\n",
+        "gets a b c\r\n",
+        "gat 100 a b\r\n",
+        "set a 5 0 3\r\nabc\r\n",
+        "set b 0 0 3\r\n123\r\n",
+        "set a 0 0 2 noreply\r\nab\r\n",
+        "add c 0 0 1\r\nx\r\n",
+        "append a 0 0 1\r\ny\r\n",
+        "cas a 0 0 1 3\r\nz\r\n",
+        "incr b 5\r\n",
+        "decr b 500\r\n",
+        "delete a\r\n",
+        "touch b 1000\r\n",
+        "set a 0 0 1\r\nabc\r\n",
+        "set a 0 0 x\r\n",
+        "set a 0 0 2000000\r\n",
+        "mg a v c t k Oq\r\n",
+        "mg d N30 v t\r\n",
+        "mg b R2000 t c\r\n",
+        "ms a 2 T100 c\r\nxy\r\n",
+        "ms a 1 C2 I\r\nx\r\n",
+        "ms YQ== 1 b k\r\nx\r\n",
+        "md a I q\r\n",
+        "md b\r\n",
+        "ma b v\r\n",
+        "ma e N0 J5 v\r\n",
+        "mn\r\n",
+        "version\r\n",
+        "flush_all\r\n",
+        "\r\n",
+        "\n",
+        " ",
+        "set ",
+        "get ",
+        "0 ",
+        "x",
+        "\0",
+        "\x7f\r\n",
+    ]);
+    prop_oneof![
+        9 => known.prop_map(|text| text.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..20),
+        1 => (0_usize..3000).prop_map(|length| vec![b'v'; length]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn pieces_of_any_size_are_answered_alike(
+        fragments in prop::collection::vec(fragment(), 1..60),
+        sizes in prop::collection::vec(1_usize..200, 1..20),
+    ) {
+        let bytes = [b"mn\r\n".to_vec(), fragments.concat()].concat();
+        let whole = Client::new(true).send_in_pieces(&bytes, usize::MAX, &shared(16 << 20));
+        let (shared, mut client, mut answers) = (shared(16 << 20), Client::new(true), Vec::new());
+        let mut rest = &bytes[..];
+        for size in sizes.iter().cycle() {
+            if rest.is_empty() || client.session.closes {
+                break;
+            }
+            let (piece, after) = rest.split_at((*size).min(rest.len()));
+            answers.extend(client.send_in_pieces(piece, usize::MAX, &shared));
+            rest = after;
+        }
+        prop_assert_eq!(whole.escape_ascii().to_string(), answers.escape_ascii().to_string());
+    }
+}

@@ -1,0 +1,167 @@
+//! `stats`: the numbers that memcached reports, under its names, as far as this server has them.
+//!
+//! Items and bytes are those of the whole store, whoever stored them. There is one class of items, for the store has no slabs.
+
+use crate::counts::Count;
+use crate::memcache::administration::VERSION;
+use crate::memcache::turn::Turn;
+use crate::memcache::words::{Words, unsigned};
+use std::fmt::Display;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use thermae_core::Error;
+
+/// stats, and its sections.
+pub fn report(turn: &mut Turn<'_>, mut words: Words<'_>) {
+    let done = match words.next() {
+        None => general(turn),
+        Some(b"reset") => {
+            reset(turn);
+            return turn.line("RESET");
+        }
+        Some(b"settings") => settings(turn),
+        Some(b"items") => items(turn),
+        Some(b"slabs") => slabs(turn),
+        Some(b"sizes") => {
+            stat(turn, "sizes_status", "disabled");
+            Ok(())
+        }
+        Some(b"sizes_enable" | b"sizes_disable") => return turn.line("STAT sizes_status disabled"),
+        Some(b"conns" | b"extstore") => Ok(()),
+        Some(b"detail") => return detail(turn, words.next()),
+        Some(b"cachedump") => return cachedump(turn, words),
+        Some(_) => return turn.line("ERROR"),
+    };
+    match done {
+        Ok(()) => turn.line("END"),
+        Err(error) => {
+            let text = turn.failure(&error);
+            turn.line(&text);
+        }
+    }
+}
+
+fn stat(turn: &mut Turn<'_>, name: &str, value: impl Display) {
+    turn.line(&format!("STAT {name} {value}"));
+}
+
+fn general(turn: &mut Turn<'_>) -> Result<(), Error> {
+    let stats = turn.store().stats()?;
+    let config = turn.store().config();
+    let shared = turn.shared;
+    let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    let (clients_max, threads) = {
+        let config = shared.config.read().unwrap_or_else(PoisonError::into_inner);
+        (config.clients_max, config.threads)
+    };
+    stat(turn, "pid", std::process::id());
+    stat(turn, "uptime", shared.started_at.elapsed().as_secs());
+    stat(turn, "time", turn.now_seconds());
+    stat(turn, "version", VERSION);
+    stat(turn, "pointer_size", usize::BITS);
+    stat(turn, "max_connections", clients_max);
+    stat(turn, "curr_connections", load(&shared.statistics.clients));
+    stat(turn, "total_connections", load(&shared.statistics.connections));
+    stat(turn, "rejected_connections", load(&shared.statistics.connections_refused));
+    stat(turn, "connection_structures", load(&shared.statistics.clients));
+    shared.counts.add(&std::mem::take(&mut turn.tally));
+    for (name, count) in shared.counts.all() {
+        stat(turn, name, count);
+    }
+    stat(turn, "bytes_read", load(&shared.statistics.received_bytes));
+    stat(turn, "bytes_written", load(&shared.statistics.sent_bytes));
+    stat(turn, "limit_maxbytes", config.hot_bytes + config.warm_bytes + config.cold_bytes);
+    stat(turn, "accepting_conns", 1);
+    stat(turn, "threads", threads);
+    stat(turn, "hash_bytes", stats.index_bytes);
+    stat(turn, "bytes", stats.live_bytes);
+    stat(turn, "curr_items", stats.keys);
+    stat(turn, "total_items", stats.sets);
+    stat(turn, "evictions", stats.evicted);
+    stat(turn, "reclaimed", stats.expired);
+    Ok(())
+}
+
+/// The counts of this face begin anew; those of the store are everyone's.
+fn reset(turn: &mut Turn<'_>) {
+    turn.tally = crate::counts::Tally::default();
+    turn.shared.counts.reset();
+}
+
+fn settings(turn: &mut Turn<'_>) -> Result<(), Error> {
+    let config = turn.store().config();
+    let item_size_max = turn.shared.memcached_value_bytes_max.load(Ordering::Relaxed);
+    let own = turn.shared.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+    stat(turn, "maxbytes", config.hot_bytes + config.warm_bytes + config.cold_bytes);
+    stat(turn, "maxconns", own.clients_max);
+    let address = own.memcached.first().map_or("", String::as_str);
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
+    stat(turn, "tcpport", port);
+    stat(turn, "udpport", 0);
+    stat(turn, "inter", host);
+    stat(turn, "verbosity", 0);
+    stat(turn, "evictions", if config.when_full == "evict" { "on" } else { "off" });
+    stat(turn, "domain_socket", "NULL");
+    stat(turn, "num_threads", own.threads);
+    stat(turn, "cas_enabled", "yes");
+    stat(turn, "auth_enabled_ascii", if own.password.is_empty() { "no" } else { "yes" });
+    stat(turn, "binding_protocol", "ascii");
+    stat(turn, "item_size_max", item_size_max);
+    stat(turn, "maxconns_fast", "yes");
+    stat(turn, "flush_enabled", "yes");
+    stat(turn, "dump_enabled", "no");
+    stat(turn, "shutdown_command", "no");
+    stat(turn, "idle_timeout", own.timeout_seconds);
+    stat(turn, "track_sizes", "no");
+    Ok(())
+}
+
+fn items(turn: &mut Turn<'_>) -> Result<(), Error> {
+    let stats = turn.store().stats()?;
+    if stats.keys != 0 {
+        stat(turn, "items:1:number", stats.keys);
+        stat(turn, "items:1:mem_requested", stats.live_bytes);
+        stat(turn, "items:1:evicted", stats.evicted);
+        stat(turn, "items:1:outofmemory", turn.shared.counts.get(Count::StoreNoMemory));
+        stat(turn, "items:1:reclaimed", stats.expired);
+    }
+    Ok(())
+}
+
+fn slabs(turn: &mut Turn<'_>) -> Result<(), Error> {
+    let stats = turn.store().stats()?;
+    let frame_bytes = u64::from(turn.store().config().frame_bytes);
+    let total_bytes = stats.hot_bytes + stats.warm_bytes + stats.cold_bytes;
+    let used_bytes = stats.hot_used_bytes + stats.warm_used_bytes + stats.cold_used_bytes;
+    stat(turn, "1:chunk_size", stats.item_bytes_mean.unwrap_or(0));
+    stat(turn, "1:total_pages", total_bytes / frame_bytes);
+    stat(turn, "1:used_chunks", stats.keys);
+    for (name, count) in turn.shared.counts.all() {
+        if name == "cmd_set" || name.ends_with("_hits") || name == "cas_badval" {
+            stat(turn, &format!("1:{name}"), count);
+        }
+    }
+    stat(turn, "active_slabs", 1);
+    stat(turn, "total_malloced", used_bytes);
+    Ok(())
+}
+
+/// Counts by prefixes of keys, which are never on.
+fn detail(turn: &mut Turn<'_>, word: Option<&[u8]>) {
+    match word {
+        Some(b"on" | b"off") => turn.line("OK"),
+        Some(b"dump") => turn.line("END"),
+        _ => turn.line("CLIENT_ERROR usage: stats detail on|off|dump"),
+    }
+}
+
+/// A list of some keys of a class, which this server does not give.
+fn cachedump(turn: &mut Turn<'_>, words: Words<'_>) {
+    match words.take_exactly::<2>(usize::MAX) {
+        None => turn.line("CLIENT_ERROR bad command line"),
+        Some(numbers) if numbers.iter().all(|word| unsigned(word).is_some()) => {
+            turn.line("CLIENT_ERROR stats cachedump not allowed");
+        }
+        Some(_) => turn.line("CLIENT_ERROR bad command line format"),
+    }
+}

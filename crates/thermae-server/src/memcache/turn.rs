@@ -1,0 +1,180 @@
+//! One turn of a client: what its commands may use while they are executed, and what all of them have in common.
+
+use crate::counts::{Count, Tally};
+use crate::databases::stored_key;
+use crate::marks::{Displaced, Marks};
+use crate::memcache::request::TOO_LARGE;
+use crate::memcache::words::push_number;
+use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
+use crate::shared::Shared;
+use std::borrow::Cow;
+use thermae_core::{Current, Error, RecordMeta, Store, Update};
+
+/// Times up to this many seconds count from now, others from 1970.
+const RELATIVE_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
+/// An expiry that has passed already.
+const EXPIRED: u64 = 1;
+
+/// The key of database 0, as the store has it.
+#[inline]
+pub fn key_of(key: &[u8]) -> Cow<'_, [u8]> {
+    stored_key(0, key)
+}
+
+/// What the commands of one turn use.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// What all clients share.
+    pub shared: &'a Shared,
+    /// Where the answers go.
+    pub output: &'a mut Vec<u8>,
+    /// When the turn began, store clock.
+    pub now_ms: u64,
+    /// What is counted.
+    pub tally: Tally,
+    /// Commands executed.
+    pub commands: u64,
+}
+
+impl<'a> Turn<'a> {
+    /// One that begins now.
+    pub fn new(shared: &'a Shared, output: &'a mut Vec<u8>) -> Self {
+        Self { shared, output, now_ms: shared.store.now_ms(), tally: Tally::default(), commands: 0 }
+    }
+
+    /// The store.
+    #[inline]
+    pub fn store(&self) -> &'a Store {
+        &self.shared.store
+    }
+
+    /// What no record keeps.
+    #[inline]
+    pub fn marks(&self) -> &'a Marks {
+        &self.shared.marks
+    }
+
+    /// Whether the client should take some of its answers first.
+    #[inline]
+    pub fn has_enough(&self) -> bool {
+        self.output.len() >= OUTPUT_BYTES_ENOUGH
+    }
+
+    /// Answers with a line.
+    #[inline]
+    pub fn line(&mut self, text: &str) {
+        self.output.extend_from_slice(text.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    /// The same, unless nobody waits for it.
+    #[inline]
+    pub fn line_unless(&mut self, is_silent: bool, text: &str) {
+        if !is_silent {
+            self.line(text);
+        }
+    }
+
+    /// Appends a number.
+    #[inline]
+    pub fn number(&mut self, number: u64) {
+        push_number(self.output, number);
+    }
+
+    /// What the store said, as a client is told. A line break in it would begin another answer.
+    pub fn failure(&mut self, error: &Error) -> String {
+        match error {
+            Error::Full(_) => {
+                self.tally.add(Count::StoreNoMemory);
+                "SERVER_ERROR out of memory storing object".to_owned()
+            }
+            Error::ValueTooLarge(_) => {
+                self.tally.add(Count::StoreTooLarge);
+                TOO_LARGE.to_owned()
+            }
+            other => format!("SERVER_ERROR {other}").replace(['\r', '\n'], " "),
+        }
+    }
+
+    /// When something expires, by what a client sent: store clock, 0 = never.
+    #[inline]
+    pub fn expires_at_ms(&self, expiry: i64) -> u64 {
+        match expiry {
+            0 => 0,
+            ..0 => EXPIRED,
+            1..=RELATIVE_SECONDS_MAX => self.now_ms + expiry.unsigned_abs() * 1000,
+            _ => expiry.unsigned_abs().saturating_mul(1000),
+        }
+    }
+
+    /// The store's clock, in seconds.
+    #[inline]
+    pub fn now_seconds(&self) -> u64 {
+        self.now_ms / 1000
+    }
+
+    /// An item was stored, as this version: what was said of an earlier one is void.
+    #[inline]
+    pub fn stored(&mut self, key: &[u8], version: u64) {
+        self.marks().forget(key);
+        self.marks().note(key, version, self.now_seconds(), false);
+    }
+
+    /// An item was read.
+    #[inline]
+    pub fn read(&mut self, key: &[u8], version: u64) {
+        self.marks().note(key, version, self.now_seconds(), true);
+    }
+
+    /// A stale item whose mark had to make room is deleted.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn displace(&mut self, displaced: Option<Displaced>) -> Result<(), Error> {
+        let Some(Displaced { key, version }) = displaced else { return Ok(()) };
+        let delete = &mut |current: Option<Current<'_>>| {
+            let is_same = current.is_some_and(|current| current.meta.version == version);
+            Ok(if is_same { Update::Delete } else { Update::Keep })
+        };
+        self.store().update(&key, delete).map(|_| ())
+    }
+
+    /// Gives an item another expiry, and all else that is known of it to its new version. Returns that; `None` where there is no item.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn touch(&mut self, key: &[u8], expiry: i64) -> Result<Option<RecordMeta>, Error> {
+        let expires_at_ms = self.expires_at_ms(expiry);
+        self.touch_if(key, Some(expires_at_ms), |_| true).map(Option::flatten)
+    }
+
+    /// The same, where `agrees` does: `Some(None)` where it does not, `None` where there is no item. Without an expiry the item keeps its own.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn touch_if(
+        &mut self,
+        key: &[u8],
+        expires_at_ms: Option<u64>,
+        agrees: impl Fn(&RecordMeta) -> bool,
+    ) -> Result<Option<Option<RecordMeta>>, Error> {
+        let mut before = None;
+        let version = self.store().update(key, &mut |current| {
+            before = current.map(|current| current.meta);
+            Ok(match current {
+                Some(Current { meta, value }) if agrees(&meta) => Update::Set {
+                    value: value.to_vec(),
+                    encoding: meta.encoding,
+                    expires_at_ms: expires_at_ms.unwrap_or(meta.expires_at_ms),
+                    flags: meta.flags,
+                },
+                _ => Update::Keep,
+            })
+        })?;
+        let Some(before) = before else { return Ok(None) };
+        let Some(version) = version else { return Ok(Some(None)) };
+        self.marks().carry(key, before.version, version);
+        let expires_at_ms = expires_at_ms.unwrap_or(before.expires_at_ms);
+        Ok(Some(Some(RecordMeta { version, expires_at_ms, ..before })))
+    }
+}
