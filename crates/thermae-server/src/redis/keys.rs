@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::table::{ALL_KEYS, Command, Keys, NO_KEYS, ONE_KEY, flags};
 use crate::space::Space;
-use thermae_core::{RecordMeta, SetOptions};
+use thermae_core::{Condition, RecordMeta, SetOptions};
 
 use flags::{DENYOOM, FAST, NOSCRIPT, READONLY, WRITE};
 
@@ -158,8 +158,9 @@ pub const NO_SUCH_DATABASE: &str = "ERR DB index is out of range";
 
 /// The options under which a value is stored as it was.
 pub fn unchanged(meta: &RecordMeta) -> SetOptions {
-    let RecordMeta { encoding, expires_at_ms, flags, .. } = *meta;
-    SetOptions { encoding, expires_at_ms, flags, ..SetOptions::default() }
+    // All fields by name: none that a record may have some day is to be left out.
+    let RecordMeta { version: _, encoding, value_len: _, expires_at_ms, flags } = *meta;
+    SetOptions { encoding, expires_at_ms, flags, keep_ttl: false, condition: Condition::Always }
 }
 
 /// What became of a value that was to be somewhere else.
@@ -432,7 +433,7 @@ mod tests {
         const ENCODING: u8 = 2;
         let mut server = TestServer::new();
         let expires_at_ms = server.store().now_ms() + 1_000_000;
-        let options = SetOptions { encoding: ENCODING, expires_at_ms, ..SetOptions::default() };
+        let options = SetOptions { encoding: ENCODING, expires_at_ms, flags: 7, ..SetOptions::default() };
         server.store().set(b"a", b"42", &options).unwrap();
         server.check(&[
             ("rename a b", "+OK\r\n"),
@@ -442,10 +443,11 @@ mod tests {
         ]);
         for key in [&b"b"[..], b"\xff\x04c"] {
             let (meta, value) = server.store().get(key).unwrap().unwrap();
-            assert_eq!((meta.encoding, meta.expires_at_ms, value), (ENCODING, expires_at_ms, b"42".to_vec()));
+            let known = (meta.encoding, meta.expires_at_ms, meta.flags);
+            assert_eq!((known, value), ((ENCODING, expires_at_ms, 7), b"42".to_vec()));
         }
         server.check(&[("pexpire b 500000", ":1\r\n"), ("persist b", ":1\r\n")]);
         let meta = server.store().meta(b"b").unwrap().unwrap();
-        assert_eq!((meta.encoding, meta.expires_at_ms), (ENCODING, 0));
+        assert_eq!((meta.encoding, meta.expires_at_ms, meta.flags), (ENCODING, 0, 7));
     }
 }
