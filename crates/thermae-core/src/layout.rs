@@ -400,6 +400,8 @@ pub struct Globals {
     pub warm_written_bytes: AtomicU64,
     /// The open segments.
     pub heads: [Head; HEADS],
+    /// Whether there may be keys that begin with [`crate::KEY_MARK`], see `marked`.
+    pub marked_keys: AtomicU64,
 }
 
 impl Globals {

@@ -5,6 +5,7 @@
 //! - check: verifying every invariant
 //! - restore: stores made from snapshots
 //! - snapshot: a consistent copy while writers go on
+//! - walks: what a caller sees of all keys together
 //! - store: what a caller sees
 //! - stats: what a store holds, has done, and is configured as
 //! - keeper: the background threads and which duty runs when
@@ -40,6 +41,7 @@
 //! - index: from hash to address
 //! - arena: memory for index tables
 //! - segment: the segment table and the frames
+//! - marked: whether any key begins with a byte that no text has
 //! - participants: pins, liveness, reaping, forks
 //! - engine: an attached store
 //! - membership: one handle's slot
@@ -101,6 +103,7 @@ mod lines;
 pub mod lock;
 mod log;
 mod losses;
+mod marked;
 mod membership;
 mod migrate;
 mod names;
@@ -135,18 +138,20 @@ mod transaction;
 mod updates;
 mod view;
 mod waiting;
+mod walks;
 mod write;
 
 pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
 pub use leftovers::{MemoryState, SharedMemory, remove_orphaned_memory, shared_memory};
+pub use marked::KEY_MARK;
 pub use names::LockToken;
 pub use options::{Durability, IndexPlacement, Location, Options, ShmPlacement, WhenFull};
 pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use remove::{destroy, forget_shared_memory};
 pub use restore::{RestoreReport, restore};
-pub use scan::Scan;
+pub use scan::{Key, Scan};
 pub use sizes::parse_size;
 pub use snapshot::SnapshotReport;
 pub use stats::{Config, Stats};

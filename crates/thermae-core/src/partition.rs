@@ -48,6 +48,7 @@ impl Engine {
         crash_point!("repair.transactions_finished");
         self.complete_in_flight(guard);
         crash_point!("repair.update_completed");
+        self.note_marked_keys();
         self.retire_forgotten_extents(guard);
         let count = self.locked_entries(guard).count();
         guard.partition.count.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);

@@ -13,7 +13,6 @@ use crate::open;
 use crate::options::{Durability, Location, Options, WhenFull};
 use crate::read::{RecordMeta, Wanted, show_key};
 use crate::room::RoomRequest;
-use crate::scan::Scan;
 use crate::segment::Room;
 use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
@@ -195,7 +194,7 @@ impl Store {
 
     /// Background threads do not survive a fork; the child's first call brings its own.
     #[inline]
-    fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         self.engine.check_usable()?;
         let forks = self.engine.forks.load(Ordering::Relaxed);
         if forks != 0 && self.keeper.existing(forks).is_none() {
@@ -566,46 +565,6 @@ impl Store {
                 }
             }
         }
-    }
-
-    /// Keys that are present. Expired ones are removed first, so that they do not count.
-    ///
-    /// # Errors
-    /// Closed, Io.
-    pub fn len(&self) -> Result<u64> {
-        self.enter()?;
-        if !self.engine.read_only {
-            self.engine.expire_all(self.engine.now_ms())?;
-        }
-        Ok(self.engine.count_entries())
-    }
-
-    /// Whether there is no key.
-    ///
-    /// # Errors
-    /// As [`Store::len`].
-    pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.len()? == 0)
-    }
-
-    /// Deletes all keys; returns how many.
-    ///
-    /// # Errors
-    /// As [`Store::delete`]; Cancelled.
-    pub fn clear(&self) -> Result<u64> {
-        self.engine.check_writable()?;
-        let mut scan = self.scan(b"");
-        let mut count = 0;
-        while let Some(batch) = scan.next_batch()? {
-            let keys: Vec<&[u8]> = batch.iter().map(|(key, _)| key.as_slice()).collect();
-            count += self.delete_many(&keys)?;
-        }
-        Ok(count)
-    }
-
-    /// Walks over the keys that begin with `prefix`.
-    pub fn scan(&self, prefix: &[u8]) -> Scan {
-        Scan::new(self.engine.clone(), prefix)
     }
 
     /// A value's bytes where they lie, valid while held. Their checksum is not verified: that would read them all.

@@ -285,6 +285,7 @@ impl Engine {
         // SAFETY: as above. This store is the moment at which the transaction happens.
         unsafe { record::commit(reserved.at, Word0 { kind: kind::BATCH, ..lead }) };
         crash_point!("batch.committed");
+        planned.iter().for_each(|item| self.note_published(item.wanted.key));
         let mut dead_extents = Vec::new();
         for (item, present) in planned.iter().zip(&mut presents) {
             if item.draft.word.base_kind() == kind::TOMBSTONE {

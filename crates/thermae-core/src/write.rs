@@ -369,6 +369,7 @@ impl Engine {
             (None, None) => unreachable!("an absent key was given a vacancy"),
         }
         crash_point!("put.published");
+        self.note_published(wanted.key);
         self.count_live(reserved.slot, reserved.total, value.expires_at_ms);
         // Last: until the expiry is noted, whoever inherits the lock has something to complete.
         guard.partition.in_flight.store(0, Ordering::Release);

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thermae_core::Location;
 use thermae_server::config::Config;
+use thermae_server::server::{StartError, listen};
 use thermae_server::socket::Protocol;
 
 use crate::errors::{IntoPython, invalid_option};
@@ -26,9 +27,11 @@ impl Server {
         })?;
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
+        let refused = |error: StartError| invalid_option(py, error.to_string());
+        let listeners = gil::detached(py, || listen(&config)).map_err(refused)?;
         let store = gil::detached(py, || thermae_core::Store::open(&location, &options)).into_python(py)?;
-        let server = gil::detached(py, || thermae_server::server::Server::start(store, config));
-        Ok(Self(server.map_err(|error| invalid_option(py, error.to_string()))?))
+        let server = gil::detached(py, || thermae_server::server::Server::start(store, config, listeners));
+        Ok(Self(server.map_err(refused)?))
     }
 
     /// Pairs of protocol and address.

@@ -13,6 +13,14 @@ pub struct Config {
     pub redis: Vec<String>,
     /// Addresses for memcached clients.
     pub memcached: Vec<String>,
+    /// Addresses for Redis clients that speak TLS.
+    pub tls: Vec<String>,
+    /// Its certificate chain, PEM.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Clients have to show a certificate of this authority's, PEM.
+    pub tls_authority: Option<PathBuf>,
     /// Path of a socket for Redis clients of this machine.
     pub unix: Option<PathBuf>,
     /// What clients have to say with AUTH; empty = nothing.
@@ -35,6 +43,10 @@ impl Default for Config {
             threads: 1,
             redis: vec!["127.0.0.1:6379".to_owned()],
             memcached: Vec::new(),
+            tls: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
+            tls_authority: None,
             unix: None,
             password: String::new(),
             clients_max: 10_000,

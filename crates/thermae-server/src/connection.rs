@@ -5,14 +5,13 @@
 //!
 //! A client that does not read its replies is not read from either, once they exceed what is enough; nothing it sent is lost.
 
+use crate::clients::Client;
 use crate::memcache;
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
 use crate::redis::request::Batch;
 use crate::shared::Shared;
-use rustix::buffer::spare_capacity;
-use rustix::io::{Errno, read};
-use rustix::net::{SendFlags, send};
-use std::os::fd::OwnedFd;
+use crate::transport::{Received, Sent, Transport};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What is read at once.
@@ -35,8 +34,8 @@ pub struct Buffers {
 pub enum Face {
     /// Redis.
     Redis(Pipeline),
-    /// memcached.
-    Memcached(memcache::session::Session),
+    /// memcached, and what others see of the client.
+    Memcached(Arc<Client>, memcache::session::Session),
 }
 
 impl Face {
@@ -52,7 +51,7 @@ impl Face {
     ) -> usize {
         match self {
             Self::Redis(pipeline) => pipeline.process(input, argument_bytes_max, batch, shared, output),
-            Self::Memcached(session) => session.process(input, shared, output),
+            Self::Memcached(_, session) => session.process(input, shared, output),
         }
     }
 
@@ -61,7 +60,29 @@ impl Face {
     fn closes(&self) -> bool {
         match self {
             Self::Redis(pipeline) => pipeline.session.closes,
-            Self::Memcached(session) => session.closes,
+            Self::Memcached(_, session) => session.closes,
+        }
+    }
+
+    /// Whether its next command waits for the end of a pause, which only Redis's clients know of.
+    #[inline]
+    fn is_paused(&self) -> bool {
+        matches!(self, Self::Redis(pipeline) if pipeline.session.is_paused)
+    }
+
+    /// What others see of the client.
+    pub fn client(&self) -> &Client {
+        match self {
+            Self::Redis(pipeline) => &pipeline.session.client,
+            Self::Memcached(client, _) => client,
+        }
+    }
+
+    /// Lets others see what the client is at.
+    fn publish(&self, now_ms: u64) {
+        match self {
+            Self::Redis(pipeline) => pipeline.session.publish(now_ms),
+            Self::Memcached(client, _) => client.active_at_ms.store(now_ms, Ordering::Relaxed),
         }
     }
 }
@@ -77,6 +98,8 @@ pub enum Next {
     Again,
     /// Send nothing before its changes are durable.
     Hold,
+    /// Execute nothing before a pause is over.
+    Pause,
     /// It is over.
     Close,
 }
@@ -85,7 +108,7 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Connection {
     /// Its socket.
-    pub fd: OwnedFd,
+    pub transport: Transport,
     /// Its side of the protocol.
     pub face: Face,
     input: Vec<u8>,
@@ -101,9 +124,9 @@ pub struct Connection {
 
 impl Connection {
     /// A client that has just come.
-    pub fn new(fd: OwnedFd, face: Face) -> Self {
+    pub fn new(transport: Transport, face: Face) -> Self {
         Self {
-            fd,
+            transport,
             face,
             input: Vec::new(),
             output: Vec::new(),
@@ -119,6 +142,14 @@ impl Connection {
         self.held_until
     }
 
+    /// Lets others see what the client is at.
+    pub fn publish(&self, now_ms: u64) {
+        let client = self.face.client();
+        self.face.publish(now_ms);
+        client.input_bytes.store(self.input.len(), Ordering::Relaxed);
+        client.output_bytes.store(self.output.len() - self.sent, Ordering::Relaxed);
+    }
+
     /// Reads, executes and answers as much as may be.
     pub fn serve(&mut self, argument_bytes_max: u64, buffers: &mut Buffers, shared: &Shared) -> Next {
         if self.held_until != 0 {
@@ -127,7 +158,7 @@ impl Connection {
             }
             self.held_until = 0;
         }
-        if !self.output.is_empty() {
+        if !self.output.is_empty() || self.transport.is_behind() {
             match self.send_rest(shared) {
                 Next::Read => {}
                 other => return other,
@@ -183,18 +214,15 @@ impl Connection {
         let wanted = READ_BYTES.max(before / 2);
         input.reserve(wanted);
         let space = input.capacity() - before;
-        let received = read(&self.fd, spare_capacity(&mut input));
+        let received = self.transport.read(&mut input);
         let received = match received {
-            Ok(received) => received,
-            Err(Errno::AGAIN | Errno::INTR) => {
+            Received::Bytes(received) => received,
+            Received::Nothing => {
                 self.give_back(input, is_own, before, buffers);
                 return Ok(false);
             }
-            Err(_) => return Err(Next::Close),
+            Received::End => return Err(Next::Close),
         };
-        if received == 0 {
-            return Err(Next::Close);
-        }
         shared.statistics.received_bytes.fetch_add(received as u64, Ordering::Relaxed);
         let length = input.len();
         let (done, next) = self.execute(&input, length, argument_bytes_max, buffers, shared);
@@ -202,7 +230,7 @@ impl Connection {
         self.give_back(input, is_own, done, buffers);
         match next {
             _ if is_too_long => Err(Next::Close),
-            Next::Read => Ok(received == space),
+            Next::Read => Ok(received >= space),
             other => Err(other),
         }
     }
@@ -252,6 +280,9 @@ impl Connection {
                 return (done, Next::Hold);
             }
             let next = self.send(buffers, shared);
+            if next == Next::Read && self.face.is_paused() {
+                return (done, Next::Pause);
+            }
             if next != Next::Read || self.is_ended || !had_enough {
                 return (done, if self.is_ended && next == Next::Read { Next::Close } else { next });
             }
@@ -261,37 +292,23 @@ impl Connection {
     /// Sends the loop's output; what the client does not take is kept.
     fn send(&mut self, buffers: &mut Buffers, shared: &Shared) -> Next {
         let output = &mut buffers.output;
-        let mut sent = 0;
-        while sent < output.len() {
-            match send(&self.fd, &output[sent..], SendFlags::NOSIGNAL) {
-                Ok(count) => sent += count,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.output = output[sent..].to_vec();
-                    self.sent = 0;
-                    break;
-                }
-                Err(_) => return Next::Close,
-            }
-        }
+        let Sent::Bytes(sent) = self.transport.send(output) else { return Next::Close };
         shared.statistics.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
-        let is_sent = sent == output.len();
+        if sent < output.len() {
+            (self.output, self.sent) = (output[sent..].to_vec(), 0);
+        }
+        let is_sent = sent == output.len() && !self.transport.is_behind();
         output.shrink_to(2 * OUTPUT_BYTES_ENOUGH);
         if is_sent { Next::Read } else { Next::Write }
     }
 
     /// Sends what was kept.
     fn send_rest(&mut self, shared: &Shared) -> Next {
-        while self.sent < self.output.len() {
-            match send(&self.fd, &self.output[self.sent..], SendFlags::NOSIGNAL) {
-                Ok(count) => {
-                    self.sent += count;
-                    shared.statistics.sent_bytes.fetch_add(count as u64, Ordering::Relaxed);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Next::Write,
-                Err(_) => return Next::Close,
-            }
+        let Sent::Bytes(sent) = self.transport.send(&self.output[self.sent..]) else { return Next::Close };
+        shared.statistics.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        self.sent += sent;
+        if self.sent < self.output.len() || self.transport.is_behind() {
+            return Next::Write;
         }
         (self.output, self.sent) = (Vec::new(), 0);
         if self.is_ended { Next::Close } else { Next::Read }

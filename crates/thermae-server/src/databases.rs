@@ -5,11 +5,10 @@
 //! behind 0xFF and 0. Rejected: a store for each database: sixteen limits where users set one, and no transaction across them.
 
 use std::borrow::Cow;
+use thermae_core::KEY_MARK;
 
 /// How many there are.
 pub const DATABASES: u8 = 16;
-
-const MARK: u8 = 0xff;
 
 /// The key under which the store has a database's key.
 #[inline]
@@ -17,25 +16,25 @@ pub fn stored_key(database: u8, key: &[u8]) -> Cow<'_, [u8]> {
     if database == 0 && !looks_marked(key) {
         return Cow::Borrowed(key);
     }
-    Cow::Owned([&[MARK, database], key].concat())
+    Cow::Owned([&[KEY_MARK, database], key].concat())
 }
 
 /// The database that a stored key belongs to, and its key there.
 pub fn database_of(stored: &[u8]) -> (u8, &[u8]) {
     match stored {
-        [MARK, 0, key @ ..] if looks_marked(key) => (0, key),
-        [MARK, database @ 1..DATABASES, key @ ..] => (*database, key),
+        [KEY_MARK, 0, key @ ..] if looks_marked(key) => (0, key),
+        [KEY_MARK, database @ 1..DATABASES, key @ ..] => (*database, key),
         key => (0, key),
     }
 }
 
 /// What all stored keys of a database begin with, as far as it is one thing: those of database 0 may begin with anything.
 pub fn stored_prefix(database: u8) -> Vec<u8> {
-    if database == 0 { Vec::new() } else { vec![MARK, database] }
+    if database == 0 { Vec::new() } else { vec![KEY_MARK, database] }
 }
 
 fn looks_marked(key: &[u8]) -> bool {
-    matches!(key, [MARK, 0..DATABASES, ..])
+    matches!(key, [KEY_MARK, 0..DATABASES, ..])
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Loops share the store and nothing on the way of a request. The first one accepts and deals the connections out. A loop is woken by its
 //! [`Mailbox`]: for a new connection, for changes that have become durable, and to end.
 
+use crate::clients::{self, Client};
 use crate::connection::{Buffers, Connection, Face, Next};
 use crate::mailbox::Mailbox;
 use crate::memcache;
@@ -10,10 +11,12 @@ use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
 use crate::socket::{Accepted, Listener, Protocol};
+use crate::transport::Transport;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustls::ServerConnection;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +30,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const END_MAX: Duration = Duration::from_secs(5);
 /// Longest sleep: clocks are looked at so often.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+/// How often idle clients are looked for.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const MAILBOX: u64 = u64::MAX;
 const LISTENER: u64 = 1 << 63;
@@ -47,10 +52,14 @@ pub struct EventLoop {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
     accepts_again_at: Option<Instant>,
+    looked_for_idle_at: Instant,
+    /// When it last woke, store clock: precise enough for how long clients are idle.
+    woke_at_ms: u64,
     dealt: usize,
     places: Vec<Place>,
     free: Vec<u32>,
     held: Vec<u64>,
+    paused: Vec<u64>,
     buffers: Buffers,
 }
 
@@ -77,10 +86,13 @@ impl EventLoop {
             shared,
             listeners,
             accepts_again_at: None,
+            looked_for_idle_at: Instant::now(),
+            woke_at_ms: 0,
             dealt: 0,
             places: Vec::new(),
             free: Vec::new(),
             held: Vec::new(),
+            paused: Vec::new(),
             buffers: Buffers::default(),
         })
     }
@@ -101,6 +113,9 @@ impl EventLoop {
                 }
             }
             self.wait(&mut events)?;
+            self.woke_at_ms = self.shared.store.now_ms();
+            self.close_idle();
+            self.end_pause();
             if self.number == 0 {
                 memcache::administration::flush_if_due(&self.shared);
             }
@@ -111,7 +126,7 @@ impl EventLoop {
                 } else if token & LISTENER != 0 {
                     self.accept((token & !LISTENER) as usize);
                 } else {
-                    self.serve(token);
+                    self.rouse(token);
                 }
             }
         }
@@ -127,6 +142,10 @@ impl EventLoop {
             } else {
                 timeout = timeout.min(at - now);
             }
+        }
+        if !self.paused.is_empty() {
+            let left_ms = self.shared.pause.left_ms(self.shared.store.now_ms());
+            timeout = timeout.min(Duration::from_millis(left_ms.max(1)));
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
@@ -145,6 +164,12 @@ impl EventLoop {
     fn open_mailbox(&mut self) {
         for accepted in self.mailboxes[self.number].take() {
             self.welcome(accepted);
+        }
+        for token in self.mailboxes[self.number].take_closing() {
+            let index = token as u32;
+            if self.places.get(index as usize).is_some_and(|place| place.uses == (token >> 32) as u32) {
+                self.close(index);
+            }
         }
         for token in std::mem::take(&mut self.held) {
             self.serve(token);
@@ -173,55 +198,66 @@ impl EventLoop {
     }
 
     fn welcome(&mut self, accepted: Accepted) {
-        let Accepted { fd, address, local_address, is_local, protocol } = accepted;
-        let (refusal, is_authenticated) = {
-            let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
-            let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
-            let refusal = if clients >= u64::from(config.clients_max) {
-                Some("-ERR max number of clients reached\r\n")
-            } else if !is_local && config.protected_mode && config.password.is_empty() {
-                Some(
-                    "-DENIED Thermae is running in protected mode: it has no password, so it talks to clients on its own machine only. \
-                     Set a password (--password), or turn protected mode off (--no-protected-mode) where the network is trusted.\r\n",
-                )
-            } else {
-                None
-            };
-            (refusal, config.password.is_empty())
-        };
-        if let Some(refusal) = refusal {
-            self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
-            // Who does not take it is refused all the same.
-            let refusal = match protocol {
-                Protocol::Redis => refusal.to_owned(),
-                Protocol::Memcached => {
-                    refusal.replacen("-ERR ", "ERROR ", 1).replacen("-DENIED ", "SERVER_ERROR ", 1)
-                }
-            };
-            let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
-            return;
-        }
-        let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
-        let now_ms = self.shared.store.now_ms();
-        let face = match protocol {
-            Protocol::Redis => {
-                let session = Session::new(id, address, local_address, is_authenticated, now_ms);
-                Face::Redis(Pipeline::new(session))
+        let Accepted { fd, address, local_address, is_local, protocol, tls } = accepted;
+        let is_authenticated = match self.judge(is_local) {
+            Ok(is_authenticated) => is_authenticated,
+            Err(refusal) => {
+                self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                let refusal = match protocol {
+                    Protocol::Redis => refusal.to_owned(),
+                    Protocol::Memcached => {
+                        refusal.replacen("-ERR ", "ERROR ", 1).replacen("-DENIED ", "SERVER_ERROR ", 1)
+                    }
+                };
+                // Who does not take it is refused all the same.
+                let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
+                return;
             }
-            Protocol::Memcached => Face::Memcached(memcache::session::Session::new(is_authenticated)),
+        };
+        let raw_fd = fd.as_raw_fd();
+        let transport = match tls.map(ServerConnection::new) {
+            None => Transport::Plain(fd),
+            Some(Ok(session)) => Transport::tls(fd, session),
+            // Without a session there is nothing to be said to it.
+            Some(Err(_)) => return,
         };
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             (self.places.len() - 1) as u32
         });
         let place = &mut self.places[index as usize];
-        let token = EventData::new_u64(u64::from(place.uses) << 32 | u64::from(index));
-        if epoll::add(&self.epoll, &fd, token, EventFlags::IN).is_err() {
+        let token = u64::from(place.uses) << 32 | u64::from(index);
+        if epoll::add(&self.epoll, &transport, EventData::new_u64(token), EventFlags::IN).is_err() {
             self.free.push(index);
             return;
         }
-        place.connection = Some(Box::new(Connection::new(fd, face)));
+        let id = self.shared.next_client_id.fetch_add(1, Ordering::Relaxed);
+        let reached = clients::Place { fd: raw_fd, event_loop: self.number, token };
+        let now_ms = self.shared.store.now_ms();
+        let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
+        self.shared.clients.add(&client);
+        let face = match protocol {
+            Protocol::Redis => Face::Redis(Pipeline::new(Session::of(client, is_authenticated))),
+            Protocol::Memcached => Face::Memcached(client, memcache::session::Session::new(is_authenticated)),
+        };
+        place.connection = Some(Box::new(Connection::new(transport, face)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether who comes need not say who it is; the line with which it is refused, where it is.
+    fn judge(&self, is_local: bool) -> Result<bool, &'static str> {
+        let config = self.shared.config.read().unwrap_or_else(PoisonError::into_inner);
+        let clients = self.shared.statistics.clients.load(Ordering::Relaxed);
+        if clients >= u64::from(config.clients_max) {
+            return Err("-ERR max number of clients reached\r\n");
+        }
+        if !is_local && config.protected_mode && config.password.is_empty() {
+            return Err(
+                "-DENIED Thermae is running in protected mode: it has no password, so it talks to clients on its own machine only. \
+                 Set a password (--password), or turn protected mode off (--no-protected-mode) where the network is trusted.\r\n",
+            );
+        }
+        Ok(config.password.is_empty())
     }
 
     fn serve(&mut self, token: u64) {
@@ -232,20 +268,30 @@ impl EventLoop {
         let Some(connection) = &mut place.connection else { return };
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
+        connection.publish(self.woke_at_ms);
         if next == Next::Hold {
             self.held.push(token);
             self.shared.flusher.want(connection.held_until());
+        }
+        if next == Next::Pause {
+            self.paused.push(token);
         }
         let before = std::mem::replace(&mut connection.waits_for, next);
         let interest = |next| match next {
             Next::Read | Next::Again => EventFlags::IN,
             Next::Write => EventFlags::OUT,
+            Next::Pause => EventFlags::RDHUP,
             Next::Hold | Next::Close => EventFlags::empty(),
         };
         let is_lost = interest(before) != interest(next)
             && next != Next::Close
-            && epoll::modify(&self.epoll, connection.fd.as_fd(), EventData::new_u64(token), interest(next))
-                .is_err();
+            && epoll::modify(
+                &self.epoll,
+                connection.transport.as_fd(),
+                EventData::new_u64(token),
+                interest(next),
+            )
+            .is_err();
         if next == Next::Close || is_lost {
             self.close(index);
         }
@@ -253,10 +299,55 @@ impl EventLoop {
 
     fn close(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
-        if place.connection.take().is_some() {
+        if let Some(connection) = place.connection.take() {
+            self.shared.clients.remove(connection.face.client().id);
             place.uses = (place.uses + 1) & (u32::MAX >> 1);
             self.free.push(index);
             self.shared.statistics.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Serves a client of whom there is news. Of one that waits for the end of a pause the only news is that it has gone.
+    fn rouse(&mut self, token: u64) {
+        let place = self.places.get(token as u32 as usize).filter(|place| place.uses == (token >> 32) as u32);
+        let connection = place.and_then(|place| place.connection.as_ref());
+        if connection.is_some_and(|connection| connection.waits_for == Next::Pause) {
+            self.close(token as u32);
+        } else {
+            self.serve(token);
+        }
+    }
+
+    /// Serves those who waited for the end of a pause, once it has come.
+    fn end_pause(&mut self) {
+        if !self.paused.is_empty() && self.shared.pause.left_ms(self.woke_at_ms) == 0 {
+            for token in std::mem::take(&mut self.paused) {
+                self.serve(token);
+            }
+        }
+    }
+
+    /// Closes clients that have said nothing for so long as they may.
+    fn close_idle(&mut self) {
+        if self.looked_for_idle_at.elapsed() < IDLE_LOOK_EVERY {
+            return;
+        }
+        self.looked_for_idle_at = Instant::now();
+        let timeout_seconds =
+            self.shared.config.read().unwrap_or_else(PoisonError::into_inner).timeout_seconds;
+        if timeout_seconds == 0 {
+            return;
+        }
+        let before_ms = self.woke_at_ms.saturating_sub(timeout_seconds.saturating_mul(1000));
+        for index in 0..self.places.len() {
+            let connection = self.places[index].connection.as_ref();
+            // Who waits for the server is not idle.
+            if connection.is_some_and(|connection| {
+                connection.waits_for == Next::Read
+                    && connection.face.client().active_at_ms.load(Ordering::Relaxed) < before_ms
+            }) {
+                self.close(index as u32);
+            }
         }
     }
 

@@ -95,6 +95,14 @@ fn encoding_of(sketch: &[u8]) -> Result<Encoding> {
     }
 }
 
+/// Whether a string begins as a sketch does; its registers may be corrupt.
+///
+/// # Errors
+/// It does not.
+pub fn recognize(sketch: &[u8]) -> Result<()> {
+    encoding_of(sketch).map(drop)
+}
+
 /// Whether a string is a sketch in every byte.
 ///
 /// # Errors

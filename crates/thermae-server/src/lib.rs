@@ -11,6 +11,9 @@
 //! - shared: what all clients of a server share
 //! - counts: what memcached clients are told of what was done
 //! - marks: what memcached clients are told of items that no record keeps
+//! - clients: who is connected, as others see it
+//! - slow_log: commands that took long
+//! - pause: clients made to wait
 //! - flusher: durability waited for aside
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
@@ -26,13 +29,16 @@
 //! - float_text: what a float's text says, and the nearest binary number to it
 //! - natural: whole numbers of any length
 //! - error: what stored bytes can be wrong about
+//! - transport: bytes to a client and back, plain or in TLS
 //! - socket: sockets that clients come to
+//! - tls: certificates and keys
 //! - config: what a server is told
 #![warn(missing_docs)]
 #![allow(clippy::cast_possible_truncation, reason = "buffers stay below 4 GiB; see connection")]
 
 pub mod bitfield;
 pub mod bits;
+pub mod clients;
 pub mod config;
 pub mod connection;
 pub mod counts;
@@ -51,10 +57,14 @@ pub mod memcache;
 mod murmur;
 mod natural;
 pub mod numbers;
+pub mod pause;
 pub mod redis;
 pub mod server;
 pub mod shared;
+pub mod slow_log;
 pub mod socket;
 pub mod space;
+pub mod tls;
+pub mod transport;
 
 pub use error::{Error, Result};

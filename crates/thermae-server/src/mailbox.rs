@@ -1,4 +1,4 @@
-//! How other threads reach a loop: clients that were accepted for it, and a bell.
+//! How other threads reach a loop: clients that were accepted for it, clients to be ended, and a bell.
 
 use crate::socket::Accepted;
 use rustix::event::{EventfdFlags, eventfd};
@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 pub struct Mailbox {
     bell: OwnedFd,
     accepted: Mutex<Vec<Accepted>>,
+    /// Tokens; each client is ended once, so that there are never more than clients.
+    closing: Mutex<Vec<u64>>,
 }
 
 impl Mailbox {
@@ -20,7 +22,7 @@ impl Mailbox {
     /// What the system says.
     pub fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { bell, accepted: Mutex::new(Vec::new()) })
+        Ok(Self { bell, accepted: Mutex::default(), closing: Mutex::default() })
     }
 
     /// What the loop waits on.
@@ -38,6 +40,17 @@ impl Mailbox {
     pub fn give(&self, accepted: Accepted) {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).push(accepted);
         self.ring();
+    }
+
+    /// Has the client with this token ended.
+    pub fn close(&self, token: u64) {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+        self.ring();
+    }
+
+    /// Takes the tokens of clients to be ended. After [`Mailbox::take`], which silences the bell.
+    pub fn take_closing(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.closing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Silences the bell and takes what was handed over.

@@ -3,10 +3,10 @@
 use crate::config::Config;
 use crate::event_loop::EventLoop;
 use crate::mailbox::Mailbox;
-use crate::shared::Shared;
+use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
+use crate::tls::{TlsError, server_config};
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -29,6 +29,9 @@ pub enum StartError {
     /// Nothing to listen on, or no threads.
     #[error("{0}")]
     Config(String),
+    /// A certificate or a key that can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system has no thread, or no descriptor, left.
     #[error("cannot start the server's threads: {0}")]
     Threads(io::Error),
@@ -38,28 +41,32 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    mailboxes: Arc<[Mailbox]>,
     addresses: Vec<(Protocol, String)>,
     loops: Mutex<Vec<JoinHandle<io::Result<()>>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Server {
-    /// Listens and serves, on threads of its own.
+    /// Serves, on threads of its own, those who come to what [`listen`] gave for the same configuration.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start(store: Store, config: Config) -> Result<Self, StartError> {
-        let listeners = listen(&config)?;
-        let addresses =
+    /// Where the system has no threads or descriptors left.
+    pub fn start(store: Store, config: Config, listeners: Vec<Listener>) -> Result<Self, StartError> {
+        let addresses: Vec<_> =
             listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
         let threads = config.threads.max(1) as usize;
         let mailboxes: Arc<[Mailbox]> =
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
         let shared = Arc::new(Shared::new(store, config));
+        let of_redis = addresses.iter().filter(|(protocol, _)| *protocol == Protocol::Redis);
+        let reach = Reach {
+            mailboxes: Arc::clone(&mailboxes),
+            addresses: of_redis.map(|(_, address)| address.clone()).collect(),
+        };
+        // It is new, so that nobody has set this.
+        drop(shared.reach.set(reach));
         let server = Self {
             shared: Arc::clone(&shared),
-            mailboxes: Arc::clone(&mailboxes),
             addresses,
             loops: Mutex::new(Vec::new()),
             flusher: Mutex::new(None),
@@ -95,8 +102,7 @@ impl Server {
 
     /// Tells it to end: it takes no more clients, sends the replies that are under way, and closes the store.
     pub fn stop(&self) {
-        self.shared.is_stopping.store(true, Ordering::SeqCst);
-        self.mailboxes.iter().for_each(Mailbox::ring);
+        self.shared.stop();
     }
 
     /// Waits for the end; whether it has come.
@@ -138,16 +144,36 @@ impl Drop for Server {
     }
 }
 
-fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+/// Begins to listen; clients wait until the server starts. Before a store is opened, so that a server that can't listen makes none.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     let failed = |address: &str| {
         let address = address.to_owned();
         move |source| StartError::Listen { address, source }
     };
     let mut listeners = Vec::new();
-    for (addresses, protocol) in [(&config.redis, Protocol::Redis), (&config.memcached, Protocol::Memcached)]
-    {
+    let tls = match (&config.tls_certificate, &config.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(server_config(certificate, key, config.tls_authority.as_deref())?)
+        }
+        _ if config.tls.is_empty() => None,
+        _ => {
+            return Err(StartError::Config(
+                "TLS needs a certificate and its key: name both with --tls-certificate and --tls-key"
+                    .to_owned(),
+            ));
+        }
+    };
+    let kinds = [
+        (&config.redis, Protocol::Redis, &None),
+        (&config.memcached, Protocol::Memcached, &None),
+        (&config.tls, Protocol::Redis, &tls),
+    ];
+    for (addresses, protocol, tls) in kinds {
         for address in addresses {
-            listeners.push(Listener::tcp(address, protocol).map_err(failed(address))?);
+            listeners.push(Listener::tcp(address, protocol, tls.clone()).map_err(failed(address))?);
         }
     }
     if let Some(path) = &config.unix {
@@ -156,7 +182,8 @@ fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     }
     if listeners.is_empty() {
         return Err(StartError::Config(
-            "the server would listen nowhere: name an address with --redis, --memcached or --unix".to_owned(),
+            "the server would listen nowhere: name an address with --redis, --memcached, --tls or --unix"
+                .to_owned(),
         ));
     }
     Ok(listeners)

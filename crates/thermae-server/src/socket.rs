@@ -6,11 +6,13 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, getpeername, getsockname,
     listen, socket_with,
 };
+use rustls::ServerConfig;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 511;
@@ -33,6 +35,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Where it is, as a user would write it.
     pub address: String,
+    /// That they speak it in TLS, and with what.
+    tls: Option<Arc<ServerConfig>>,
     /// Removed with the listener.
     path: Option<PathBuf>,
 }
@@ -50,6 +54,8 @@ pub struct Accepted {
     pub is_local: bool,
     /// What it speaks.
     pub protocol: Protocol,
+    /// That it speaks this in TLS, and with what.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 impl Listener {
@@ -57,7 +63,7 @@ impl Listener {
     ///
     /// # Errors
     /// A name that has no address; what the system says.
-    pub fn tcp(address: &str, protocol: Protocol) -> io::Result<Self> {
+    pub fn tcp(address: &str, protocol: Protocol, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let resolved = address
             .to_socket_addrs()?
             .next()
@@ -72,7 +78,8 @@ impl Listener {
         bind(&fd, &resolved)?;
         listen(&fd, BACKLOG)?;
         let bound = SocketAddr::try_from(getsockname(&fd)?)?;
-        Ok(Self { fd, protocol, address: bound.to_string(), path: None })
+        let address = if tls.is_some() { format!("{bound} (TLS)") } else { bound.to_string() };
+        Ok(Self { fd, protocol, address, tls, path: None })
     }
 
     /// Listens on a path, which only this user may open. A socket that nobody listens on any more is replaced, anything else is not.
@@ -96,7 +103,13 @@ impl Listener {
         rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
         bind(&fd, &address)?;
         listen(&fd, BACKLOG)?;
-        Ok(Self { fd, protocol, address: format!("unix:{}", path.display()), path: Some(path.to_owned()) })
+        Ok(Self {
+            fd,
+            protocol,
+            address: format!("unix:{}", path.display()),
+            tls: None,
+            path: Some(path.to_owned()),
+        })
     }
 
     /// The next client; `None` where none waits.
@@ -115,7 +128,14 @@ impl Listener {
             if self.path.is_some() {
                 let (address, local_address) = (format!("{}:0", self.address), self.address.clone());
                 let protocol = self.protocol;
-                return Ok(Some(Accepted { fd, address, local_address, is_local: true, protocol }));
+                return Ok(Some(Accepted {
+                    fd,
+                    address,
+                    local_address,
+                    is_local: true,
+                    protocol,
+                    tls: None,
+                }));
             }
             let Some((peer, own)) = ends_of(&fd) else { continue };
             // Replies are written whole; waiting for more to send only delays them.
@@ -128,6 +148,7 @@ impl Listener {
                 local_address: own.to_string(),
                 is_local: peer.ip().is_loopback(),
                 protocol: self.protocol,
+                tls: self.tls.clone(),
             }));
         }
     }

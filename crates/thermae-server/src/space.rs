@@ -164,6 +164,25 @@ impl<'a> Space<'a> {
         Ok(answer)
     }
 
+    /// Whether a change that is not applied yet deletes this key.
+    pub fn is_deleted(&self, key: &[u8]) -> bool {
+        self.overlay.as_ref().is_some_and(|overlay| matches!(overlay.written.get(key), Some(None)))
+    }
+
+    /// The keys that the store does not have yet: changes that are not applied yet bring them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn new_keys(&self) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        for (key, written) in self.overlay.iter().flat_map(|overlay| &overlay.written) {
+            if written.is_some() && self.store.meta(key)?.is_none() {
+                keys.push(key.clone());
+            }
+        }
+        Ok(keys)
+    }
+
     /// Does `work` at once or not at all: others see either nothing of it or all, and it sees nothing of theirs in between. It may be called
     /// more than once, each time before anything of the time before has happened. Within another such work it becomes part of that.
     ///

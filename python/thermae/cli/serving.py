@@ -76,6 +76,14 @@ def _given(path: Path, name: str, value: Any) -> Any:
     multiple=True,
     help="Address for memcached clients; may be given again.",
 )
+@click.option(
+    "--tls", metavar="HOST:PORT", multiple=True, help="Address for Redis clients in TLS; may be given again."
+)
+@click.option("--tls-certificate", metavar="PATH", help="The server's certificate chain, PEM.")
+@click.option("--tls-key", metavar="PATH", help="Its key, PEM.")
+@click.option(
+    "--tls-authority", metavar="PATH", help="Clients have to show a certificate of this authority, PEM."
+)
 @click.option("--unix", metavar="PATH", help="Socket for Redis clients of this machine and user.")
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Event loops.")
 @click.option("--password", help="What clients have to say with AUTH. Better given as THERMAE_PASSWORD.")
@@ -94,6 +102,10 @@ def serve(
     config: Path | None,
     redis: tuple[str, ...],
     memcached: tuple[str, ...],
+    tls: tuple[str, ...],
+    tls_certificate: str | None,
+    tls_key: str | None,
+    tls_authority: str | None,
     unix: str | None,
     threads: int,
     password: str | None,
@@ -113,12 +125,16 @@ def serve(
       thermae serve shm://sessions --hot 1GiB --unix /run/user/1000/thermae.sock
       thermae serve data/ --config thermae.toml
     """
-    if not (redis or memcached or unix):
+    if not (redis or memcached or tls or unix):
         redis = (DEFAULT_REDIS_ADDRESS,)
     settings = {
         "threads": threads,
         "redis": redis,
         "memcached": memcached,
+        "tls": tls,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_authority": tls_authority,
         "unix": unix,
         "password": password or "",
         "clients_max": clients_max,

@@ -461,6 +461,7 @@ impl Checker<'_> {
         self.changed = true;
         let Ok(vacancy) = engine.vacancy(&guard, word >> ADDRESS_BITS) else { return Ok(None) };
         engine.fill_entry(&guard, vacancy, word);
+        engine.note_published(&facts.key);
         Ok(Some(facts))
     }
 

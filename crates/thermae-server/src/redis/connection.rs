@@ -1,11 +1,23 @@
 //! Commands about the connection itself.
+//!
+//! There is one user, `default`, who has a password or none; it is compared in a time that tells nothing about it. What a password admits to is
+//! everything: lists of what users may do would have to hold in Python and in other processes, too, where nobody asks.
 
 use crate::databases::DATABASES;
 use crate::failure::{Failure, Result};
-use crate::redis::call::Call;
+use crate::redis::call::{Call, SYNTAX};
+use crate::redis::session::ReplyMode;
 use crate::redis::table::{Command, NO_KEYS, flags};
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::PoisonError;
 
 use flags::{ALLOW_BUSY, FAST, LOADING, NO_AUTH, NOSCRIPT, STALE};
+
+/// The version of Redis whose commands these are.
+pub const REDIS_VERSION: &str = "7.0.15";
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const WRONG_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// The rows.
 pub const COMMANDS: &[Command] = &[
@@ -25,7 +37,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "echo",
         arity: 2,
-        flags: FAST,
+        flags: LOADING | STALE | FAST,
         keys: NO_KEYS,
         categories: "connection fast",
         group: "connection",
@@ -61,6 +73,45 @@ pub const COMMANDS: &[Command] = &[
         run: quit,
         subcommands: &[],
     },
+    Command {
+        name: "reset",
+        arity: 1,
+        flags: NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY,
+        keys: NO_KEYS,
+        categories: "connection fast",
+        group: "connection",
+        since: "6.2.0",
+        complexity: "O(1)",
+        summary: "Puts the connection into the state in which it began.",
+        run: reset,
+        subcommands: &[],
+    },
+    Command {
+        name: "auth",
+        arity: -2,
+        flags: NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY,
+        keys: NO_KEYS,
+        categories: "connection fast",
+        group: "connection",
+        since: "1.0.0",
+        complexity: "O(1)",
+        summary: "Says who the client is.",
+        run: auth,
+        subcommands: &[],
+    },
+    Command {
+        name: "hello",
+        arity: -1,
+        flags: NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY,
+        keys: NO_KEYS,
+        categories: "connection fast",
+        group: "connection",
+        since: "6.0.0",
+        complexity: "O(1)",
+        summary: "Chooses the version of the protocol; says who the client is, and what it calls itself.",
+        run: hello,
+        subcommands: &[],
+    },
 ];
 
 fn ping(call: &mut Call<'_, '_>) -> Result<()> {
@@ -78,7 +129,12 @@ fn echo(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 fn select(call: &mut Call<'_, '_>) -> Result<()> {
-    let number = call.integer(1).map_err(|_| Failure::from("ERR invalid DB index"))?;
+    let number = call.integer(1)?;
+    if i32::try_from(number).is_err() {
+        return Err(Failure::from(
+            "ERR value is out of range, value must between -2147483648 and 2147483647",
+        ));
+    }
     let database = u8::try_from(number).ok().filter(|database| *database < DATABASES);
     call.session.database = database.ok_or("ERR DB index is out of range")?;
     call.reply.ok();
@@ -89,4 +145,226 @@ fn quit(call: &mut Call<'_, '_>) -> Result<()> {
     call.session.closes = true;
     call.reply.ok();
     Ok(())
+}
+
+fn reset(call: &mut Call<'_, '_>) -> Result<()> {
+    let needs_no_password = !has_password(call);
+    let session = &mut *call.session;
+    session.queue = None;
+    session.watched = HashMap::new();
+    session.reply_mode = ReplyMode::On;
+    session.database = 0;
+    session.is_resp3 = false;
+    session.is_authenticated = needs_no_password;
+    session.client.rename(b"");
+    call.reply.speak(false);
+    call.reply.status("RESET");
+    Ok(())
+}
+
+fn auth(call: &mut Call<'_, '_>) -> Result<()> {
+    match call.arguments.len() {
+        2 if !has_password(call) => {
+            return Err(Failure::from(
+                "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+            ));
+        }
+        2 => authenticate(call, b"default", call.argument(1))?,
+        3 => authenticate(call, call.argument(1), call.argument(2))?,
+        _ => return Err(Failure::from(SYNTAX)),
+    }
+    call.reply.ok();
+    Ok(())
+}
+
+fn has_password(call: &Call<'_, '_>) -> bool {
+    !call.shared.config.read().unwrap_or_else(PoisonError::into_inner).password.is_empty()
+}
+
+/// Lets a client in who says the password; where there is none, any will do.
+fn authenticate(call: &mut Call<'_, '_>, user: &[u8], password: &[u8]) -> Result<()> {
+    let is_right = {
+        let config = call.shared.config.read().unwrap_or_else(PoisonError::into_inner);
+        config.password.is_empty() || is_same(password, config.password.as_bytes())
+    };
+    if !is_right || user != b"default" {
+        return Err(Failure::from(WRONG_PASSWORD));
+    }
+    call.session.is_authenticated = true;
+    Ok(())
+}
+
+/// Compares what a stranger gave with a secret, in a time that depends on the length of what was given alone.
+fn is_same(given: &[u8], secret: &[u8]) -> bool {
+    let mut difference = given.len() ^ secret.len();
+    for (index, byte) in given.iter().enumerate() {
+        let wanted = secret.get(index % secret.len().max(1)).copied().unwrap_or_default();
+        difference |= black_box(usize::from(byte ^ wanted));
+    }
+    black_box(difference) == 0
+}
+
+fn hello(call: &mut Call<'_, '_>) -> Result<()> {
+    let version = match call.arguments.len() {
+        1 => None,
+        _ => Some(call.integer(1).map_err(|_| "ERR Protocol version is not an integer or out of range")?),
+    };
+    if version.is_some_and(|version| !matches!(version, 2 | 3)) {
+        return Err(Failure::from("NOPROTO unsupported protocol version"));
+    }
+    let mut index = 2;
+    while index < call.arguments.len() {
+        let more = call.arguments.len() - index - 1;
+        if call.is(index, "AUTH") && more >= 2 {
+            authenticate(call, call.argument(index + 1), call.argument(index + 2))?;
+            index += 3;
+        } else if call.is(index, "SETNAME") && more >= 1 {
+            rename(call, call.argument(index + 1))?;
+            index += 2;
+        } else {
+            let option = String::from_utf8_lossy(call.argument(index));
+            return Err(Failure::text(format!("ERR Syntax error in HELLO option '{option}'")));
+        }
+    }
+    if !call.session.is_authenticated {
+        return Err(Failure::from(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be \
+             used to authenticate the client and select the RESP protocol version at the same time",
+        ));
+    }
+    if let Some(version) = version {
+        call.session.is_resp3 = version == 3;
+        call.reply.speak(version == 3);
+    }
+    greet(call);
+    Ok(())
+}
+
+/// Says who the server is.
+fn greet(call: &mut Call<'_, '_>) {
+    let (id, is_resp3) = (call.session.id, call.session.is_resp3);
+    let reply = &mut call.reply;
+    reply.map(7);
+    for (name, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    reply.bulk(b"proto");
+    reply.integer(if is_resp3 { 3 } else { 2 });
+    reply.bulk(b"id");
+    reply.count(id);
+    for (name, value) in [("mode", "standalone"), ("role", "master")] {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    reply.bulk(b"modules");
+    reply.array(0);
+}
+
+/// Gives the client a name, or takes it away where it is empty.
+///
+/// # Errors
+/// A name that would make the lines of CLIENT LIST ambiguous.
+pub fn rename(call: &mut Call<'_, '_>, name: &[u8]) -> Result<()> {
+    if !name.iter().all(|byte| matches!(byte, b'!'..=b'~')) {
+        return Err(Failure::from(WRONG_NAME));
+    }
+    call.session.client.rename(name);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::testing::{Tester, expect_all};
+
+    #[test]
+    fn replies_are_those_of_redis() {
+        let mut tester = Tester::new("connection");
+        expect_all(
+            &mut tester,
+            &[
+                ("PING", "+PONG\r\n"),
+                ("ping a", "$1\r\na\r\n"),
+                ("PING a b", "-ERR wrong number of arguments for 'ping' command\r\n"),
+                ("ECHO a", "$1\r\na\r\n"),
+                ("ECHO", "-ERR wrong number of arguments for 'echo' command\r\n"),
+                ("SELECT 15", "+OK\r\n"),
+                ("SELECT 16", "-ERR DB index is out of range\r\n"),
+                ("SELECT -1", "-ERR DB index is out of range\r\n"),
+                (
+                    "SELECT 99999999999",
+                    "-ERR value is out of range, value must between -2147483648 and 2147483647\r\n",
+                ),
+                ("SELECT x", "-ERR value is not an integer or out of range\r\n"),
+                ("HELLO 4", "-NOPROTO unsupported protocol version\r\n"),
+                ("HELLO x", "-ERR Protocol version is not an integer or out of range\r\n"),
+                ("HELLO 2 foo", "-ERR Syntax error in HELLO option 'foo'\r\n"),
+                ("HELLO 2 setname", "-ERR Syntax error in HELLO option 'setname'\r\n"),
+                ("HELLO 2 auth a", "-ERR Syntax error in HELLO option 'auth'\r\n"),
+                ("HELLO 2 auth a b", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+                ("AUTH default anything", "+OK\r\n"),
+                (
+                    "AUTH nobody anything",
+                    "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+                ),
+                ("AUTH a b c", "-ERR syntax error\r\n"),
+            ],
+        );
+        assert!(
+            tester.send("AUTH a").starts_with("-ERR AUTH <password> called without any password configured")
+        );
+    }
+
+    #[test]
+    fn hello_chooses_the_version_and_names_the_client() {
+        let mut tester = Tester::new("hello");
+        let greeting = "$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n";
+        assert!(tester.send("HELLO").starts_with(&format!("*14\r\n{greeting}:2\r\n$2\r\nid\r\n:1\r\n")));
+        assert!(tester.send("HELLO 3 SETNAME me").starts_with(&format!("%7\r\n{greeting}:3\r\n")));
+        assert_eq!(tester.session.client.name(), b"me");
+        assert_eq!(tester.send("RESET"), "+RESET\r\n");
+        assert_eq!(tester.session.client.name(), b"");
+        assert!(!tester.session.is_resp3);
+        assert_eq!(tester.send_words(&[b"HELLO", b"3", b"SETNAME", b"a b"]), format!("-{WRONG_NAME}\r\n"));
+        assert!(!tester.session.is_resp3);
+    }
+
+    #[test]
+    fn a_stranger_has_to_say_the_password() {
+        let mut tester = Tester::new("auth");
+        tester.shared.config.write().unwrap().password = "secret".to_owned();
+        tester.session.is_authenticated = false;
+        let wrong = format!("-{WRONG_PASSWORD}\r\n");
+        expect_all(
+            &mut tester,
+            &[
+                ("PING", "-NOAUTH Authentication required.\r\n"),
+                ("AUTH secre", &wrong),
+                ("AUTH secrets", &wrong),
+                ("AUTH nobody secret", &wrong),
+                ("GET a", "-NOAUTH Authentication required.\r\n"),
+            ],
+        );
+        assert!(tester.send("HELLO 3").starts_with("-NOAUTH HELLO must be called"));
+        assert_eq!(tester.send("AUTH secret"), "+OK\r\n");
+        assert_eq!(tester.send("PING"), "+PONG\r\n");
+        assert_eq!(tester.send("RESET"), "+RESET\r\n");
+        assert_eq!(tester.send("PING"), "-NOAUTH Authentication required.\r\n");
+        assert!(tester.send("HELLO 3 AUTH default secret").starts_with("%7"));
+        // Once there is no password any more, nobody is a stranger.
+        tester.send("RESET");
+        tester.shared.config.write().unwrap().password.clear();
+        assert_eq!(tester.send("PING"), "+PONG\r\n");
+    }
+
+    #[test]
+    fn secrets_are_compared_whole() {
+        assert!(is_same(b"abc", b"abc") && is_same(b"", b""));
+        for (given, secret) in
+            [(&b"abd"[..], &b"abc"[..]), (b"ab", b"abc"), (b"abcabc", b"abc"), (b"", b"a"), (b"a", b"")]
+        {
+            assert!(!is_same(given, secret), "{given:?} {secret:?}");
+        }
+    }
 }

@@ -2,13 +2,14 @@
 
 use crate::failure::Failure;
 use crate::redis::call::Call;
+use crate::redis::diagnostics::note_slow;
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
 use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, flags};
 use crate::shared::Shared;
 use crate::space::Space;
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 
 /// Most bytes of what a client sent that an error shows.
 const SHOWN_BYTES_MAX: usize = 128;
@@ -95,8 +96,9 @@ fn refuse(session: &mut Session, failure: &Failure, shared: &Shared, output: &mu
     if let Some(queue) = &mut session.queue {
         queue.is_refused = true;
     }
-    shared.statistics.errors.fetch_add(1, Ordering::Relaxed);
-    Reply::new(output, session.is_resp3).error(&failure.line());
+    let line = failure.line();
+    shared.statistics.note_error(&line);
+    Reply::new(output, session.is_resp3).error(&line);
 }
 
 #[inline]
@@ -108,11 +110,15 @@ fn execute_found(
     shared: &Shared,
     output: &mut Vec<u8>,
 ) {
-    if !session.is_authenticated && !command.has(flags::NO_AUTH) {
+    if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
         return refuse(session, &Failure::from("NOAUTH Authentication required."), shared, output);
     }
-    session.last_command = command.name;
-    if session.queue.is_some() && !command.has(flags::NO_MULTI) && !is_of_transactions(command) {
+    session.last_command = Some(command);
+    if session.queue.is_some() && !is_of_transactions(command) {
+        if command.has(flags::NO_MULTI) {
+            let failure = Failure::from("ERR Command not allowed inside a transaction");
+            return refuse(session, &failure, shared, output);
+        }
         if let Some(queue) = &mut session.queue {
             queue.commands.push(arguments.into());
         }
@@ -121,8 +127,19 @@ fn execute_found(
     run(command, arguments, session, space, shared, output);
 }
 
+/// Whether a client that has not said who it is need not any more, the password having been taken away meanwhile.
+#[cold]
+fn is_open(session: &mut Session, shared: &Shared) -> bool {
+    session.is_authenticated =
+        shared.config.read().unwrap_or_else(PoisonError::into_inner).password.is_empty();
+    session.is_authenticated
+}
+
 fn is_of_transactions(command: &Command) -> bool {
-    matches!(command.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+    matches!(
+        (command.group, command.name),
+        ("transactions", "exec" | "discard" | "multi" | "watch") | ("connection", "quit" | "reset")
+    )
 }
 
 /// Runs a command that nothing speaks against.
@@ -138,9 +155,14 @@ pub fn run(
     let start = output.len();
     let is_resp3 = session.is_resp3;
     let mut call = Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
+    let started = shared.slow_log.start();
     if let Err(failure) = (command.run)(&mut call) {
+        let line = failure.line();
         call.reply.take_back(start);
-        call.reply.error(&failure.line());
-        shared.statistics.errors.fetch_add(1, Ordering::Relaxed);
+        call.reply.error(&line);
+        shared.statistics.note_error(&line);
+    }
+    if let Some(microseconds) = started.and_then(|started| shared.slow_log.slow(started)) {
+        note_slow(&call, microseconds);
     }
 }

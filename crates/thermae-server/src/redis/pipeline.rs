@@ -1,9 +1,10 @@
 //! All that a read brought: parsed in one pass, executed in place, answered in one piece.
 
-use crate::redis::execute::execute;
+use crate::redis::execute::{execute, find};
 use crate::redis::reply::Reply;
 use crate::redis::request::{Arguments, Batch, Limits, Partial, parse};
 use crate::redis::session::Session;
+use crate::redis::table::flags;
 use crate::shared::Shared;
 use crate::space::Space;
 use std::sync::atomic::Ordering;
@@ -39,6 +40,7 @@ impl Pipeline {
         output: &mut Vec<u8>,
     ) -> usize {
         let mut space = Space::new(&shared.store);
+        self.session.is_paused = false;
         let mut done = 0;
         loop {
             batch.clear();
@@ -51,6 +53,10 @@ impl Pipeline {
             let mut executed = 0;
             for index in 0..batch.len() {
                 let (arguments, end) = batch.command(index, &buffer[begin..]);
+                if shared.pause.may_be_on() && has_to_wait(arguments, &self.session, shared) {
+                    self.session.is_paused = true;
+                    break;
+                }
                 done = begin + end;
                 if is_for_another_protocol(arguments) {
                     self.session.closes = true;
@@ -86,6 +92,19 @@ fn is_for_another_protocol(arguments: Arguments<'_>) -> bool {
     let name = arguments.at(0);
     (name.len() == 4 || name.len() == 5)
         && (name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:"))
+}
+
+/// Whether a pause holds this command back.
+#[cold]
+fn has_to_wait(arguments: Arguments<'_>, session: &Session, shared: &Shared) -> bool {
+    if shared.pause.left_ms(shared.store.now_ms()) == 0 {
+        return false;
+    }
+    let writes = |arguments| find(arguments).is_ok_and(|command| command.has(flags::WRITE));
+    let queue = session.queue.as_ref().filter(|_| arguments.at(0).eq_ignore_ascii_case(b"exec"));
+    shared.pause.is_of_all()
+        || writes(arguments)
+        || queue.is_some_and(|queue| queue.commands.iter().any(|queued| writes(queued.arguments())))
 }
 
 /// Has the processor fetch where the keys of a batch are looked for.

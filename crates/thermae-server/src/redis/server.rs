@@ -1,27 +1,27 @@
 //! Commands about the server.
+//!
+//! SAVE means what it means to whoever calls it: what was written is on the disk when it returns. For a store that has a durable tier this is
+//! a flush, for one in memory alone an error. Rejected: writing a snapshot, which is a second copy of what the durable tiers hold already;
+//! `thermae snapshot` is for that.
 
-use crate::databases::{database_of, stored_prefix};
-use crate::failure::Result;
-use crate::redis::call::Call;
+use crate::failure::{Failure, Result};
+use crate::numbers::parse_integer;
+use crate::redis::call::{Call, SYNTAX};
+use crate::redis::connection::REDIS_VERSION;
+use crate::redis::information;
+use crate::redis::settings::is_durable;
 use crate::redis::table::{Command, NO_KEYS, flags};
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::PoisonError;
 
-use flags::{FAST, LOADING, READONLY, STALE};
+use flags::{ADMIN, ALLOW_BUSY, FAST, LOADING, NO_ASYNC_LOADING, NO_MULTI, NOSCRIPT, READONLY, STALE};
+
+const NOTHING_DURABLE: &str =
+    "ERR the store is in memory alone, so nothing can be saved: create it with a cold tier";
+const IN_PROGRESS: &str = "ERR Background save already in progress";
 
 /// The rows.
 pub const COMMANDS: &[Command] = &[
-    Command {
-        name: "dbsize",
-        arity: 1,
-        flags: READONLY | FAST,
-        keys: NO_KEYS,
-        categories: "fast keyspace read",
-        group: "server",
-        since: "1.0.0",
-        complexity: "O(1) where only database 0 is used, else O(N), N being the number of keys in the store",
-        summary: "Answers how many keys the database has.",
-        run: dbsize,
-        subcommands: &[],
-    },
     Command {
         name: "time",
         arity: 1,
@@ -35,23 +35,296 @@ pub const COMMANDS: &[Command] = &[
         run: time,
         subcommands: &[],
     },
+    Command {
+        name: "info",
+        arity: -1,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "dangerous slow",
+        group: "server",
+        since: "1.0.0",
+        complexity: "O(1); the section keyspace now and then walks over the keys",
+        summary: "Answers what is known about the server, in sections.",
+        run: information::info,
+        subcommands: &[],
+    },
+    Command {
+        name: "lastsave",
+        arity: 1,
+        flags: LOADING | STALE | FAST,
+        keys: NO_KEYS,
+        categories: "admin dangerous fast",
+        group: "server",
+        since: "1.0.0",
+        complexity: "O(1)",
+        summary: "Answers when everything was last made durable by SAVE or BGSAVE.",
+        run: lastsave,
+        subcommands: &[],
+    },
+    Command {
+        name: "save",
+        arity: 1,
+        flags: ADMIN | NOSCRIPT | NO_ASYNC_LOADING | NO_MULTI,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "1.0.0",
+        complexity: "O(N), N being what was written since the last flush",
+        summary: "Makes everything durable that was written so far.",
+        run: save,
+        subcommands: &[],
+    },
+    Command {
+        name: "bgsave",
+        arity: -1,
+        flags: ADMIN | NOSCRIPT | NO_ASYNC_LOADING,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "1.0.0",
+        complexity: "O(1)",
+        summary: "Begins to make everything durable that was written so far.",
+        run: bgsave,
+        subcommands: &[],
+    },
+    Command {
+        name: "shutdown",
+        arity: -1,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE | NO_MULTI | ALLOW_BUSY,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "1.0.0",
+        complexity: "O(N), N being what was written since the last flush",
+        summary: "Ends the server.",
+        run: shutdown,
+        subcommands: &[],
+    },
+    Command {
+        name: "role",
+        arity: 1,
+        flags: NOSCRIPT | LOADING | STALE | FAST,
+        keys: NO_KEYS,
+        categories: "admin dangerous fast",
+        group: "server",
+        since: "2.8.12",
+        complexity: "O(1)",
+        summary: "Answers which part the server has in replication: that of a master without replicas.",
+        run: role,
+        subcommands: &[],
+    },
+    Command {
+        name: "replicaof",
+        arity: 3,
+        flags: ADMIN | NOSCRIPT | STALE | NO_ASYNC_LOADING,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Would make the server a replica; NO ONE leaves it what it is.",
+        run: replicaof,
+        subcommands: &[],
+    },
+    Command {
+        name: "slaveof",
+        arity: 3,
+        flags: ADMIN | NOSCRIPT | STALE | NO_ASYNC_LOADING,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "1.0.0",
+        complexity: "O(1)",
+        summary: "The older name of REPLICAOF.",
+        run: replicaof,
+        subcommands: &[],
+    },
+    Command {
+        name: "lolwut",
+        arity: -1,
+        flags: READONLY | FAST,
+        keys: NO_KEYS,
+        categories: "fast read",
+        group: "server",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Answers the version of Redis whose commands these are.",
+        run: lolwut,
+        subcommands: &[],
+    },
 ];
 
-fn dbsize(call: &mut Call<'_, '_>) -> Result<()> {
-    let database = call.session.database;
-    let mut scan = call.space.store().scan(&stored_prefix(database));
-    let mut count = 0;
-    while let Some(batch) = scan.next_batch()? {
-        count += batch.iter().filter(|(key, _)| database_of(key).0 == database).count() as u64;
-    }
-    call.reply.count(count);
+fn time(call: &mut Call<'_, '_>) -> Result<()> {
+    let (now_ms, microseconds) = precise_time(call);
+    call.reply.array(2);
+    call.reply.bulk((now_ms / 1000).to_string().as_bytes());
+    call.reply.bulk((now_ms % 1000 * 1000 + microseconds).to_string().as_bytes());
     Ok(())
 }
 
-fn time(call: &mut Call<'_, '_>) -> Result<()> {
-    let now_ms = call.space.now_ms();
-    call.reply.array(2);
-    call.reply.bulk((now_ms / 1000).to_string().as_bytes());
-    call.reply.bulk((now_ms % 1000 * 1000).to_string().as_bytes());
+/// The store's time, and the microseconds beyond it: the store counts the milliseconds of the same clock from another beginning.
+fn precise_time(call: &Call<'_, '_>) -> (u64, u64) {
+    loop {
+        let now_ms = call.space.now_ms();
+        let nanoseconds = clock_gettime(ClockId::Boottime).tv_nsec.unsigned_abs();
+        if call.space.now_ms() == now_ms {
+            return (now_ms, nanoseconds / 1000 % 1000);
+        }
+    }
+}
+
+fn lastsave(call: &mut Call<'_, '_>) -> Result<()> {
+    let (_, at_seconds) = *call.shared.last_save.lock().unwrap_or_else(PoisonError::into_inner);
+    call.reply.count(at_seconds);
     Ok(())
+}
+
+/// Whether what the last BGSAVE was to make durable is not yet.
+pub fn is_saving(call: &Call<'_, '_>) -> bool {
+    let (sequence, _) = *call.shared.last_save.lock().unwrap_or_else(PoisonError::into_inner);
+    !call.space.store().is_durable(sequence)
+}
+
+/// Notes what is to be durable, which is all that was written.
+fn begin_save(call: &Call<'_, '_>) -> Result<u64> {
+    if !is_durable(&call.space.store().config()) {
+        return Err(Failure::from(NOTHING_DURABLE));
+    }
+    if is_saving(call) {
+        return Err(Failure::from(IN_PROGRESS));
+    }
+    let sequence = call.space.store().stats()?.sequence;
+    let mut last_save = call.shared.last_save.lock().unwrap_or_else(PoisonError::into_inner);
+    *last_save = (sequence, call.space.now_ms() / 1000);
+    Ok(sequence)
+}
+
+fn save(call: &mut Call<'_, '_>) -> Result<()> {
+    begin_save(call)?;
+    call.space.store().flush()?;
+    call.reply.ok();
+    Ok(())
+}
+
+fn bgsave(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.arguments.len() > 2 || (call.arguments.len() == 2 && !call.is(1, "SCHEDULE")) {
+        return Err(Failure::from(SYNTAX));
+    }
+    let sequence = begin_save(call)?;
+    call.shared.flusher.want(sequence);
+    call.reply.status("Background saving started");
+    Ok(())
+}
+
+/// The connection is closed without a reply: that is how a client learns that the server ends.
+fn shutdown(call: &mut Call<'_, '_>) -> Result<()> {
+    let (mut saves, mut saves_not, mut is_forced, mut aborts) = (false, false, false, false);
+    for index in 1..call.arguments.len() {
+        let flag = [
+            ("SAVE", &mut saves),
+            ("NOSAVE", &mut saves_not),
+            ("FORCE", &mut is_forced),
+            ("ABORT", &mut aborts),
+        ];
+        match flag.into_iter().find(|(word, _)| call.is(index, word)) {
+            Some((_, flag)) => *flag = true,
+            None if call.is(index, "NOW") => {}
+            None => return Err(Failure::from(SYNTAX)),
+        }
+    }
+    if (saves && saves_not) || (aborts && call.arguments.len() > 2) {
+        return Err(Failure::from(SYNTAX));
+    }
+    if aborts {
+        return Err(Failure::from("ERR No shutdown in progress."));
+    }
+    if saves && !is_forced && call.space.store().flush().is_err() {
+        return Err(Failure::from("ERR Errors trying to SHUTDOWN. Check logs."));
+    }
+    call.session.closes = true;
+    call.shared.stop();
+    Ok(())
+}
+
+fn role(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.array(3);
+    call.reply.bulk(b"master");
+    call.reply.integer(0);
+    call.reply.array(0);
+    Ok(())
+}
+
+fn replicaof(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.is(1, "NO") && call.is(2, "ONE") {
+        call.reply.ok();
+        return Ok(());
+    }
+    let port = parse_integer(call.argument(2)).filter(|port| (0..=65535).contains(port));
+    Err(Failure::from(match port {
+        Some(_) => "ERR a Thermae server is never a replica: open the same store in another process instead",
+        None => "ERR Invalid master port",
+    }))
+}
+
+fn lolwut(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.arguments.len() > 2 && call.is(1, "VERSION") {
+        call.integer(2)?;
+    }
+    call.reply.verbatim("txt", &format!("Redis ver. {REDIS_VERSION}\n"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::testing::{Tester, expect_all};
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn replies_are_those_of_redis() {
+        let mut tester = Tester::new("server");
+        expect_all(
+            &mut tester,
+            &[
+                ("DBSIZE", ":0\r\n"),
+                ("ROLE", "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"),
+                ("REPLICAOF NO ONE", "+OK\r\n"),
+                ("SLAVEOF no one", "+OK\r\n"),
+                ("REPLICAOF host x", "-ERR Invalid master port\r\n"),
+                ("REPLICAOF host 70000", "-ERR Invalid master port\r\n"),
+                ("LOLWUT", "$18\r\nRedis ver. 7.0.15\n\r\n"),
+                ("LOLWUT VERSION x", "-ERR value is not an integer or out of range\r\n"),
+                ("BGSAVE foo", "-ERR syntax error\r\n"),
+                ("SAVE", &format!("-{NOTHING_DURABLE}\r\n")),
+                ("SHUTDOWN foo", "-ERR syntax error\r\n"),
+                ("SHUTDOWN SAVE NOSAVE", "-ERR syntax error\r\n"),
+                ("SHUTDOWN ABORT NOW", "-ERR syntax error\r\n"),
+                ("SHUTDOWN ABORT", "-ERR No shutdown in progress.\r\n"),
+            ],
+        );
+        assert!(tester.send("REPLICAOF host 6379").starts_with("-ERR a Thermae server is never a replica"));
+        assert!(tester.send("TIME").starts_with("*2\r\n$10\r\n"));
+        assert!(tester.send("LASTSAVE").starts_with(':'));
+    }
+
+    #[test]
+    fn the_server_ends_when_it_is_told_to() {
+        let mut tester = Tester::new("shutdown");
+        assert_eq!(tester.send("SHUTDOWN NOSAVE NOW"), "");
+        assert!(tester.session.closes && tester.shared.is_stopping.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn what_may_not_be_in_a_transaction_spoils_it() {
+        let mut tester = Tester::new("no-multi");
+        expect_all(
+            &mut tester,
+            &[
+                ("MULTI", "+OK\r\n"),
+                ("SHUTDOWN", "-ERR Command not allowed inside a transaction\r\n"),
+                ("SLOWLOG RESET", "+QUEUED\r\n"),
+                ("EXEC", "-EXECABORT Transaction discarded because of previous errors.\r\n"),
+            ],
+        );
+    }
 }

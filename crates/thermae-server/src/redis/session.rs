@@ -1,7 +1,11 @@
 //! What the server knows of one client.
 
+use crate::clients::{Client, Place, marks};
 use crate::redis::request::OwnedArguments;
+use crate::redis::table::Command;
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Whether replies are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,12 +35,8 @@ pub struct Queue {
 pub struct Session {
     /// Its number, never given twice by a server.
     pub id: u64,
-    /// Where it calls from.
-    pub address: String,
-    /// Where it was accepted.
-    pub local_address: String,
-    /// What it calls itself.
-    pub name: Vec<u8>,
+    /// What others see of it.
+    pub client: Arc<Client>,
     /// The database that it selected.
     pub database: u8,
     /// Whether it speaks RESP3.
@@ -47,10 +47,12 @@ pub struct Session {
     pub reply_mode: ReplyMode,
     /// Set by a command after whose reply the connection is closed.
     pub closes: bool,
-    /// When it came, store clock.
-    pub connected_at_ms: u64,
-    /// The last command's name.
-    pub last_command: &'static str,
+    /// Its next command waits for the end of a pause.
+    pub is_paused: bool,
+    /// Is to be kept when clients have to go.
+    pub no_evict: bool,
+    /// The last command that could have been executed.
+    pub last_command: Option<&'static Command>,
     /// After MULTI.
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
@@ -58,7 +60,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A client that has just come.
+    /// A client that has just come, and that no loop serves.
     pub fn new(
         id: u64,
         address: String,
@@ -66,20 +68,42 @@ impl Session {
         is_authenticated: bool,
         connected_at_ms: u64,
     ) -> Self {
+        let client = Client::new(id, address, local_address, Place::default(), connected_at_ms);
+        Self::of(Arc::new(client), is_authenticated)
+    }
+
+    /// The session of a client.
+    pub fn of(client: Arc<Client>, is_authenticated: bool) -> Self {
         Self {
-            id,
-            address,
-            local_address,
-            name: Vec::new(),
+            id: client.id,
+            client,
             database: 0,
             is_resp3: false,
             is_authenticated,
             reply_mode: ReplyMode::On,
             closes: false,
-            connected_at_ms,
-            last_command: "",
+            is_paused: false,
+            no_evict: false,
+            last_command: None,
             queue: None,
             watched: HashMap::new(),
         }
+    }
+
+    /// Lets others see what the client is at.
+    pub fn publish(&self, now_ms: u64) {
+        let flag = |is_so, mark| if is_so { mark } else { 0 };
+        let flags = flag(self.is_resp3, marks::RESP3)
+            | flag(self.no_evict, marks::NO_EVICT)
+            | flag(self.queue.is_some(), marks::IN_TRANSACTION)
+            | flag(self.closes, marks::CLOSES);
+        let queued = self.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
+        let command = self.last_command.map_or(0, |command| std::ptr::from_ref(command).addr());
+        let client = &self.client;
+        client.active_at_ms.store(now_ms, Ordering::Relaxed);
+        client.database.store(u32::from(self.database), Ordering::Relaxed);
+        client.flags.store(flags, Ordering::Relaxed);
+        client.queued.store(queued, Ordering::Relaxed);
+        client.command.store(command, Ordering::Relaxed);
     }
 }

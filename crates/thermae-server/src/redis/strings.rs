@@ -1,9 +1,15 @@
-//! Commands on strings.
+//! Commands on whole values: stored, answered, deleted, and when they expire.
+//!
+//! What reads and writes one key is one step of the store, decided on the version that was read; what concerns several keys is one
+//! transaction. A value that expires at a time that has passed is not stored: its key is deleted.
 
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
-use crate::redis::table::{Command, ONE_KEY, flags};
-use thermae_core::{Condition, SetOptions};
+use crate::redis::expiry_options::{Expiry, Lifetime, TimeUnit, has_passed};
+use crate::redis::table::{ALL_KEYS, Command, Keys, ONE_KEY, flags};
+use crate::redis::values::{ENCODING_BYTES, reply_bytes, reply_value, set_bytes};
+use std::borrow::Cow;
+use thermae_core::{BatchOp, Condition, SetOptions, Update};
 
 use flags::{DENYOOM, FAST, READONLY, WRITE};
 
@@ -35,55 +41,362 @@ pub const COMMANDS: &[Command] = &[
         run: set,
         subcommands: &[],
     },
+    Command {
+        name: "setnx",
+        arity: 3,
+        flags: WRITE | DENYOOM | FAST,
+        keys: ONE_KEY,
+        categories: "fast string write",
+        group: "string",
+        since: "1.0.0",
+        complexity: "O(1)",
+        summary: "Stores a value if the key is absent.",
+        run: setnx,
+        subcommands: &[],
+    },
+    Command {
+        name: "setex",
+        arity: 4,
+        flags: WRITE | DENYOOM,
+        keys: ONE_KEY,
+        categories: "slow string write",
+        group: "string",
+        since: "2.0.0",
+        complexity: "O(1)",
+        summary: "Stores a value that expires after so many seconds.",
+        run: setex,
+        subcommands: &[],
+    },
+    Command {
+        name: "psetex",
+        arity: 4,
+        flags: WRITE | DENYOOM,
+        keys: ONE_KEY,
+        categories: "slow string write",
+        group: "string",
+        since: "2.6.0",
+        complexity: "O(1)",
+        summary: "Stores a value that expires after so many milliseconds.",
+        run: psetex,
+        subcommands: &[],
+    },
+    Command {
+        name: "getset",
+        arity: 3,
+        flags: WRITE | DENYOOM | FAST,
+        keys: ONE_KEY,
+        categories: "fast string write",
+        group: "string",
+        since: "1.0.0",
+        complexity: "O(1)",
+        summary: "Stores a value and answers the one before.",
+        run: getset,
+        subcommands: &[],
+    },
+    Command {
+        name: "getdel",
+        arity: 2,
+        flags: WRITE | FAST,
+        keys: ONE_KEY,
+        categories: "fast string write",
+        group: "string",
+        since: "6.2.0",
+        complexity: "O(1)",
+        summary: "Deletes a key and answers its value.",
+        run: getdel,
+        subcommands: &[],
+    },
+    Command {
+        name: "getex",
+        arity: -2,
+        flags: WRITE | FAST,
+        keys: ONE_KEY,
+        categories: "fast string write",
+        group: "string",
+        since: "6.2.0",
+        complexity: "O(1)",
+        summary: "Answers the value of a key and says when it expires.",
+        run: getex,
+        subcommands: &[],
+    },
+    Command {
+        name: "mget",
+        arity: -2,
+        flags: READONLY | FAST,
+        keys: ALL_KEYS,
+        categories: "fast read string",
+        group: "string",
+        since: "1.0.0",
+        complexity: "O(N), N being the number of keys",
+        summary: "Answers the values of several keys.",
+        run: mget,
+        subcommands: &[],
+    },
+    Command {
+        name: "mset",
+        arity: -3,
+        flags: WRITE | DENYOOM,
+        keys: Keys { first: 1, last: -1, step: 2 },
+        categories: "slow string write",
+        group: "string",
+        since: "1.0.1",
+        complexity: "O(N), N being the number of keys",
+        summary: "Stores several values at once.",
+        run: mset,
+        subcommands: &[],
+    },
+    Command {
+        name: "msetnx",
+        arity: -3,
+        flags: WRITE | DENYOOM,
+        keys: Keys { first: 1, last: -1, step: 2 },
+        categories: "slow string write",
+        group: "string",
+        since: "1.0.1",
+        complexity: "O(N), N being the number of keys",
+        summary: "Stores several values at once if all of their keys are absent.",
+        run: msetnx,
+        subcommands: &[],
+    },
 ];
+
+/// Keys of one command that are looked up together, so that their cache misses overlap.
+const BATCH_KEYS: usize = 32;
 
 fn get(call: &mut Call<'_, '_>) -> Result<()> {
     let key = call.key(1);
     reply_value(call, &key)
 }
 
-/// Replies with the value of a key: copied once, from where it is stored to where the reply is.
-#[inline]
-fn reply_value(call: &mut Call<'_, '_>, key: &[u8]) -> Result<()> {
-    if !call.space.is_plain() {
-        match call.space.get(key)? {
-            Some((_, value)) => call.reply.bulk(&value),
-            None => call.reply.null(),
-        }
-        return Ok(());
+fn set(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.arguments.len() > 3 {
+        return set_with_options(call);
     }
-    let start = call.reply.position();
-    let reply = &mut call.reply;
-    let found = call.space.store().get_into(key, |meta| {
-        // May be asked again, when the value moved under the reader.
-        reply.take_back(start);
-        reply.bulk_space(meta.value_len as usize)
+    let key = call.key(1);
+    call.space.set(&key, call.argument(2), &SetOptions::default())?;
+    call.reply.ok();
+    Ok(())
+}
+
+/// What SET is told beside key and value.
+#[derive(Debug, Default)]
+struct SetWords<'a> {
+    condition: Condition,
+    answers_old: bool,
+    lifetime: Lifetime<'a>,
+}
+
+impl<'a> SetWords<'a> {
+    fn parse(call: &Call<'a, '_>) -> Result<Self> {
+        let mut words = Self::default();
+        let mut index = 3;
+        while index < call.arguments.len() {
+            if call.is(index, "NX") && words.condition != Condition::IfPresent {
+                words.condition = Condition::IfAbsent;
+            } else if call.is(index, "XX") && words.condition != Condition::IfAbsent {
+                words.condition = Condition::IfPresent;
+            } else if call.is(index, "GET") {
+                words.answers_old = true;
+            } else {
+                index += words.lifetime.take(call, index).ok_or(SYNTAX)?;
+                continue;
+            }
+            index += 1;
+        }
+        if words.lifetime == Lifetime::Persist { Err(Failure::from(SYNTAX)) } else { Ok(words) }
+    }
+}
+
+fn set_with_options(call: &mut Call<'_, '_>) -> Result<()> {
+    let words = SetWords::parse(call)?;
+    let expires_at_ms = match words.lifetime {
+        Lifetime::Until(expiry) => expiry.at_ms(call.space.now_ms(), call.command.name)?,
+        _ => 0,
+    };
+    let options = SetOptions {
+        encoding: ENCODING_BYTES,
+        expires_at_ms,
+        keep_ttl: words.lifetime == Lifetime::Keep,
+        condition: words.condition,
+    };
+    if words.answers_old {
+        return exchange(call, 2, &options);
+    }
+    if store(call, 2, &options)? {
+        call.reply.ok();
+    } else {
+        call.reply.null();
+    }
+    Ok(())
+}
+
+/// Whether a value may be stored where there is one, or none.
+fn holds(condition: Condition, is_present: bool) -> bool {
+    match condition {
+        Condition::IfAbsent => !is_present,
+        Condition::IfPresent => is_present,
+        Condition::Always | Condition::IfVersion(_) => true,
+    }
+}
+
+/// Stores the argument `value_index` at the key that is the first argument; false where the condition did not hold.
+fn store(call: &mut Call<'_, '_>, value_index: usize, options: &SetOptions) -> Result<bool> {
+    let key = call.key(1);
+    if !has_passed(options.expires_at_ms, call.space.now_ms()) {
+        return call.space.set(&key, call.argument(value_index), options);
+    }
+    call.space.update(&key, |current| {
+        let holds = holds(options.condition, current.is_some());
+        Ok((if holds { Update::Delete } else { Update::Keep }, holds))
+    })
+}
+
+/// The same, answering the value before, whether or not the condition held.
+fn exchange(call: &mut Call<'_, '_>, value_index: usize, options: &SetOptions) -> Result<()> {
+    let (key, value) = (call.key(1), call.argument(value_index));
+    let now_ms = call.space.now_ms();
+    let old = call.space.update(&key, |current| {
+        let update = if !holds(options.condition, current.is_some()) {
+            Update::Keep
+        } else if has_passed(options.expires_at_ms, now_ms) {
+            Update::Delete
+        } else {
+            let expires_at_ms = match current {
+                Some(current) if options.keep_ttl => current.meta.expires_at_ms,
+                _ => options.expires_at_ms,
+            };
+            set_bytes(value.to_vec(), expires_at_ms)
+        };
+        Ok((update, current.map(|current| current.value.to_vec())))
     })?;
-    match found {
-        // SAFETY: the store wrote as many bytes as it asked for last.
-        Some(meta) => unsafe { call.reply.end_bulk(meta.value_len as usize) },
-        None => {
-            call.reply.take_back(start);
-            call.reply.null();
+    reply_bytes(&mut call.reply, old.as_deref());
+    Ok(())
+}
+
+fn setnx(call: &mut Call<'_, '_>) -> Result<()> {
+    let is_stored = store(call, 2, &SetOptions { condition: Condition::IfAbsent, ..SetOptions::default() })?;
+    call.reply.flag(is_stored);
+    Ok(())
+}
+
+fn setex(call: &mut Call<'_, '_>) -> Result<()> {
+    set_for(call, TimeUnit::Seconds)
+}
+
+fn psetex(call: &mut Call<'_, '_>) -> Result<()> {
+    set_for(call, TimeUnit::Milliseconds)
+}
+
+fn set_for(call: &mut Call<'_, '_>, unit: TimeUnit) -> Result<()> {
+    let expiry = Expiry { amount: call.argument(2), unit, is_absolute: false };
+    let expires_at_ms = expiry.at_ms(call.space.now_ms(), call.command.name)?;
+    store(call, 3, &SetOptions { expires_at_ms, ..SetOptions::default() })?;
+    call.reply.ok();
+    Ok(())
+}
+
+fn getset(call: &mut Call<'_, '_>) -> Result<()> {
+    exchange(call, 2, &SetOptions::default())
+}
+
+fn getdel(call: &mut Call<'_, '_>) -> Result<()> {
+    let key = call.key(1);
+    let old = call
+        .space
+        .update(&key, |current| Ok((Update::Delete, current.map(|current| current.value.to_vec()))))?;
+    reply_bytes(&mut call.reply, old.as_deref());
+    Ok(())
+}
+
+fn getex(call: &mut Call<'_, '_>) -> Result<()> {
+    let key = call.key(1);
+    let mut lifetime = Lifetime::default();
+    let mut index = 2;
+    while index < call.arguments.len() {
+        index += lifetime.take(call, index).ok_or(SYNTAX)?;
+    }
+    let expiry = match lifetime {
+        Lifetime::Unsaid => return reply_value(call, &key),
+        Lifetime::Keep => return Err(Failure::from(SYNTAX)),
+        Lifetime::Persist => None,
+        Lifetime::Until(expiry) => Some(expiry),
+    };
+    let (now_ms, name) = (call.space.now_ms(), call.command.name);
+    let value = call.space.update(&key, |current| {
+        let Some(current) = current else { return Ok((Update::Keep, None)) };
+        let expires_at_ms = expiry.map_or(Ok(0), |expiry| expiry.at_ms(now_ms, name))?;
+        let value = current.value.to_vec();
+        let update = if has_passed(expires_at_ms, now_ms) {
+            Update::Delete
+        } else if expires_at_ms == current.meta.expires_at_ms {
+            Update::Keep
+        } else {
+            Update::Set { value: value.clone(), encoding: current.meta.encoding, expires_at_ms }
+        };
+        Ok((update, Some(value)))
+    })?;
+    reply_bytes(&mut call.reply, value.as_deref());
+    Ok(())
+}
+
+/// Each key is answered as it is then: others may change some of them meanwhile. Between MULTI and EXEC they can't.
+fn mget(call: &mut Call<'_, '_>) -> Result<()> {
+    let keys: Vec<Cow<'_, [u8]>> = (1..call.arguments.len()).map(|index| call.key(index)).collect();
+    call.reply.array(keys.len());
+    for batch in keys.chunks(BATCH_KEYS) {
+        if call.space.is_plain() {
+            call.space.store().prefetch(batch.iter().map(|key| &**key));
+        }
+        for key in batch {
+            reply_value(call, key)?;
         }
     }
     Ok(())
 }
 
-fn set(call: &mut Call<'_, '_>) -> Result<()> {
-    let key = call.key(1);
-    let mut options = SetOptions::default();
-    if call.arguments.len() > 3 {
-        if call.arguments.len() == 4 && call.is(3, "NX") {
-            options.condition = Condition::IfAbsent;
-        } else {
-            return Err(Failure::from(SYNTAX));
+/// A key, as the store has it, and its value.
+type Pair<'a> = (Cow<'a, [u8]>, &'a [u8]);
+
+/// What MSET and MSETNX are to store.
+fn pairs<'a>(call: &Call<'a, '_>) -> Result<Vec<Pair<'a>>> {
+    if call.arguments.len().is_multiple_of(2) {
+        let name = call.command.name;
+        return Err(Failure::text(format!("ERR wrong number of arguments for '{name}' command")));
+    }
+    Ok((1..call.arguments.len())
+        .step_by(2)
+        .map(|index| (call.key(index), call.argument(index + 1)))
+        .collect())
+}
+
+fn mset(call: &mut Call<'_, '_>) -> Result<()> {
+    let pairs = pairs(call)?;
+    if call.space.is_plain() && pairs.len() > 1 {
+        let set = |(key, value)| BatchOp::Set { key, value, encoding: ENCODING_BYTES, expires_at_ms: 0 };
+        let ops: Vec<BatchOp<'_>> = pairs.iter().map(|(key, value)| set((&**key, *value))).collect();
+        call.space.store().transaction(&ops, &[])?;
+    } else {
+        for (key, value) in &pairs {
+            call.space.set(key, value, &SetOptions::default())?;
         }
     }
-    if call.space.set(&key, call.argument(2), &options)? {
-        call.reply.ok();
-    } else {
-        call.reply.null();
-    }
+    call.reply.ok();
+    Ok(())
+}
+
+fn msetnx(call: &mut Call<'_, '_>) -> Result<()> {
+    let pairs = pairs(call)?;
+    let is_stored = call.space.atomically(|space| {
+        for (key, _) in &pairs {
+            if space.meta(key)?.is_some() {
+                return Ok(false);
+            }
+        }
+        for (key, value) in &pairs {
+            space.set(key, value, &SetOptions::default())?;
+        }
+        Ok(true)
+    })?;
+    call.reply.flag(is_stored);
     Ok(())
 }

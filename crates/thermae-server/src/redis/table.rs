@@ -3,7 +3,10 @@
 //! Each group's rows stand beside the functions that do what they say; here is what a row is, and how it is found.
 
 use crate::redis::call::Handler;
-use crate::redis::{connection, keys, server, strings, transactions};
+use crate::redis::{
+    absent, bitmaps, client, connection, counters, diagnostics, dump, expiry, hyperloglog, introspection,
+    keys, keyspace, lcs, object, ranges, scan, server, settings, sort, strings, transactions,
+};
 use std::sync::LazyLock;
 
 /// Bits of [`Command::flags`].
@@ -34,15 +37,19 @@ pub mod flags {
     pub const FAST: u32 = 1 << 11;
     /// Before authentication.
     pub const NO_AUTH: u32 = 1 << 12;
+    /// Not while loading in the background.
+    pub const NO_ASYNC_LOADING: u32 = 1 << 13;
     /// Not between MULTI and EXEC.
-    pub const NO_MULTI: u32 = 1 << 13;
+    pub const NO_MULTI: u32 = 1 << 14;
+    /// May be called without keys, although it takes some.
+    pub const NO_MANDATORY_KEYS: u32 = 1 << 15;
     /// Keys can't be found by position alone.
-    pub const MOVABLEKEYS: u32 = 1 << 14;
-    /// Of replicas.
-    pub const ALLOW_BUSY: u32 = 1 << 15;
+    pub const MOVABLEKEYS: u32 = 1 << 16;
+    /// While a script keeps the server busy.
+    pub const ALLOW_BUSY: u32 = 1 << 17;
 
     /// Names as COMMAND INFO gives them, by bit.
-    pub const NAMES: [&str; 16] = [
+    pub const NAMES: [&str; 18] = [
         "write",
         "readonly",
         "denyoom",
@@ -56,7 +63,9 @@ pub mod flags {
         "skip_slowlog",
         "fast",
         "no_auth",
+        "no_async_loading",
         "no_multi",
+        "no_mandatory_keys",
         "movablekeys",
         "allow_busy",
     ];
@@ -108,8 +117,29 @@ pub struct Command {
 }
 
 /// All groups.
-const GROUPS: &[&[Command]] =
-    &[strings::COMMANDS, keys::COMMANDS, connection::COMMANDS, server::COMMANDS, transactions::COMMANDS];
+const GROUPS: &[&[Command]] = &[
+    strings::COMMANDS,
+    counters::COMMANDS,
+    ranges::COMMANDS,
+    lcs::COMMANDS,
+    bitmaps::COMMANDS,
+    hyperloglog::COMMANDS,
+    keys::COMMANDS,
+    expiry::COMMANDS,
+    scan::COMMANDS,
+    sort::COMMANDS,
+    dump::COMMANDS,
+    object::COMMANDS,
+    keyspace::COMMANDS,
+    connection::COMMANDS,
+    server::COMMANDS,
+    client::COMMANDS,
+    settings::COMMANDS,
+    introspection::COMMANDS,
+    diagnostics::COMMANDS,
+    absent::COMMANDS,
+    transactions::COMMANDS,
+];
 
 const SLOTS: usize = 1024;
 const NAME_BYTES_MAX: usize = 32;
@@ -160,7 +190,20 @@ pub fn find(name: &[u8]) -> Option<&'static Command> {
     None
 }
 
+/// The container that a subcommand belongs to; `None` for a command.
+pub fn container(command: &Command) -> Option<&'static Command> {
+    all().find(|container| container.subcommands.iter().any(|subcommand| std::ptr::eq(subcommand, command)))
+}
+
 impl Command {
+    /// Its name, behind that of its container and a bar where it has one.
+    pub fn full_name(&self) -> String {
+        match container(self) {
+            Some(container) => format!("{}|{}", container.name, self.name),
+            None => self.name.to_owned(),
+        }
+    }
+
     /// One of its subcommands, in any case.
     pub fn subcommand(&self, name: &[u8]) -> Option<&'static Command> {
         self.subcommands.iter().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name))

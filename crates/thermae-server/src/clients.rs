@@ -1,0 +1,127 @@
+//! Who is connected, as others see it: what CLIENT LIST shows and CLIENT KILL finds.
+//!
+//! A connection publishes what it is at with a few relaxed stores each time that its loop has served it; whoever lists reads them, each
+//! number being true a moment ago. Only names, and the map itself, are behind locks, and those are taken when clients come, go, change
+//! their name, or are listed: never on the way of a request. Rejected: asking each loop for its clients, whose answer the slowest one delays.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bits of [`Client::flags`].
+pub mod marks {
+    /// Speaks RESP3.
+    pub const RESP3: u32 = 1;
+    /// Is to be kept when clients have to go.
+    pub const NO_EVICT: u32 = 1 << 1;
+    /// Is between MULTI and EXEC.
+    pub const IN_TRANSACTION: u32 = 1 << 2;
+    /// Is closed once it has its replies.
+    pub const CLOSES: u32 = 1 << 3;
+}
+
+/// How a client is reached.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place {
+    /// Its socket's number.
+    pub fd: i32,
+    /// The loop that serves it.
+    pub event_loop: usize,
+    /// By which the loop knows it.
+    pub token: u64,
+}
+
+/// A client, as others see it.
+#[derive(Debug)]
+pub struct Client {
+    /// Its number, never given twice by a server.
+    pub id: u64,
+    /// Where it calls from.
+    pub address: String,
+    /// Where it was accepted.
+    pub local_address: String,
+    /// How it is reached.
+    pub place: Place,
+    /// When it came, store clock.
+    pub connected_at_ms: u64,
+    /// When it was served last, store clock.
+    pub active_at_ms: AtomicU64,
+    /// The database that it selected.
+    pub database: AtomicU32,
+    /// Bits of [`marks`].
+    pub flags: AtomicU32,
+    /// Commands that wait for EXEC; -1: there was no MULTI.
+    pub queued: AtomicI64,
+    /// Where the row of its last command is; 0: there was none. Only ever compared.
+    pub command: AtomicUsize,
+    /// Bytes of a command that is not whole yet.
+    pub input_bytes: AtomicUsize,
+    /// Bytes of replies that it has not taken yet.
+    pub output_bytes: AtomicUsize,
+    name: Mutex<Vec<u8>>,
+    is_killed: AtomicBool,
+}
+
+impl Client {
+    /// One that has just come.
+    pub fn new(id: u64, address: String, local_address: String, place: Place, connected_at_ms: u64) -> Self {
+        Self {
+            id,
+            address,
+            local_address,
+            place,
+            connected_at_ms,
+            active_at_ms: AtomicU64::new(connected_at_ms),
+            database: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
+            queued: AtomicI64::new(-1),
+            command: AtomicUsize::new(0),
+            input_bytes: AtomicUsize::new(0),
+            output_bytes: AtomicUsize::new(0),
+            name: Mutex::new(Vec::new()),
+            is_killed: AtomicBool::new(false),
+        }
+    }
+
+    /// What it calls itself; empty: nothing.
+    pub fn name(&self) -> Vec<u8> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It calls itself something else.
+    pub fn rename(&self, name: &[u8]) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name.to_vec();
+    }
+
+    /// Whether somebody ended it.
+    pub fn is_killed(&self) -> bool {
+        self.is_killed.load(Ordering::Relaxed)
+    }
+}
+
+/// All clients of a server.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<BTreeMap<u64, Arc<Client>>>);
+
+impl Clients {
+    /// One has come.
+    pub fn add(&self, client: &Arc<Client>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(client.id, Arc::clone(client));
+    }
+
+    /// One has gone.
+    pub fn remove(&self, id: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Who is there, in the order in which they came.
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Notes that one is to be ended, and that others see it no more; whether it was there. Its loop is to be told by the caller.
+    pub fn mark_killed(&self, id: u64) -> bool {
+        let client = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        client.is_some_and(|client| !client.is_killed.swap(true, Ordering::Relaxed))
+    }
+}

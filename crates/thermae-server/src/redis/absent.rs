@@ -1,0 +1,382 @@
+//! Commands about what a Thermae server does not have, which clients ask for all the same: replicas, a cluster, modules, users.
+//!
+//! Each answers as a Redis does that has none of it either.
+
+use crate::failure::{Failure, Result};
+use crate::redis::call::Call;
+use crate::redis::introspection::{CATEGORIES, help, reply_names_in_category, wrong_subcommand};
+use crate::redis::table::{Command, NO_KEYS, flags};
+
+use flags::{ADMIN, FAST, LOADING, NO_ASYNC_LOADING, NOSCRIPT, STALE};
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "bgrewriteaof",
+        arity: 1,
+        flags: ADMIN | NOSCRIPT | NO_ASYNC_LOADING,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "1.0.0",
+        complexity: "O(1)",
+        summary: "Would compact the log, which is done all the time.",
+        run: rewrite_log,
+        subcommands: &[],
+    },
+    Command {
+        name: "failover",
+        arity: -1,
+        flags: ADMIN | NOSCRIPT | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "6.2.0",
+        complexity: "O(1)",
+        summary: "Would hand over to a replica; there is none.",
+        run: failover,
+        subcommands: &[],
+    },
+    Command {
+        name: "readonly",
+        arity: 1,
+        flags: LOADING | STALE | FAST,
+        keys: NO_KEYS,
+        categories: "connection fast",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(1)",
+        summary: "Would allow reads from a cluster's replica.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "readwrite",
+        arity: 1,
+        flags: LOADING | STALE | FAST,
+        keys: NO_KEYS,
+        categories: "connection fast",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(1)",
+        summary: "Would forbid reads from a cluster's replica.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "asking",
+        arity: 1,
+        flags: FAST,
+        keys: NO_KEYS,
+        categories: "connection fast",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(1)",
+        summary: "Would follow a cluster's redirection.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "cluster",
+        arity: -2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "That of the subcommand",
+        summary: "Groups the commands about a cluster.",
+        run: help,
+        subcommands: CLUSTER,
+    },
+    Command {
+        name: "module",
+        arity: -2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "That of the subcommand",
+        summary: "Groups the commands about modules.",
+        run: help,
+        subcommands: MODULE,
+    },
+    Command {
+        name: "acl",
+        arity: -2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "6.0.0",
+        complexity: "That of the subcommand",
+        summary: "Groups the commands about users and what they may do.",
+        run: help,
+        subcommands: ACL,
+    },
+];
+
+const CLUSTER: &[Command] = &[
+    Command {
+        name: "info",
+        arity: 2,
+        flags: STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(1)",
+        summary: "Would describe the cluster.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "nodes",
+        arity: 2,
+        flags: STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(N), N being the number of nodes",
+        summary: "Would list the nodes.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "slots",
+        arity: 2,
+        flags: STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(N), N being the number of nodes",
+        summary: "Would say which node has which slots.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "shards",
+        arity: 2,
+        flags: STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "7.0.0",
+        complexity: "O(N), N being the number of nodes",
+        summary: "Would list the shards.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "myid",
+        arity: 2,
+        flags: STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(1)",
+        summary: "Would answer this node's name.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "keyslot",
+        arity: 3,
+        flags: STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "3.0.0",
+        complexity: "O(N), N being the bytes of the key",
+        summary: "Would answer the slot of a key.",
+        run: no_cluster,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "cluster",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+const MODULE: &[Command] = &[
+    Command {
+        name: "list",
+        arity: 2,
+        flags: ADMIN | NOSCRIPT,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "O(1)",
+        summary: "Lists the modules; there are none.",
+        run: no_modules,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+const ACL: &[Command] = &[
+    Command {
+        name: "whoami",
+        arity: 2,
+        flags: NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "6.0.0",
+        complexity: "O(1)",
+        summary: "Answers the name of this connection's user.",
+        run: who_am_i,
+        subcommands: &[],
+    },
+    Command {
+        name: "users",
+        arity: 2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "6.0.0",
+        complexity: "O(1)",
+        summary: "Lists the users; there is one.",
+        run: users,
+        subcommands: &[],
+    },
+    Command {
+        name: "cat",
+        arity: -2,
+        flags: NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "6.0.0",
+        complexity: "O(N), N being the number of commands",
+        summary: "Lists the categories of commands, or the commands of a category.",
+        run: category,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "6.0.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+fn rewrite_log(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.status("Background append only file rewriting started");
+    Ok(())
+}
+
+fn failover(call: &mut Call<'_, '_>) -> Result<()> {
+    Err(Failure::from(if call.arguments.len() == 2 && call.is(1, "ABORT") {
+        "ERR No failover in progress."
+    } else {
+        "ERR FAILOVER requires connected replicas."
+    }))
+}
+
+fn no_cluster(_: &mut Call<'_, '_>) -> Result<()> {
+    Err(Failure::from("ERR This instance has cluster support disabled"))
+}
+
+fn no_modules(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.array(0);
+    Ok(())
+}
+
+fn who_am_i(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.bulk(b"default");
+    Ok(())
+}
+
+fn users(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.array(1);
+    call.reply.bulk(b"default");
+    Ok(())
+}
+
+fn category(call: &mut Call<'_, '_>) -> Result<()> {
+    match call.arguments.len() {
+        2 => {
+            call.reply.array(CATEGORIES.len());
+            CATEGORIES.iter().for_each(|category| call.reply.bulk(category.as_bytes()));
+            Ok(())
+        }
+        3 => {
+            let name = String::from_utf8_lossy(call.argument(2)).into_owned();
+            let wanted = name.to_ascii_lowercase();
+            if !CATEGORIES.contains(&wanted.as_str()) {
+                return Err(Failure::text(format!("ERR Unknown category '{name}'")));
+            }
+            reply_names_in_category(call, wanted);
+            Ok(())
+        }
+        _ => Err(wrong_subcommand(call)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::redis::testing::{Tester, expect_all};
+
+    #[test]
+    fn replies_are_those_of_redis() {
+        let no_cluster = "-ERR This instance has cluster support disabled\r\n";
+        expect_all(
+            &mut Tester::new("absent"),
+            &[
+                ("WAIT 0 0", ":0\r\n"),
+                ("WAIT 1 100", ":0\r\n"),
+                ("WAIT x 0", "-ERR value is not an integer or out of range\r\n"),
+                ("WAIT 1 -1", "-ERR timeout is negative\r\n"),
+                ("WAIT 1 x", "-ERR timeout is not an integer or out of range\r\n"),
+                ("FAILOVER", "-ERR FAILOVER requires connected replicas.\r\n"),
+                ("FAILOVER ABORT", "-ERR No failover in progress.\r\n"),
+                ("READONLY", no_cluster),
+                ("CLUSTER INFO", no_cluster),
+                ("CLUSTER foo", "-ERR unknown subcommand 'foo'. Try CLUSTER HELP.\r\n"),
+                ("MODULE LIST", "*0\r\n"),
+                ("ACL WHOAMI", "$7\r\ndefault\r\n"),
+                ("ACL USERS", "*1\r\n$7\r\ndefault\r\n"),
+                (
+                    "ACL CAT x y",
+                    "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.\r\n",
+                ),
+                ("ACL CAT foo", "-ERR Unknown category 'foo'\r\n"),
+            ],
+        );
+    }
+}

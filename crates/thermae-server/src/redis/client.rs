@@ -1,0 +1,572 @@
+//! CLIENT: who is connected, and what is to become of them.
+
+use crate::clients::{Client, marks};
+use crate::failure::{Failure, Result};
+use crate::numbers::parse_integer;
+use crate::redis::call::{Call, SYNTAX};
+use crate::redis::connection::rename;
+use crate::redis::introspection::{help, wrong_subcommand};
+use crate::redis::session::ReplyMode;
+use crate::redis::table::{self, Command, NO_KEYS, flags};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
+
+/// What a connection takes at rest, about.
+const BYTES_AT_REST: usize = 1 << 10;
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[Command {
+    name: "client",
+    arity: -2,
+    flags: 0,
+    keys: NO_KEYS,
+    categories: "slow",
+    group: "connection",
+    since: "2.4.0",
+    complexity: "That of the subcommand",
+    summary: "Groups the commands about client connections.",
+    run: help,
+    subcommands: SUBCOMMANDS,
+}];
+
+const SUBCOMMANDS: &[Command] = &[
+    Command {
+        name: "id",
+        arity: 2,
+        flags: NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "connection",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Answers the number of this connection.",
+        run: id,
+        subcommands: &[],
+    },
+    Command {
+        name: "getname",
+        arity: 2,
+        flags: NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "connection",
+        since: "2.6.9",
+        complexity: "O(1)",
+        summary: "Answers what this connection calls itself.",
+        run: get_name,
+        subcommands: &[],
+    },
+    Command {
+        name: "setname",
+        arity: 3,
+        flags: NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "connection",
+        since: "2.6.9",
+        complexity: "O(1)",
+        summary: "Names this connection.",
+        run: set_name,
+        subcommands: &[],
+    },
+    Command {
+        name: "list",
+        arity: -2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin connection dangerous slow",
+        group: "connection",
+        since: "2.4.0",
+        complexity: "O(N), N being the number of connections",
+        summary: "Lists the connections: all, those of a type, or some by number.",
+        run: list,
+        subcommands: &[],
+    },
+    Command {
+        name: "info",
+        arity: 2,
+        flags: NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "connection",
+        since: "6.2.0",
+        complexity: "O(1)",
+        summary: "Describes this connection as CLIENT LIST does.",
+        run: info,
+        subcommands: &[],
+    },
+    Command {
+        name: "kill",
+        arity: -3,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin connection dangerous slow",
+        group: "connection",
+        since: "2.4.0",
+        complexity: "O(N), N being the number of connections",
+        summary: "Closes connections: that from an address, or all to which some conditions apply.",
+        run: kill,
+        subcommands: &[],
+    },
+    Command {
+        name: "reply",
+        arity: 3,
+        flags: NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "connection",
+        since: "3.2.0",
+        complexity: "O(1)",
+        summary: "Turns the replies to this connection off or on, or skips that of the next command.",
+        run: reply,
+        subcommands: &[],
+    },
+    Command {
+        name: "no-evict",
+        arity: 3,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin connection dangerous slow",
+        group: "connection",
+        since: "7.0.0",
+        complexity: "O(1)",
+        summary: "Keeps this connection when connections have to go to save memory.",
+        run: no_evict,
+        subcommands: &[],
+    },
+    Command {
+        name: "unblock",
+        arity: -3,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin connection dangerous slow",
+        group: "connection",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Ends the waiting of a connection that waits in a blocking command.",
+        run: unblock,
+        subcommands: &[],
+    },
+    Command {
+        name: "pause",
+        arity: -3,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin connection dangerous slow",
+        group: "connection",
+        since: "2.9.50",
+        complexity: "O(1)",
+        summary: "Has the commands of all clients wait, or those of them that write.",
+        run: pause,
+        subcommands: &[],
+    },
+    Command {
+        name: "unpause",
+        arity: 2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin connection dangerous slow",
+        group: "connection",
+        since: "6.2.0",
+        complexity: "O(N), N being the number of clients that wait",
+        summary: "Ends a pause.",
+        run: unpause,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "connection",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+fn id(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.count(call.session.id);
+    Ok(())
+}
+
+fn get_name(call: &mut Call<'_, '_>) -> Result<()> {
+    let name = call.session.client.name();
+    if name.is_empty() {
+        call.reply.null();
+    } else {
+        call.reply.bulk(&name);
+    }
+    Ok(())
+}
+
+fn set_name(call: &mut Call<'_, '_>) -> Result<()> {
+    rename(call, call.argument(2))?;
+    call.reply.ok();
+    Ok(())
+}
+
+fn list(call: &mut Call<'_, '_>) -> Result<()> {
+    let clients = call.shared.clients.all();
+    let listed: Vec<Arc<Client>> = match call.arguments.len() {
+        2 => clients,
+        4 if call.is(2, "TYPE") => {
+            if is_of_type(call.argument(3))? {
+                clients
+            } else {
+                Vec::new()
+            }
+        }
+        4.. if call.is(2, "ID") => {
+            let mut listed = Vec::new();
+            for text in call.arguments.from(3) {
+                let id = parse_integer(text).ok_or("ERR Invalid client ID")?;
+                listed.extend(clients.iter().find(|client| i64::try_from(client.id) == Ok(id)).cloned());
+            }
+            listed
+        }
+        _ => return Err(Failure::from(SYNTAX)),
+    };
+    let now_ms = call.space.now_ms();
+    call.session.publish(now_ms);
+    let mut lines = String::new();
+    for client in listed {
+        describe(&client, now_ms, &mut lines);
+    }
+    call.reply.verbatim("txt", &lines);
+    Ok(())
+}
+
+fn info(call: &mut Call<'_, '_>) -> Result<()> {
+    let now_ms = call.space.now_ms();
+    call.session.publish(now_ms);
+    let mut line = String::new();
+    describe(&call.session.client, now_ms, &mut line);
+    call.reply.verbatim("txt", &line);
+    Ok(())
+}
+
+/// Whether the clients that there are, which are all of the same type, are of this one.
+fn is_of_type(name: &[u8]) -> Result<bool> {
+    match name.to_ascii_lowercase().as_slice() {
+        b"normal" => Ok(true),
+        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
+        _ => Err(Failure::text(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))),
+    }
+}
+
+/// One line of CLIENT LIST. What Redis has no counterpart for here is 0: a connection at rest has no buffers.
+fn describe(client: &Client, now_ms: u64, lines: &mut String) {
+    let address_of_command = client.command.load(Ordering::Relaxed);
+    let command = table::all()
+        .flat_map(|command| std::iter::once(command).chain(command.subcommands))
+        .find(|command| std::ptr::from_ref(*command).addr() == address_of_command);
+    let flags = client.flags.load(Ordering::Relaxed);
+    let has = |mark| flags & mark != 0;
+    let mut letters = String::new();
+    for (is_so, letter) in [
+        (has(marks::IN_TRANSACTION), 'x'),
+        (has(marks::CLOSES), 'c'),
+        (client.address.starts_with("unix:"), 'U'),
+        (has(marks::NO_EVICT), 'e'),
+    ] {
+        if is_so {
+            letters.push(letter);
+        }
+    }
+    if letters.is_empty() {
+        letters.push('N');
+    }
+    let input_bytes = client.input_bytes.load(Ordering::Relaxed);
+    let output_bytes = client.output_bytes.load(Ordering::Relaxed);
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        lines,
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input_bytes} \
+         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user=default redir=-1 resp={}",
+        client.id,
+        client.address.strip_prefix("unix:").unwrap_or(&client.address),
+        client.local_address.strip_prefix("unix:").unwrap_or(&client.local_address),
+        client.place.fd,
+        String::from_utf8_lossy(&client.name()),
+        now_ms.saturating_sub(client.connected_at_ms) / 1000,
+        now_ms.saturating_sub(client.active_at_ms.load(Ordering::Relaxed)) / 1000,
+        client.database.load(Ordering::Relaxed),
+        client.queued.load(Ordering::Relaxed),
+        BYTES_AT_REST + input_bytes + output_bytes,
+        if output_bytes == 0 { "r" } else { "rw" },
+        command.map_or_else(|| "NULL".to_owned(), Command::full_name),
+        if has(marks::RESP3) { 3 } else { 2 },
+    );
+}
+
+/// Which clients are to be ended.
+#[derive(Debug, Default)]
+struct Conditions<'a> {
+    id: Option<u64>,
+    address: Option<&'a [u8]>,
+    local_address: Option<&'a [u8]>,
+    is_of_other_type: bool,
+    spares_caller: bool,
+}
+
+impl Conditions<'_> {
+    fn apply_to(&self, client: &Client, caller: u64) -> bool {
+        let is = |wanted: Option<&[u8]>, address: &str| {
+            wanted.is_none_or(|wanted| wanted == address.strip_prefix("unix:").unwrap_or(address).as_bytes())
+        };
+        self.id.is_none_or(|id| id == client.id)
+            && is(self.address, &client.address)
+            && is(self.local_address, &client.local_address)
+            && !self.is_of_other_type
+            && !(self.spares_caller && client.id == caller)
+    }
+}
+
+fn kill(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.arguments.len() == 3 {
+        let conditions = Conditions { address: Some(call.argument(2)), ..Conditions::default() };
+        if end_all(call, &conditions) == 0 {
+            return Err(Failure::from("ERR No such client"));
+        }
+        call.reply.ok();
+        return Ok(());
+    }
+    let conditions = conditions(call)?;
+    let count = end_all(call, &conditions);
+    call.reply.count(count);
+    Ok(())
+}
+
+fn conditions<'a>(call: &Call<'a, '_>) -> Result<Conditions<'a>> {
+    let mut conditions = Conditions { spares_caller: true, ..Conditions::default() };
+    for index in (2..call.arguments.len()).step_by(2) {
+        if index + 1 == call.arguments.len() {
+            return Err(Failure::from(SYNTAX));
+        }
+        let value = call.argument(index + 1);
+        if call.is(index, "ID") {
+            let id = parse_integer(value).and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
+            conditions.id = Some(id.ok_or("ERR client-id should be greater than 0")?);
+        } else if call.is(index, "ADDR") {
+            conditions.address = Some(value);
+        } else if call.is(index, "LADDR") {
+            conditions.local_address = Some(value);
+        } else if call.is(index, "TYPE") {
+            conditions.is_of_other_type = !is_of_type(value)?;
+        } else if call.is(index, "USER") {
+            if value != b"default" {
+                let user = String::from_utf8_lossy(value);
+                return Err(Failure::text(format!("ERR No such user '{user}'")));
+            }
+        } else if call.is(index, "SKIPME") {
+            conditions.spares_caller = match value.to_ascii_lowercase().as_slice() {
+                b"yes" => true,
+                b"no" => false,
+                _ => return Err(Failure::from(SYNTAX)),
+            };
+        } else {
+            return Err(Failure::from(SYNTAX));
+        }
+    }
+    Ok(conditions)
+}
+
+/// Ends the clients to which all conditions apply; the caller gets its reply first. Returns how many.
+fn end_all(call: &mut Call<'_, '_>, conditions: &Conditions<'_>) -> u64 {
+    let mut count = 0;
+    for client in call.shared.clients.all() {
+        if !conditions.apply_to(&client, call.session.id) {
+            continue;
+        }
+        if client.id == call.session.id {
+            call.session.closes = true;
+            count += 1;
+        } else {
+            count += u64::from(call.shared.kill(&client));
+        }
+    }
+    count
+}
+
+fn reply(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.is(2, "ON") {
+        call.session.reply_mode = ReplyMode::On;
+        call.reply.ok();
+    } else if call.is(2, "OFF") {
+        call.session.reply_mode = ReplyMode::Off;
+    } else if call.is(2, "SKIP") {
+        if call.session.reply_mode != ReplyMode::Off {
+            call.session.reply_mode = ReplyMode::SkipNext;
+        }
+    } else {
+        return Err(Failure::from(SYNTAX));
+    }
+    Ok(())
+}
+
+fn no_evict(call: &mut Call<'_, '_>) -> Result<()> {
+    call.session.no_evict = match call.argument(2).to_ascii_lowercase().as_slice() {
+        b"on" => true,
+        b"off" => false,
+        _ => return Err(Failure::from(SYNTAX)),
+    };
+    call.reply.ok();
+    Ok(())
+}
+
+/// No command waits, so that there is nobody to wake.
+fn unblock(call: &mut Call<'_, '_>) -> Result<()> {
+    match call.arguments.len() {
+        3 => {}
+        4 if call.is(3, "TIMEOUT") || call.is(3, "ERROR") => {}
+        4 => return Err(Failure::from("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
+        _ => return Err(wrong_subcommand(call)),
+    }
+    call.integer(2)?;
+    call.reply.flag(false);
+    Ok(())
+}
+
+fn pause(call: &mut Call<'_, '_>) -> Result<()> {
+    let of_all = match call.arguments.len() {
+        3 => true,
+        4 if call.is(3, "ALL") => true,
+        4 if call.is(3, "WRITE") => false,
+        4 => return Err(Failure::from("ERR CLIENT PAUSE mode must be WRITE or ALL")),
+        _ => return Err(wrong_subcommand(call)),
+    };
+    let milliseconds = call.integer(2).map_err(|_| "ERR timeout is not an integer or out of range")?;
+    let milliseconds = u64::try_from(milliseconds).map_err(|_| "ERR timeout is negative")?;
+    let now_ms = call.space.now_ms();
+    call.shared.pause.begin(now_ms, now_ms.saturating_add(milliseconds), of_all);
+    call.reply.ok();
+    Ok(())
+}
+
+fn unpause(call: &mut Call<'_, '_>) -> Result<()> {
+    call.shared.pause.end();
+    call.shared.wake_all();
+    call.reply.ok();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clients::Place;
+    use crate::redis::testing::{Tester, expect_all};
+
+    #[test]
+    fn replies_are_those_of_redis() {
+        let mut tester = Tester::new("client");
+        expect_all(
+            &mut tester,
+            &[
+                ("CLIENT", "-ERR wrong number of arguments for 'client' command\r\n"),
+                ("CLIENT foo", "-ERR unknown subcommand 'foo'. Try CLIENT HELP.\r\n"),
+                ("CLIENT ID", ":1\r\n"),
+                ("CLIENT GETNAME", "$-1\r\n"),
+                ("CLIENT SETNAME me", "+OK\r\n"),
+                ("CLIENT GETNAME", "$2\r\nme\r\n"),
+                ("CLIENT GETNAME x", "-ERR wrong number of arguments for 'client|getname' command\r\n"),
+                ("CLIENT LIST TYPE foo", "-ERR Unknown client type 'foo'\r\n"),
+                ("CLIENT LIST TYPE master", "$0\r\n\r\n"),
+                ("CLIENT LIST ID", "-ERR syntax error\r\n"),
+                ("CLIENT LIST ID x", "-ERR Invalid client ID\r\n"),
+                ("CLIENT LIST ID 99", "$0\r\n\r\n"),
+                ("CLIENT LIST foo", "-ERR syntax error\r\n"),
+                ("CLIENT KILL 1.2.3.4:5", "-ERR No such client\r\n"),
+                ("CLIENT KILL ID 0", "-ERR client-id should be greater than 0\r\n"),
+                ("CLIENT KILL ID x", "-ERR client-id should be greater than 0\r\n"),
+                ("CLIENT KILL ID 99", ":0\r\n"),
+                ("CLIENT KILL ID 99 TYPE", "-ERR syntax error\r\n"),
+                ("CLIENT KILL foo bar", "-ERR syntax error\r\n"),
+                ("CLIENT KILL TYPE foo", "-ERR Unknown client type 'foo'\r\n"),
+                ("CLIENT KILL USER nobody", "-ERR No such user 'nobody'\r\n"),
+                ("CLIENT KILL TYPE normal SKIPME maybe", "-ERR syntax error\r\n"),
+                ("CLIENT KILL USER default SKIPME yes", ":0\r\n"),
+                ("CLIENT REPLY foo", "-ERR syntax error\r\n"),
+                ("CLIENT NO-EVICT foo", "-ERR syntax error\r\n"),
+                ("CLIENT NO-EVICT on", "+OK\r\n"),
+                ("CLIENT UNBLOCK x", "-ERR value is not an integer or out of range\r\n"),
+                ("CLIENT UNBLOCK 9 foo", "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR\r\n"),
+                ("CLIENT UNBLOCK 9 timeout", ":0\r\n"),
+                (
+                    "CLIENT UNBLOCK 9 timeout x",
+                    "-ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. Try CLIENT HELP.\r\n",
+                ),
+                ("CLIENT PAUSE x", "-ERR timeout is not an integer or out of range\r\n"),
+                ("CLIENT PAUSE -1", "-ERR timeout is negative\r\n"),
+                ("CLIENT PAUSE 1 foo", "-ERR CLIENT PAUSE mode must be WRITE or ALL\r\n"),
+                ("CLIENT PAUSE 60000 WRITE", "+OK\r\n"),
+                ("CLIENT UNPAUSE", "+OK\r\n"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_line_has_the_fields_that_redis_gives() {
+        let mut tester = Tester::new("client-list");
+        tester.shared.clients.add(&tester.session.client);
+        tester.send("SELECT 3");
+        tester.send("CLIENT NO-EVICT on");
+        let line = tester.send("CLIENT LIST");
+        let fields: Vec<(&str, &str)> =
+            line.lines().nth(1).unwrap().split(' ').map(|field| field.split_once('=').unwrap()).collect();
+        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            names.join(" "),
+            "id addr laddr fd name age idle flags db sub psub ssub multi qbuf qbuf-free argv-mem multi-mem rbs rbp obl oll omem tot-mem \
+             events cmd user redir resp"
+        );
+        for expected in
+            [("id", "1"), ("db", "3"), ("flags", "e"), ("multi", "-1"), ("cmd", "client|list"), ("resp", "2")]
+        {
+            assert!(fields.contains(&expected), "{expected:?} in {line}");
+        }
+        assert_eq!(tester.send("CLIENT INFO").lines().count(), 3);
+    }
+
+    #[test]
+    fn clients_are_ended_by_what_is_known_of_them() {
+        let mut tester = Tester::new("client-kill");
+        tester.shared.clients.add(&tester.session.client);
+        for id in 2..5 {
+            let address = format!("127.0.0.1:{id}");
+            let client = Client::new(id, address, "127.0.0.1:6379".to_owned(), Place::default(), 0);
+            tester.shared.clients.add(&Arc::new(client));
+        }
+        assert_eq!(tester.send("CLIENT KILL 127.0.0.1:2"), "+OK\r\n");
+        assert_eq!(tester.send("CLIENT KILL 127.0.0.1:2"), "-ERR No such client\r\n");
+        assert_eq!(tester.send("CLIENT KILL ID 3 ADDR 127.0.0.1:4"), ":0\r\n");
+        assert_eq!(tester.send("CLIENT KILL LADDR 127.0.0.1:6379"), ":2\r\n");
+        assert!(!tester.session.closes);
+        assert_eq!(tester.send("CLIENT KILL ID 1 SKIPME no"), ":1\r\n");
+        assert!(tester.session.closes);
+    }
+
+    #[test]
+    fn replies_can_be_turned_off_and_skipped() {
+        let mut tester = Tester::new("client-reply");
+        for (command, reply) in [
+            ("CLIENT REPLY SKIP", ""),
+            ("PING", ""),
+            ("PING", "+PONG\r\n"),
+            ("CLIENT REPLY OFF", ""),
+            ("PING", ""),
+            ("CLIENT REPLY SKIP", ""),
+            ("PING", ""),
+            ("CLIENT REPLY ON", "+OK\r\n"),
+            ("PING", "+PONG\r\n"),
+        ] {
+            assert_eq!(tester.send(command), reply, "{command}");
+        }
+    }
+}

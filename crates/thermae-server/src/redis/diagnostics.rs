@@ -1,0 +1,582 @@
+//! Commands that help to find out what is slow or large: MEMORY, LATENCY, SLOWLOG, DEBUG.
+
+use crate::failure::{Failure, Result};
+use crate::redis::call::{Call, SYNTAX};
+use crate::redis::introspection::{help, wrong_subcommand};
+use crate::redis::table::{Command, Keys, NO_KEYS, flags};
+use std::time::Duration;
+
+use flags::{ADMIN, LOADING, NOSCRIPT, READONLY, SKIP_SLOWLOG, STALE};
+
+const SECOND_KEY: Keys = Keys { first: 2, last: 2, step: 1 };
+/// What a record and its place in the index take beside key and value, about.
+const RECORD_BYTES: u64 = 36;
+/// Longest DEBUG SLEEP: the other clients of the same loop sleep, too.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// Entries that SLOWLOG GET answers where it is not told how many.
+const SLOW_ENTRIES: i64 = 10;
+/// Parameters of CONFIG SET whose values the slow log does not show.
+const SECRETS: [&str; 4] = ["requirepass", "masterauth", "masteruser", "tls-key-file-pass"];
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "memory",
+        arity: -2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "That of the subcommand",
+        summary: "Groups the commands about memory.",
+        run: help,
+        subcommands: MEMORY,
+    },
+    Command {
+        name: "latency",
+        arity: -2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "That of the subcommand",
+        summary: "Groups the commands about latency.",
+        run: help,
+        subcommands: LATENCY,
+    },
+    Command {
+        name: "slowlog",
+        arity: -2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "2.2.12",
+        complexity: "That of the subcommand",
+        summary: "Groups the commands about the slow log.",
+        run: help,
+        subcommands: SLOWLOG,
+    },
+    Command {
+        name: "debug",
+        arity: -2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "1.0.0",
+        complexity: "That of what is asked for",
+        summary: "Helps to test clients: sleeps, and describes a value.",
+        run: debug,
+        subcommands: &[],
+    },
+];
+
+const MEMORY: &[Command] = &[
+    Command {
+        name: "usage",
+        arity: -3,
+        flags: READONLY,
+        keys: SECOND_KEY,
+        categories: "read slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "O(1)",
+        summary: "Estimates the bytes that a key takes with its value.",
+        run: memory_usage,
+        subcommands: &[],
+    },
+    Command {
+        name: "stats",
+        arity: 2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "O(1)",
+        summary: "Answers what the memory is used for.",
+        run: memory_stats,
+        subcommands: &[],
+    },
+    Command {
+        name: "doctor",
+        arity: 2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "O(1)",
+        summary: "Says whether anything is wrong with the use of memory.",
+        run: memory_doctor,
+        subcommands: &[],
+    },
+    Command {
+        name: "purge",
+        arity: 2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "O(1)",
+        summary: "Would give memory back that is free; none is kept.",
+        run: memory_purge,
+        subcommands: &[],
+    },
+    Command {
+        name: "malloc-stats",
+        arity: 2,
+        flags: 0,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "O(1)",
+        summary: "Answers what the allocator says of itself.",
+        run: memory_malloc_stats,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "4.0.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+const LATENCY: &[Command] = &[
+    Command {
+        name: "latest",
+        arity: 2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(1)",
+        summary: "Answers the latest spike of each kind of event; none is watched.",
+        run: empty,
+        subcommands: &[],
+    },
+    Command {
+        name: "history",
+        arity: 3,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(1)",
+        summary: "Answers the spikes of an event; none is watched.",
+        run: empty,
+        subcommands: &[],
+    },
+    Command {
+        name: "reset",
+        arity: -2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(1)",
+        summary: "Forgets the spikes of events; answers of how many.",
+        run: latency_reset,
+        subcommands: &[],
+    },
+    Command {
+        name: "graph",
+        arity: 3,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(1)",
+        summary: "Draws the spikes of an event; none is watched.",
+        run: latency_graph,
+        subcommands: &[],
+    },
+    Command {
+        name: "histogram",
+        arity: -2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "7.0.0",
+        complexity: "O(1)",
+        summary: "Answers how long calls of commands took; it is not counted.",
+        run: latency_histogram,
+        subcommands: &[],
+    },
+    Command {
+        name: "doctor",
+        arity: 2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(1)",
+        summary: "Says what may cause latency.",
+        run: latency_doctor,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+const SLOWLOG: &[Command] = &[
+    Command {
+        name: "get",
+        arity: -2,
+        flags: ADMIN | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.2.12",
+        complexity: "O(N), N being the number of entries",
+        summary: "Answers the latest commands that took long, ten or as many as are asked for.",
+        run: slow_log_get,
+        subcommands: &[],
+    },
+    Command {
+        name: "len",
+        arity: 2,
+        flags: ADMIN | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.2.12",
+        complexity: "O(1)",
+        summary: "Answers how many entries the slow log has.",
+        run: slow_log_length,
+        subcommands: &[],
+    },
+    Command {
+        name: "reset",
+        arity: 2,
+        flags: ADMIN | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.2.12",
+        complexity: "O(N), N being the number of entries",
+        summary: "Forgets the entries of the slow log.",
+        run: slow_log_reset,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "6.2.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+fn empty(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.array(0);
+    Ok(())
+}
+
+fn memory_usage(call: &mut Call<'_, '_>) -> Result<()> {
+    match call.arguments.len() {
+        3 => {}
+        5 if call.is(3, "SAMPLES") => {
+            if call.integer(4)? < 0 {
+                return Err(Failure::from(SYNTAX));
+            }
+        }
+        _ => return Err(Failure::from(SYNTAX)),
+    }
+    let key = call.key(2);
+    match call.space.meta(&key)? {
+        Some(meta) => call.reply.count(key.len() as u64 + meta.value_len + RECORD_BYTES),
+        None => call.reply.null(),
+    }
+    Ok(())
+}
+
+/// What Redis has and the store has not is left out.
+fn memory_stats(call: &mut Call<'_, '_>) -> Result<()> {
+    let stats = call.space.store().stats()?;
+    let overhead_bytes = stats.index_bytes + stats.control_bytes;
+    let part = |bytes: u64, of: u64| if of == 0 { 0.0 } else { bytes as f64 * 100.0 / of as f64 };
+    let numbers = [
+        ("total.allocated", stats.hot_used_bytes + stats.control_bytes),
+        ("startup.allocated", stats.control_bytes),
+        ("replication.backlog", 0),
+        ("clients.slaves", 0),
+        ("clients.normal", 0),
+        ("cluster.links", 0),
+        ("aof.buffer", 0),
+        ("lua.caches", 0),
+        ("functions.caches", 0),
+        ("overhead.total", overhead_bytes),
+        ("keys.count", stats.keys),
+        ("keys.bytes-per-key", stats.item_bytes_mean.unwrap_or(0)),
+        ("dataset.bytes", stats.live_bytes),
+    ];
+    call.reply.map(numbers.len() + 1);
+    for (name, number) in numbers {
+        call.reply.bulk(name.as_bytes());
+        call.reply.count(number);
+    }
+    call.reply.bulk(b"dataset.percentage");
+    call.reply.double(part(stats.live_bytes, stats.live_bytes + overhead_bytes));
+    Ok(())
+}
+
+fn memory_doctor(call: &mut Call<'_, '_>) -> Result<()> {
+    let stats = call.space.store().stats()?;
+    let text = if stats.writes_stopped {
+        "A flush failed, and writes are refused: see what the disk says, then open the store again."
+    } else if stats.evicted > 0 && stats.cold_bytes == 0 && stats.warm_bytes == 0 {
+        "Records were evicted to make room: a larger hot tier, or a warm or cold one below it, would have kept them."
+    } else {
+        "Nothing is wrong with the use of memory."
+    };
+    call.reply.verbatim("txt", &format!("{text}\n"));
+    Ok(())
+}
+
+fn memory_purge(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.ok();
+    Ok(())
+}
+
+fn memory_malloc_stats(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.bulk(b"Stats not supported for the current allocator");
+    Ok(())
+}
+
+fn latency_reset(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.integer(0);
+    Ok(())
+}
+
+fn latency_graph(call: &mut Call<'_, '_>) -> Result<()> {
+    let event = String::from_utf8_lossy(call.argument(2));
+    Err(Failure::text(format!("ERR No samples available for event '{event}'")))
+}
+
+fn latency_histogram(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.map(0);
+    Ok(())
+}
+
+fn latency_doctor(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply
+        .verbatim("txt", "Latency is not monitored here. SLOWLOG GET shows the commands that took long.\n");
+    Ok(())
+}
+
+fn slow_log_get(call: &mut Call<'_, '_>) -> Result<()> {
+    let count = match call.arguments.len() {
+        2 => SLOW_ENTRIES,
+        3 => call
+            .integer(2)
+            .ok()
+            .filter(|count| *count >= -1)
+            .ok_or("ERR count should be greater than or equal to -1")?,
+        _ => return Err(wrong_subcommand(call)),
+    };
+    let entries = call.shared.slow_log.latest(usize::try_from(count).unwrap_or(usize::MAX));
+    call.reply.array(entries.len());
+    for entry in entries {
+        call.reply.array(6);
+        call.reply.count(entry.id);
+        call.reply.count(entry.at_seconds);
+        call.reply.integer(entry.microseconds);
+        call.reply.array(entry.arguments.len());
+        entry.arguments.iter().for_each(|argument| call.reply.bulk(argument));
+        call.reply.bulk(entry.address.as_bytes());
+        call.reply.bulk(&entry.name);
+    }
+    Ok(())
+}
+
+fn slow_log_length(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.count(call.shared.slow_log.len() as u64);
+    Ok(())
+}
+
+fn slow_log_reset(call: &mut Call<'_, '_>) -> Result<()> {
+    call.shared.slow_log.clear();
+    call.reply.ok();
+    Ok(())
+}
+
+/// Puts a command into the slow log, without the secrets among its arguments.
+#[cold]
+pub fn note_slow(call: &Call<'_, '_>, microseconds: i64) {
+    if call.command.has(SKIP_SLOWLOG) {
+        return;
+    }
+    let mut arguments: Vec<&[u8]> = call.arguments.from(0).collect();
+    for index in secrets(call) {
+        if let Some(argument) = arguments.get_mut(index) {
+            *argument = b"(redacted)";
+        }
+    }
+    let client = &call.session.client;
+    let at_seconds = call.space.now_ms() / 1000;
+    let address = client.address.strip_prefix("unix:").unwrap_or(&client.address);
+    call.shared.slow_log.note(arguments.into_iter(), microseconds, at_seconds, address, client.name());
+}
+
+/// Where the secrets are among a command's arguments.
+fn secrets(call: &Call<'_, '_>) -> Vec<usize> {
+    let length = call.arguments.len();
+    if call.is(0, "AUTH") {
+        return (1..length).collect();
+    }
+    if call.is(0, "HELLO") {
+        let at = (2..length).find(|index| call.is(*index, "AUTH"));
+        return at.map_or_else(Vec::new, |at| vec![at + 1, at + 2]);
+    }
+    if call.is(0, "CONFIG") && call.is(1, "SET") {
+        let is_secret = |index: &usize| SECRETS.iter().any(|name| call.is(*index, name));
+        return (2..length).step_by(2).filter(is_secret).map(|index| index + 1).collect();
+    }
+    Vec::new()
+}
+
+fn debug(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.is(1, "SLEEP") && call.arguments.len() == 3 {
+        let seconds = std::str::from_utf8(call.argument(2)).ok().and_then(|text| text.parse::<f64>().ok());
+        // What is no number is 0, as C reads it.
+        let duration = Duration::try_from_secs_f64(seconds.unwrap_or(0.0)).unwrap_or(Duration::ZERO);
+        if duration > SLEEP_MAX {
+            return Err(Failure::from("ERR others wait meanwhile: DEBUG SLEEP takes at most 1 second"));
+        }
+        std::thread::sleep(duration);
+        call.reply.ok();
+        return Ok(());
+    }
+    if call.is(1, "HELP") && call.arguments.len() == 2 {
+        let lines = [
+            "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+            "SLEEP <seconds>",
+            "    Keeps the loop that serves this connection busy, for at most a second.",
+            "HELP",
+            "    Lists the subcommands.",
+        ];
+        call.reply.array(lines.len());
+        lines.iter().for_each(|line| call.reply.status(line));
+        return Ok(());
+    }
+    Err(wrong_subcommand(call))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::testing::{Tester, expect_all};
+
+    #[test]
+    fn replies_are_those_of_redis() {
+        let mut tester = Tester::new("diagnostics");
+        expect_all(
+            &mut tester,
+            &[
+                ("MEMORY USAGE nokey", "$-1\r\n"),
+                ("MEMORY USAGE", "-ERR wrong number of arguments for 'memory|usage' command\r\n"),
+                ("MEMORY USAGE a SAMPLES", "-ERR syntax error\r\n"),
+                ("MEMORY USAGE a SAMPLES x", "-ERR value is not an integer or out of range\r\n"),
+                ("MEMORY USAGE a SAMPLES -1", "-ERR syntax error\r\n"),
+                ("MEMORY PURGE", "+OK\r\n"),
+                ("MEMORY foo", "-ERR unknown subcommand 'foo'. Try MEMORY HELP.\r\n"),
+                ("SET a abc", "+OK\r\n"),
+                ("MEMORY USAGE a", &format!(":{}\r\n", 1 + 3 + RECORD_BYTES)),
+                ("LATENCY LATEST", "*0\r\n"),
+                ("LATENCY HISTORY x", "*0\r\n"),
+                ("LATENCY RESET a b", ":0\r\n"),
+                ("LATENCY GRAPH x", "-ERR No samples available for event 'x'\r\n"),
+                ("LATENCY HISTOGRAM foo", "*0\r\n"),
+                ("SLOWLOG GET", "*0\r\n"),
+                ("SLOWLOG GET x", "-ERR count should be greater than or equal to -1\r\n"),
+                ("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1\r\n"),
+                (
+                    "SLOWLOG GET 1 2",
+                    "-ERR unknown subcommand or wrong number of arguments for 'GET'. Try SLOWLOG HELP.\r\n",
+                ),
+                ("SLOWLOG LEN", ":0\r\n"),
+                ("SLOWLOG RESET", "+OK\r\n"),
+                ("DEBUG", "-ERR wrong number of arguments for 'debug' command\r\n"),
+                ("DEBUG SLEEP 0", "+OK\r\n"),
+                (
+                    "DEBUG foo",
+                    "-ERR unknown subcommand or wrong number of arguments for 'foo'. Try DEBUG HELP.\r\n",
+                ),
+            ],
+        );
+        assert!(tester.send("DEBUG SLEEP 60").starts_with("-ERR others wait meanwhile"));
+        assert!(tester.send("MEMORY STATS").starts_with("*28\r\n$15\r\ntotal.allocated\r\n:"));
+    }
+
+    #[test]
+    fn slow_commands_are_noted_without_secrets() {
+        let mut tester = Tester::new("slow-log");
+        for command in [
+            "CONFIG SET slowlog-log-slower-than 0",
+            "SET k v",
+            "AUTH default secret",
+            "HELLO 2 AUTH default secret SETNAME me",
+            "CONFIG SET requirepass secret timeout 0",
+            "MULTI",
+            "PING",
+            "EXEC",
+        ] {
+            tester.send(command);
+        }
+        let expected = [
+            "PING",
+            "MULTI",
+            "CONFIG SET requirepass (redacted) timeout 0",
+            "HELLO 2 AUTH (redacted) (redacted) SETNAME me",
+            "AUTH (redacted) (redacted)",
+            "SET k v",
+            "CONFIG SET slowlog-log-slower-than 0",
+        ];
+        let entries = tester.shared.slow_log.latest(100);
+        let noted: Vec<String> =
+            entries.iter().map(|entry| String::from_utf8(entry.arguments.join(&b' ')).unwrap()).collect();
+        assert_eq!(noted, expected);
+        assert_eq!(
+            (entries[0].name.as_slice(), entries[0].address.as_str()),
+            (&b"me"[..], "127.0.0.1:50000")
+        );
+        assert!(tester.send("SLOWLOG GET 1").starts_with("*1\r\n*6\r\n:6\r\n:"));
+    }
+}

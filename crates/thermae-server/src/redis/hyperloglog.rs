@@ -1,0 +1,138 @@
+//! Commands on HyperLogLogs: sketches that count distinct elements.
+//!
+//! A sketch is a string with Redis's own bytes in it, and what it says is in [`crate::hyperloglog`]. As in Redis, an estimate is kept in the sketch, so that the
+//! next PFCOUNT need not make it again; where it can't be kept, for lack of room or of leave to write, it is answered all the same.
+
+use crate::error::Error;
+use crate::failure::{Failure, Result};
+use crate::hyperloglog;
+use crate::redis::call::Call;
+use crate::redis::table::{ALL_KEYS, Command, ONE_KEY, flags};
+use crate::redis::values::{look_at, parts, set_bytes};
+use crate::space::Space;
+use thermae_core::{SetOptions, Update};
+
+use flags::{DENYOOM, FAST, READONLY, WRITE};
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "pfadd",
+        arity: -2,
+        flags: WRITE | DENYOOM | FAST,
+        keys: ONE_KEY,
+        categories: "fast hyperloglog write",
+        group: "hyperloglog",
+        since: "2.8.9",
+        complexity: "O(1) for each element",
+        summary: "Adds elements to a sketch that counts distinct ones.",
+        run: pfadd,
+        subcommands: &[],
+    },
+    Command {
+        name: "pfcount",
+        arity: -2,
+        flags: READONLY,
+        keys: ALL_KEYS,
+        categories: "hyperloglog read slow",
+        group: "hyperloglog",
+        since: "2.8.9",
+        complexity: "O(1) for one key, else O(N), N being the number of keys",
+        summary: "Estimates how many distinct elements were added to one sketch, or to several together.",
+        run: pfcount,
+        subcommands: &[],
+    },
+    Command {
+        name: "pfmerge",
+        arity: -2,
+        flags: WRITE | DENYOOM,
+        keys: ALL_KEYS,
+        categories: "hyperloglog slow write",
+        group: "hyperloglog",
+        since: "2.8.9",
+        complexity: "O(N), N being the number of keys",
+        summary: "Stores a sketch of all elements that several sketches have seen.",
+        run: pfmerge,
+        subcommands: &[],
+    },
+];
+
+fn failure(error: Error) -> Failure {
+    Failure::text(error.to_string())
+}
+
+fn pfadd(call: &mut Call<'_, '_>) -> Result<()> {
+    let (key, arguments) = (call.key(1), call.arguments);
+    let is_changed = call.space.update(&key, |current| {
+        let (value, expires_at_ms) = parts(current);
+        let mut is_changed = current.is_none();
+        let mut sketch = if is_changed { hyperloglog::create() } else { value.to_vec() };
+        hyperloglog::recognize(&sketch).map_err(failure)?;
+        for element in arguments.from(2) {
+            is_changed |= hyperloglog::add(&mut sketch, element).map_err(failure)?;
+        }
+        let update = if is_changed { set_bytes(sketch, expires_at_ms) } else { Update::Keep };
+        Ok((update, is_changed))
+    })?;
+    call.reply.flag(is_changed);
+    Ok(())
+}
+
+fn pfcount(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.arguments.len() > 2 {
+        return count_union(call);
+    }
+    let key = call.key(1);
+    let Some(count) = look_at(call.space, &key, hyperloglog::count)? else {
+        call.reply.integer(0);
+        return Ok(());
+    };
+    let count = count.map_err(failure)?;
+    if !count.was_cached {
+        // The answer does not depend on it.
+        drop(keep_count(call.space, &key));
+    }
+    call.reply.count(count.elements);
+    Ok(())
+}
+
+fn keep_count(space: &mut Space<'_>, key: &[u8]) -> Result<()> {
+    space.update(key, |current| {
+        let (value, expires_at_ms) = parts(current);
+        let count = hyperloglog::count(value).map_err(failure)?;
+        let mut sketch = value.to_vec();
+        hyperloglog::store_count(&mut sketch, count.elements).map_err(failure)?;
+        Ok((if count.was_cached { Update::Keep } else { set_bytes(sketch, expires_at_ms) }, ()))
+    })
+}
+
+fn count_union(call: &mut Call<'_, '_>) -> Result<()> {
+    let keys: Vec<_> = (1..call.arguments.len()).map(|index| call.key(index)).collect();
+    let sketches = call.space.atomically(|space| {
+        let mut sketches = Vec::new();
+        for key in &keys {
+            sketches.extend(space.get(key)?.map(|(_, sketch)| sketch));
+        }
+        Ok(sketches)
+    })?;
+    let sketches: Vec<&[u8]> = sketches.iter().map(Vec::as_slice).collect();
+    call.reply.count(hyperloglog::count_union(&sketches).map_err(failure)?);
+    Ok(())
+}
+
+fn pfmerge(call: &mut Call<'_, '_>) -> Result<()> {
+    let target = call.key(1);
+    let keys: Vec<_> = (2..call.arguments.len()).map(|index| call.key(index)).collect();
+    call.space.atomically(|space| {
+        let mut merged = space.get(&target)?.map_or_else(hyperloglog::create, |(_, sketch)| sketch);
+        let mut sketches = Vec::new();
+        for key in &keys {
+            sketches.extend(space.get(key)?.map(|(_, sketch)| sketch));
+        }
+        let sketches: Vec<&[u8]> = sketches.iter().map(Vec::as_slice).collect();
+        hyperloglog::merge(&mut merged, &sketches).map_err(failure)?;
+        space.set(&target, &merged, &SetOptions { keep_ttl: true, ..SetOptions::default() })
+    })?;
+    call.reply.ok();
+    Ok(())
+}

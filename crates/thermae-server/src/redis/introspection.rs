@@ -1,0 +1,476 @@
+//! COMMAND: what the table of commands says, to clients.
+
+use crate::failure::{Failure, Result};
+use crate::glob;
+use crate::redis::call::{Call, SYNTAX};
+use crate::redis::key_specs::{self, Begin, Find, Spec};
+use crate::redis::reply::Reply;
+use crate::redis::request::Arguments;
+use crate::redis::table::{self, Command, NO_KEYS, flags};
+
+use flags::{LOADING, NO_MANDATORY_KEYS, STALE};
+
+/// Categories in the order in which Redis lists them.
+pub const CATEGORIES: [&str; 21] = [
+    "keyspace",
+    "read",
+    "write",
+    "set",
+    "sortedset",
+    "list",
+    "hash",
+    "string",
+    "bitmap",
+    "hyperloglog",
+    "geo",
+    "stream",
+    "pubsub",
+    "admin",
+    "fast",
+    "slow",
+    "blocking",
+    "dangerous",
+    "connection",
+    "transaction",
+    "scripting",
+];
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[Command {
+    name: "command",
+    arity: -1,
+    flags: LOADING | STALE,
+    keys: NO_KEYS,
+    categories: "connection slow",
+    group: "server",
+    since: "2.8.13",
+    complexity: "O(N), N being the number of commands",
+    summary: "Describes all commands of the server.",
+    run: all,
+    subcommands: SUBCOMMANDS,
+}];
+
+const SUBCOMMANDS: &[Command] = &[
+    Command {
+        name: "count",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(1)",
+        summary: "Answers how many commands there are.",
+        run: count,
+        subcommands: &[],
+    },
+    Command {
+        name: "info",
+        arity: -2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(N), N being the number of commands asked about",
+        summary: "Describes some commands, or all.",
+        run: info,
+        subcommands: &[],
+    },
+    Command {
+        name: "list",
+        arity: -2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "server",
+        since: "7.0.0",
+        complexity: "O(N), N being the number of commands",
+        summary: "Lists the names of commands: all, or those of a category, a pattern or a module.",
+        run: list,
+        subcommands: &[],
+    },
+    Command {
+        name: "docs",
+        arity: -2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "server",
+        since: "7.0.0",
+        complexity: "O(N), N being the number of commands asked about",
+        summary: "Answers what some commands do, or all, in words.",
+        run: docs,
+        subcommands: &[],
+    },
+    Command {
+        name: "getkeys",
+        arity: -4,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "server",
+        since: "2.8.13",
+        complexity: "O(N), N being the number of arguments",
+        summary: "Finds the keys among the arguments of a command.",
+        run: get_keys,
+        subcommands: &[],
+    },
+    Command {
+        name: "getkeysandflags",
+        arity: -4,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "server",
+        since: "7.0.0",
+        complexity: "O(N), N being the number of arguments",
+        summary: "Finds the keys among the arguments of a command, and what it does to them.",
+        run: get_keys_and_flags,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "connection slow",
+        group: "server",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+/// Answers HELP of any container: its subcommands and what they do.
+pub fn help(call: &mut Call<'_, '_>) -> Result<()> {
+    let container = table::find(call.argument(0)).ok_or("ERR Invalid command specified")?;
+    call.reply.array(1 + 2 * container.subcommands.len());
+    let name = container.name.to_ascii_uppercase();
+    call.reply.status(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    for subcommand in container.subcommands {
+        call.reply.status(&subcommand.name.to_ascii_uppercase());
+        call.reply.status(&format!("    {}", subcommand.summary));
+    }
+    Ok(())
+}
+
+/// The error for a subcommand that is called with arguments which make no sense together.
+pub fn wrong_subcommand(call: &Call<'_, '_>) -> Failure {
+    let subcommand = String::from_utf8_lossy(call.argument(1));
+    let container = String::from_utf8_lossy(call.argument(0)).to_ascii_uppercase();
+    Failure::text(format!(
+        "ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try {container} HELP."
+    ))
+}
+
+fn all(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.array(table::all().count());
+    for command in table::all() {
+        describe(&mut call.reply, command);
+    }
+    Ok(())
+}
+
+fn count(call: &mut Call<'_, '_>) -> Result<()> {
+    call.reply.count(table::all().count() as u64);
+    Ok(())
+}
+
+/// A command, or a subcommand behind its container's name and a bar.
+fn named(name: &[u8]) -> Option<&'static Command> {
+    match name.iter().position(|byte| *byte == b'|') {
+        None => table::find(name),
+        Some(bar) => table::find(&name[..bar])?.subcommand(&name[bar + 1..]),
+    }
+}
+
+fn info(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.arguments.len() == 2 {
+        return all(call);
+    }
+    call.reply.array(call.arguments.len() - 2);
+    for name in call.arguments.from(2) {
+        match named(name) {
+            Some(command) => describe(&mut call.reply, command),
+            None => call.reply.null(),
+        }
+    }
+    Ok(())
+}
+
+/// The ten elements of COMMAND INFO.
+fn describe(reply: &mut Reply<'_>, command: &Command) {
+    let name = command.full_name();
+    reply.array(10);
+    reply.bulk(name.as_bytes());
+    reply.integer(i64::from(command.arity));
+    words(
+        reply,
+        flags::NAMES.iter().enumerate().filter(|(bit, _)| command.has(1 << bit)).map(|(_, name)| *name),
+    );
+    for number in [command.keys.first, command.keys.last, command.keys.step] {
+        reply.integer(i64::from(number));
+    }
+    let has = |category: &&str| command.categories.split(' ').any(|has| has == *category);
+    let categories: Vec<String> =
+        CATEGORIES.iter().filter(|category| has(category)).map(|category| format!("@{category}")).collect();
+    words(reply, categories.iter().map(String::as_str));
+    let tips: Vec<&str> = key_specs::tips(&name).split(' ').filter(|tip| !tip.is_empty()).collect();
+    reply.set(tips.len());
+    tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
+    let specs = key_specs::specs(&name);
+    reply.set(specs.len());
+    specs.iter().for_each(|spec| describe_keys(reply, spec));
+    reply.set(command.subcommands.len());
+    command.subcommands.iter().for_each(|subcommand| describe(reply, subcommand));
+}
+
+/// A set of statuses.
+fn words<'a>(reply: &mut Reply<'_>, words: impl Iterator<Item = &'a str>) {
+    let words: Vec<&str> = words.collect();
+    reply.set(words.len());
+    words.iter().for_each(|word| reply.status(word));
+}
+
+fn describe_keys(reply: &mut Reply<'_>, spec: &Spec) {
+    reply.map(3);
+    reply.bulk(b"flags");
+    words(reply, spec.flags.split(' '));
+    reply.bulk(b"begin_search");
+    match spec.begin {
+        Begin::Index(index) => typed(reply, "index", &[("index", index as i64)]),
+        Begin::Keyword(keyword, from) => {
+            type_and_length(reply, "keyword", 2);
+            reply.bulk(b"keyword");
+            reply.bulk(keyword.as_bytes());
+            reply.bulk(b"startfrom");
+            reply.integer(i64::from(from));
+        }
+        Begin::Unknown => typed(reply, "unknown", &[]),
+    }
+    reply.bulk(b"find_keys");
+    match spec.find {
+        Find::Range { last, step, limit } => {
+            let numbers = [("lastkey", i64::from(last)), ("keystep", step as i64), ("limit", limit as i64)];
+            typed(reply, "range", &numbers);
+        }
+        Find::Counted => typed(reply, "keynum", &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)]),
+        Find::Unknown => typed(reply, "unknown", &[]),
+    }
+}
+
+/// A map of a type and its numbers.
+fn typed(reply: &mut Reply<'_>, name: &str, numbers: &[(&str, i64)]) {
+    type_and_length(reply, name, numbers.len());
+    for (name, number) in numbers {
+        reply.bulk(name.as_bytes());
+        reply.integer(*number);
+    }
+}
+
+fn type_and_length(reply: &mut Reply<'_>, name: &str, length: usize) {
+    reply.map(2);
+    reply.bulk(b"type");
+    reply.bulk(name.as_bytes());
+    reply.bulk(b"spec");
+    reply.map(length);
+}
+
+/// Which names COMMAND LIST is to give, subcommands included.
+enum Filter<'a> {
+    Category(String),
+    Pattern(&'a [u8]),
+    /// There are no modules.
+    Module,
+}
+
+impl Filter<'_> {
+    fn takes(&self, command: &Command, name: &str) -> bool {
+        match self {
+            Self::Category(category) => command.categories.split(' ').any(|has| has == category),
+            Self::Pattern(pattern) => glob::matches(pattern, name.as_bytes(), true),
+            Self::Module => false,
+        }
+    }
+}
+
+fn list(call: &mut Call<'_, '_>) -> Result<()> {
+    let filter = match call.arguments.len() {
+        2 => None,
+        5 if !call.is(2, "FILTERBY") => return Err(Failure::from(SYNTAX)),
+        5 if call.is(3, "ACLCAT") => {
+            Some(Filter::Category(String::from_utf8_lossy(call.argument(4)).to_ascii_lowercase()))
+        }
+        5 if call.is(3, "PATTERN") => Some(Filter::Pattern(call.argument(4))),
+        5 if call.is(3, "MODULE") => Some(Filter::Module),
+        _ => return Err(Failure::from(SYNTAX)),
+    };
+    match filter {
+        None => reply_names(call, &table::all().map(|command| command.name.to_owned()).collect::<Vec<_>>()),
+        Some(filter) => reply_names(call, &names_that(&filter)),
+    }
+    Ok(())
+}
+
+/// Names of commands and subcommands that a filter takes.
+fn names_that(filter: &Filter<'_>) -> Vec<String> {
+    table::all()
+        .flat_map(|command| std::iter::once(command).chain(command.subcommands))
+        .map(|command| (command, command.full_name()))
+        .filter(|(command, name)| filter.takes(command, name))
+        .map(|(_, name)| name)
+        .collect()
+}
+
+fn reply_names(call: &mut Call<'_, '_>, names: &[String]) {
+    call.reply.array(names.len());
+    names.iter().for_each(|name| call.reply.bulk(name.as_bytes()));
+}
+
+/// Answers the names of all commands in a category.
+pub fn reply_names_in_category(call: &mut Call<'_, '_>, category: String) {
+    reply_names(call, &names_that(&Filter::Category(category)));
+}
+
+fn docs(call: &mut Call<'_, '_>) -> Result<()> {
+    let commands: Vec<&Command> = match call.arguments.len() {
+        2 => table::all().collect(),
+        _ => call.arguments.from(2).filter_map(named).collect(),
+    };
+    call.reply.map(commands.len());
+    commands.iter().for_each(|command| document(&mut call.reply, command));
+    Ok(())
+}
+
+/// A command's name, and what is said of it.
+fn document(reply: &mut Reply<'_>, command: &Command) {
+    reply.bulk(command.full_name().as_bytes());
+    reply.map(if command.subcommands.is_empty() { 4 } else { 5 });
+    for (name, text) in [
+        ("summary", command.summary),
+        ("since", command.since),
+        ("group", command.group),
+        ("complexity", command.complexity),
+    ] {
+        reply.bulk(name.as_bytes());
+        reply.bulk(text.as_bytes());
+    }
+    if !command.subcommands.is_empty() {
+        reply.bulk(b"subcommands");
+        reply.map(command.subcommands.len());
+        command.subcommands.iter().for_each(|subcommand| document(reply, subcommand));
+    }
+}
+
+/// The keys among arguments that begin with a command's name: where they are, and what is done to them.
+fn keys_of(arguments: Arguments<'_>) -> Result<Vec<(usize, &'static str)>> {
+    let invalid = "ERR Invalid command specified";
+    let mut command = table::find(arguments.at(0)).ok_or(invalid)?;
+    if !command.subcommands.is_empty() {
+        command = command.subcommand(arguments.at(1)).ok_or(invalid)?;
+    }
+    let name = command.full_name();
+    if key_specs::specs(&name).iter().all(|spec| spec.flags == "not_key") {
+        return Err(Failure::from("ERR The command has no key arguments"));
+    }
+    if !command.takes(arguments.len()) {
+        return Err(Failure::from("ERR Invalid number of arguments specified for command"));
+    }
+    match key_specs::find_keys(&name, arguments) {
+        Some(keys) => Ok(keys),
+        None if command.has(NO_MANDATORY_KEYS) => Ok(Vec::new()),
+        None => Err(Failure::from("ERR Invalid arguments specified for command")),
+    }
+}
+
+fn get_keys(call: &mut Call<'_, '_>) -> Result<()> {
+    let arguments = call.arguments.skip(2);
+    let keys = keys_of(arguments)?;
+    call.reply.array(keys.len());
+    keys.iter().for_each(|(index, _)| call.reply.bulk(arguments.at(*index)));
+    Ok(())
+}
+
+fn get_keys_and_flags(call: &mut Call<'_, '_>) -> Result<()> {
+    let arguments = call.arguments.skip(2);
+    let keys = keys_of(arguments)?;
+    call.reply.array(keys.len());
+    for (index, flags) in keys {
+        call.reply.array(2);
+        call.reply.bulk(arguments.at(index));
+        words(&mut call.reply, flags.split(' '));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::testing::{Tester, expect_all};
+
+    #[test]
+    fn replies_are_those_of_redis() {
+        let mut tester = Tester::new("introspection");
+        expect_all(
+            &mut tester,
+            &[
+                ("COMMAND foo", "-ERR unknown subcommand 'foo'. Try COMMAND HELP.\r\n"),
+                ("COMMAND COUNT x", "-ERR wrong number of arguments for 'command|count' command\r\n"),
+                (
+                    "COMMAND INFO foo get",
+                    "*2\r\n$-1\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n*3\r\n+@read\r\n+@string\r\n+@fast\r\n*0\r\n\
+                     *1\r\n*6\r\n$5\r\nflags\r\n*2\r\n+RO\r\n+access\r\n$12\r\nbegin_search\r\n*4\r\n$4\r\ntype\r\n$5\r\nindex\r\n$4\r\nspec\r\n*2\r\n$5\r\n\
+                     index\r\n:1\r\n$9\r\nfind_keys\r\n*4\r\n$4\r\ntype\r\n$5\r\nrange\r\n$4\r\nspec\r\n*6\r\n$7\r\nlastkey\r\n:0\r\n$7\r\nkeystep\r\n:1\r\n\
+                     $5\r\nlimit\r\n:0\r\n*0\r\n",
+                ),
+                ("COMMAND LIST FILTERBY", "-ERR syntax error\r\n"),
+                ("COMMAND LIST foo", "-ERR syntax error\r\n"),
+                ("COMMAND LIST FILTERBY foo bar", "-ERR syntax error\r\n"),
+                ("COMMAND LIST FILTERBY MODULE json", "*0\r\n"),
+                ("COMMAND LIST FILTERBY ACLCAT nonsense", "*0\r\n"),
+                (
+                    "COMMAND LIST FILTERBY PATTERN config|re*",
+                    "*2\r\n$16\r\nconfig|resetstat\r\n$14\r\nconfig|rewrite\r\n",
+                ),
+                ("COMMAND GETKEYS foo a", "-ERR Invalid command specified\r\n"),
+                ("COMMAND GETKEYS get a", "*1\r\n$1\r\na\r\n"),
+                ("COMMAND GETKEYS get a b", "-ERR Invalid number of arguments specified for command\r\n"),
+                ("COMMAND GETKEYS config get x", "-ERR The command has no key arguments\r\n"),
+                ("COMMAND GETKEYS del a b", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+                ("COMMAND GETKEYS memory usage a", "*1\r\n$1\r\na\r\n"),
+                ("COMMAND GETKEYSANDFLAGS set a b", "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+OW\r\n+update\r\n"),
+                (
+                    "COMMAND GETKEYSANDFLAGS set a b get",
+                    "*1\r\n*2\r\n$1\r\na\r\n*3\r\n+RW\r\n+access\r\n+update\r\n",
+                ),
+                ("COMMAND DOCS foo", "*0\r\n"),
+            ],
+        );
+        let count = table::all().count();
+        assert_eq!(tester.send("COMMAND COUNT"), format!(":{count}\r\n"));
+        assert!(tester.send("COMMAND").starts_with(&format!("*{count}\r\n*10\r\n")));
+        assert!(tester.send("COMMAND LIST").starts_with(&format!("*{count}\r\n$")));
+        assert!(tester.send("COMMAND DOCS config").contains("$10\r\nconfig|get\r\n*8\r\n$7\r\nsummary\r\n"));
+    }
+
+    #[test]
+    fn help_lists_every_subcommand_of_every_container() {
+        let mut tester = Tester::new("help");
+        for container in table::all().filter(|command| command.subcommand(b"help").is_some()) {
+            let text = tester.send(&format!("{} HELP", container.name));
+            assert!(text.starts_with(&format!("*{}\r\n+", 1 + 2 * container.subcommands.len())), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_category_is_known() {
+        for command in table::all().flat_map(|command| std::iter::once(command).chain(command.subcommands)) {
+            for category in command.categories.split(' ') {
+                assert!(CATEGORIES.contains(&category), "{category} of {}", command.name);
+            }
+        }
+    }
+}

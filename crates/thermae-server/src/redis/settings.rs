@@ -1,0 +1,555 @@
+//! CONFIG: what the server is told, under the names that Redis gives it.
+//!
+//! Only what means something here has a name: what clients, dashboards and libraries ask for. A parameter that cannot be changed takes the value that it
+//! has, so that programs which set it to what they need go on, and refuses any other as Redis refuses an immutable one. Rejected: accepting what
+//! has no effect; whoever sets it would believe that it has.
+
+use crate::config::Config;
+use crate::failure::{Failure, Result};
+use crate::glob;
+use crate::redis::call::{Call, SYNTAX};
+use crate::redis::introspection::help;
+use crate::redis::table::{Command, NO_KEYS, flags};
+use crate::shared::Shared;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use thermae_core::{Durability, WhenFull};
+
+use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
+
+const IMMUTABLE: &str = "can't set immutable config";
+/// Shortest limit of an argument's length.
+const BULK_BYTES_LEAST: i64 = 1 << 20;
+
+/// The rows.
+pub const COMMANDS: &[Command] = &[Command {
+    name: "config",
+    arity: -2,
+    flags: 0,
+    keys: NO_KEYS,
+    categories: "slow",
+    group: "server",
+    since: "2.0.0",
+    complexity: "That of the subcommand",
+    summary: "Groups the commands about the server's configuration.",
+    run: help,
+    subcommands: SUBCOMMANDS,
+}];
+
+const SUBCOMMANDS: &[Command] = &[
+    Command {
+        name: "get",
+        arity: -3,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.0.0",
+        complexity: "O(N), N being the number of patterns",
+        summary: "Answers the parameters whose names match patterns, and their values.",
+        run: get,
+        subcommands: &[],
+    },
+    Command {
+        name: "set",
+        arity: -4,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.0.0",
+        complexity: "O(N), N being the number of parameters",
+        summary: "Changes parameters while the server runs, all of them or none.",
+        run: set,
+        subcommands: &[],
+    },
+    Command {
+        name: "resetstat",
+        arity: 2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.0.0",
+        complexity: "O(1)",
+        summary: "Begins counting anew what INFO counts.",
+        run: reset_statistics,
+        subcommands: &[],
+    },
+    Command {
+        name: "rewrite",
+        arity: 2,
+        flags: ADMIN | NOSCRIPT | LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "admin dangerous slow",
+        group: "server",
+        since: "2.8.0",
+        complexity: "O(1)",
+        summary: "Writes the configuration to the file that it came from.",
+        run: rewrite,
+        subcommands: &[],
+    },
+    Command {
+        name: "help",
+        arity: 2,
+        flags: LOADING | STALE,
+        keys: NO_KEYS,
+        categories: "slow",
+        group: "server",
+        since: "5.0.0",
+        complexity: "O(1)",
+        summary: "Lists the subcommands.",
+        run: help,
+        subcommands: &[],
+    },
+];
+
+/// What parameters are read from.
+struct Present<'a> {
+    shared: &'a Shared,
+    config: Config,
+    store: thermae_core::Config,
+}
+
+/// What they will be.
+struct Draft {
+    config: Config,
+    durability: Durability,
+    when_full: WhenFull,
+    slower_than_microseconds: i64,
+    slow_entries_max: u64,
+}
+
+type Get = fn(&Present<'_>) -> String;
+type Set = fn(&mut Draft, &Present<'_>, &str) -> Result<(), String>;
+
+/// A parameter: its name, its value, and how to change it; `None`: it has always the same value.
+type Parameter = (&'static str, Get, Option<Set>);
+
+const PARAMETERS: &[Parameter] = &[
+    ("aclfile", |_| String::new(), None),
+    ("activedefrag", |_| "no".to_owned(), None),
+    ("appendfsync", |present| append_fsync(&present.store.durability).to_owned(), Some(set_append_fsync)),
+    ("appendonly", |present| yes_or_no(is_durable(&present.store)), None),
+    ("bind", bind, None),
+    ("client-query-buffer-limit", |_| "1073741824".to_owned(), None),
+    ("cluster-enabled", |_| "no".to_owned(), None),
+    ("daemonize", |_| "no".to_owned(), None),
+    ("databases", |_| crate::databases::DATABASES.to_string(), None),
+    ("dir", |present| present.store.location.clone(), None),
+    ("enable-debug-command", |_| "yes".to_owned(), None),
+    ("hz", |_| "10".to_owned(), None),
+    ("io-threads", |present| present.config.threads.to_string(), None),
+    ("latency-monitor-threshold", |_| "0".to_owned(), None),
+    ("latency-tracking", |_| "no".to_owned(), None),
+    ("logfile", |_| String::new(), None),
+    ("loglevel", |_| "notice".to_owned(), None),
+    ("maxclients", |present| present.config.clients_max.to_string(), Some(set_clients_max)),
+    ("maxmemory", |present| present.store.hot_bytes.to_string(), Some(set_maxmemory)),
+    ("maxmemory-clients", |_| "0".to_owned(), None),
+    ("maxmemory-policy", |present| policy(&present.store.when_full).to_owned(), Some(set_policy)),
+    ("notify-keyspace-events", |_| String::new(), None),
+    ("pidfile", |_| String::new(), None),
+    ("port", port, None),
+    ("protected-mode", |present| yes_or_no(present.config.protected_mode), Some(set_protected_mode)),
+    (
+        "proto-max-bulk-len",
+        |present| present.config.argument_bytes_max.to_string(),
+        Some(set_argument_bytes_max),
+    ),
+    ("replica-read-only", |_| "yes".to_owned(), None),
+    ("replicaof", |_| String::new(), None),
+    ("requirepass", |present| present.config.password.clone(), Some(set_password)),
+    ("save", |_| String::new(), None),
+    ("slaveof", |_| String::new(), None),
+    (
+        "slowlog-log-slower-than",
+        |present| present.shared.slow_log.slower_than_microseconds().to_string(),
+        Some(set_slower_than),
+    ),
+    (
+        "slowlog-max-len",
+        |present| present.shared.slow_log.entries_max().to_string(),
+        Some(set_slow_entries_max),
+    ),
+    ("supervised", |_| "no".to_owned(), None),
+    ("tcp-backlog", |_| "511".to_owned(), None),
+    ("tcp-keepalive", |_| "0".to_owned(), None),
+    ("timeout", |present| present.config.timeout_seconds.to_string(), Some(set_timeout)),
+    ("tls-port", |_| "0".to_owned(), None),
+    ("unixsocket", unix_socket, None),
+    ("unixsocketperm", |present| if present.config.unix.is_some() { "600" } else { "0" }.to_owned(), None),
+];
+
+/// Whether what is written is kept when the machine fails, or can be.
+pub fn is_durable(store: &thermae_core::Config) -> bool {
+    store.cold_bytes != 0 || store.warm_bytes != 0
+}
+
+/// What a full store does, as Redis names it.
+pub fn policy(when_full: &str) -> &'static str {
+    if when_full == WhenFull::Evict.as_str() { "allkeys-lru" } else { "noeviction" }
+}
+
+fn append_fsync(durability: &str) -> &'static str {
+    match durability.parse() {
+        Ok(Durability::Always) => "always",
+        Ok(Durability::EverySec) => "everysec",
+        Ok(Durability::None) | Err(_) => "no",
+    }
+}
+
+fn yes_or_no(is_so: bool) -> String {
+    if is_so { "yes" } else { "no" }.to_owned()
+}
+
+/// Host and port of each address for Redis clients; those that the server has, if it runs.
+fn addresses(shared: &Shared, config: &Config) -> Vec<(String, String)> {
+    let addresses = shared.reach.get().map_or(&config.redis, |reach| &reach.addresses);
+    addresses
+        .iter()
+        .filter(|address| !address.starts_with("unix:"))
+        .filter_map(|address| address.rsplit_once(':'))
+        .map(|(host, port)| (host.trim_matches(['[', ']']).to_owned(), port.to_owned()))
+        .collect()
+}
+
+/// The port of the first address for Redis clients; 0 where there is none.
+pub fn port_of(shared: &Shared, config: &Config) -> String {
+    addresses(shared, config).first().map_or_else(|| "0".to_owned(), |(_, port)| port.clone())
+}
+
+fn port(present: &Present<'_>) -> String {
+    port_of(present.shared, &present.config)
+}
+
+fn bind(present: &Present<'_>) -> String {
+    let hosts: Vec<String> =
+        addresses(present.shared, &present.config).into_iter().map(|(host, _)| host).collect();
+    hosts.join(" ")
+}
+
+fn unix_socket(present: &Present<'_>) -> String {
+    present.config.unix.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+fn integer(text: &str, least: i64, most: i64) -> Result<i64, String> {
+    let number: i64 = text.parse().map_err(|_| "argument couldn't be parsed into an integer".to_owned())?;
+    within(number, least, most)
+}
+
+fn within(number: i64, least: i64, most: i64) -> Result<i64, String> {
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("argument must be between {least} and {most} inclusive"))
+    }
+}
+
+/// A number of bytes, perhaps with a unit.
+fn memory(text: &str) -> Result<i64, String> {
+    let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+    let factor = match text[digits..].to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "k" => Some(1000),
+        "kb" => Some(1 << 10),
+        "m" => Some(1_000_000),
+        "mb" => Some(1 << 20),
+        "g" => Some(1_000_000_000),
+        "gb" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = factor.and_then(|factor: i64| text[..digits].parse::<i64>().ok()?.checked_mul(factor));
+    bytes.ok_or_else(|| "argument must be a memory value".to_owned())
+}
+
+/// One of these words, in any case: which.
+fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)).map(|(_, value)| *value).ok_or_else(
+        || {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            format!("argument(s) must be one of the following: {}", words.join(", "))
+        },
+    )
+}
+
+fn set_append_fsync(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    let choices =
+        [("everysec", Durability::EverySec), ("always", Durability::Always), ("no", Durability::None)];
+    draft.durability = choice(text, &choices)?;
+    Ok(())
+}
+
+fn set_policy(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.when_full = choice(text, &[("allkeys-lru", WhenFull::Evict), ("noeviction", WhenFull::Error)])?;
+    Ok(())
+}
+
+/// The hot tier has the size that the store was created with.
+fn set_maxmemory(_: &mut Draft, present: &Present<'_>, text: &str) -> Result<(), String> {
+    if u64::try_from(memory(text)?) == Ok(present.store.hot_bytes) {
+        Ok(())
+    } else {
+        Err(IMMUTABLE.to_owned())
+    }
+}
+
+fn set_clients_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.config.clients_max = integer(text, 1, i64::from(u32::MAX))? as u32;
+    Ok(())
+}
+
+fn set_timeout(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.config.timeout_seconds = integer(text, 0, i64::from(i32::MAX))?.unsigned_abs();
+    Ok(())
+}
+
+fn set_argument_bytes_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.config.argument_bytes_max = within(memory(text)?, BULK_BYTES_LEAST, i64::MAX)?.unsigned_abs();
+    Ok(())
+}
+
+fn set_protected_mode(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.config.protected_mode = match text.to_ascii_lowercase().as_str() {
+        "yes" => true,
+        "no" => false,
+        _ => return Err("argument must be 'yes' or 'no'".to_owned()),
+    };
+    Ok(())
+}
+
+fn set_password(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.config.password = text.to_owned();
+    Ok(())
+}
+
+fn set_slower_than(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.slower_than_microseconds = integer(text, -1, i64::MAX)?;
+    Ok(())
+}
+
+fn set_slow_entries_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.slow_entries_max = integer(text, 0, i64::MAX)?.unsigned_abs();
+    Ok(())
+}
+
+impl<'a> Present<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let config = shared.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { shared, config, store: shared.store.config() }
+    }
+}
+
+fn get(call: &mut Call<'_, '_>) -> Result<()> {
+    let present = Present::new(call.shared);
+    let mut found: BTreeMap<&str, (String, String)> = BTreeMap::new();
+    for pattern in call.arguments.from(2) {
+        let is_pattern = pattern.iter().any(|byte| b"[*?".contains(byte));
+        for (name, get, _) in PARAMETERS {
+            // A name comes back as it was written.
+            let shown = if is_pattern && glob::matches(pattern, name.as_bytes(), true) {
+                (*name).to_owned()
+            } else if !is_pattern && pattern.eq_ignore_ascii_case(name.as_bytes()) {
+                String::from_utf8_lossy(pattern).into_owned()
+            } else {
+                continue;
+            };
+            found.entry(name).or_insert_with(|| (shown, get(&present)));
+        }
+    }
+    call.reply.map(found.len());
+    for (name, value) in found.values() {
+        call.reply.bulk(name.as_bytes());
+        call.reply.bulk(value.as_bytes());
+    }
+    Ok(())
+}
+
+fn set(call: &mut Call<'_, '_>) -> Result<()> {
+    if !call.arguments.len().is_multiple_of(2) {
+        return Err(Failure::from(SYNTAX));
+    }
+    // One after the other: what two set at once is all of both.
+    let _only_one = call.shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
+    let present = Present::new(call.shared);
+    let pairs = find_pairs(call, &present)?;
+    let mut draft = Draft {
+        config: present.config.clone(),
+        durability: call.shared.store.durability(),
+        when_full: present.store.when_full.parse()?,
+        slower_than_microseconds: call.shared.slow_log.slower_than_microseconds(),
+        slow_entries_max: call.shared.slow_log.entries_max(),
+    };
+    for (name, value, set) in pairs {
+        if let Some(set) = set {
+            set(&mut draft, &present, value).map_err(|reason| failed(name, &reason))?;
+        }
+    }
+    apply(&present, draft)?;
+    call.reply.ok();
+    Ok(())
+}
+
+fn failed(name: &str, reason: &str) -> Failure {
+    Failure::text(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
+}
+
+/// What is to be set, and how.
+fn find_pairs<'a>(
+    call: &Call<'a, '_>,
+    present: &Present<'_>,
+) -> Result<Vec<(&'a str, &'a str, Option<Set>)>> {
+    let mut pairs = Vec::new();
+    let mut names = HashSet::new();
+    for index in (2..call.arguments.len()).step_by(2) {
+        let given = call.argument(index);
+        let parameter = PARAMETERS.iter().find(|(name, ..)| given.eq_ignore_ascii_case(name.as_bytes()));
+        let (Some((name, get, set)), Ok(shown)) = (parameter, std::str::from_utf8(given)) else {
+            let shown = String::from_utf8_lossy(given);
+            return Err(Failure::text(format!(
+                "ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"
+            )));
+        };
+        let value = std::str::from_utf8(call.argument(index + 1));
+        let value = value.map_err(|_| failed(shown, "argument must be text"))?;
+        if set.is_none() && !value.eq_ignore_ascii_case(&get(present)) {
+            return Err(failed(shown, IMMUTABLE));
+        }
+        if !names.insert(name) {
+            return Err(failed(shown, "duplicate parameter"));
+        }
+        pairs.push((shown, value, *set));
+    }
+    Ok(pairs)
+}
+
+/// First what may fail: the store's part, which is taken back if its second half does.
+fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
+    let shared = present.shared;
+    let store = &shared.store;
+    let when_full: WhenFull = present.store.when_full.parse()?;
+    if draft.when_full != when_full {
+        store
+            .set_when_full(draft.when_full)
+            .map_err(|error| failed("maxmemory-policy", &error.to_string()))?;
+    }
+    if draft.durability != store.durability()
+        && let Err(error) = store.set_durability(draft.durability)
+    {
+        if draft.when_full != when_full {
+            store.set_when_full(when_full)?;
+        }
+        return Err(failed("appendfsync", &error.to_string()));
+    }
+    shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
+    shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
+    *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
+    Ok(())
+}
+
+fn reset_statistics(call: &mut Call<'_, '_>) -> Result<()> {
+    call.shared.statistics.reset();
+    call.reply.ok();
+    Ok(())
+}
+
+fn rewrite(_: &mut Call<'_, '_>) -> Result<()> {
+    Err(Failure::from("ERR The server is running without a config file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::testing::{Tester, expect_all};
+
+    #[test]
+    fn replies_are_those_of_redis() {
+        let mut tester = Tester::new("settings");
+        let failed = |name: &str, reason: &str| {
+            format!("-ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}\r\n")
+        };
+        expect_all(
+            &mut tester,
+            &[
+                ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command\r\n"),
+                ("CONFIG GET nonsense", "*0\r\n"),
+                ("CONFIG GET TimeOut", "*2\r\n$7\r\nTimeOut\r\n$1\r\n0\r\n"),
+                (
+                    "CONFIG GET slowlog-* timeout slowlog-max-len",
+                    "*6\r\n$23\r\nslowlog-log-slower-than\r\n$5\r\n10000\r\n$15\r\nslowlog-max-len\r\n$3\r\n128\r\n$7\r\ntimeout\r\n$1\r\n0\r\n",
+                ),
+                ("CONFIG SET timeout", "-ERR wrong number of arguments for 'config|set' command\r\n"),
+                ("CONFIG SET timeout 1 foo", "-ERR syntax error\r\n"),
+                (
+                    "CONFIG SET foo bar",
+                    "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'\r\n",
+                ),
+                ("CONFIG SET timeout x", &failed("timeout", "argument couldn't be parsed into an integer")),
+                (
+                    "CONFIG SET timeout -1",
+                    &failed("timeout", "argument must be between 0 and 2147483647 inclusive"),
+                ),
+                ("CONFIG SET timeout 1 timeout 2", &failed("timeout", "duplicate parameter")),
+                ("CONFIG SET databases 3", &failed("databases", IMMUTABLE)),
+                ("CONFIG SET databases 16", "+OK\r\n"),
+                ("CONFIG SET timeout 5 databases 3", &failed("databases", IMMUTABLE)),
+                ("CONFIG SET maxmemory x", &failed("maxmemory", "argument must be a memory value")),
+                ("CONFIG SET maxmemory 1gb", &failed("maxmemory", IMMUTABLE)),
+                ("CONFIG SET maxmemory 64mb", "+OK\r\n"),
+                (
+                    "CONFIG SET proto-max-bulk-len 1",
+                    &failed(
+                        "proto-max-bulk-len",
+                        "argument must be between 1048576 and 9223372036854775807 inclusive",
+                    ),
+                ),
+                (
+                    "CONFIG SET protected-mode maybe",
+                    &failed("protected-mode", "argument must be 'yes' or 'no'"),
+                ),
+                (
+                    "CONFIG SET appendfsync foo",
+                    &failed("appendfsync", "argument(s) must be one of the following: everysec, always, no"),
+                ),
+                ("CONFIG REWRITE", "-ERR The server is running without a config file\r\n"),
+                ("CONFIG RESETSTAT", "+OK\r\n"),
+                ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.\r\n"),
+            ],
+        );
+        assert_eq!(tester.send_words(&[b"CONFIG", b"SET", b"save", b""]), "+OK\r\n");
+        let text = tester.send("CONFIG SET maxmemory-policy foo");
+        assert!(text.contains("argument(s) must be one of the following: "), "{text}");
+    }
+
+    #[test]
+    fn parameters_change_all_or_none() {
+        let mut tester = Tester::new("settings-change");
+        expect_all(
+            &mut tester,
+            &[
+                ("CONFIG SET timeout 7 maxclients 9 proto-max-bulk-len 2mb slowlog-max-len 3", "+OK\r\n"),
+                ("CONFIG GET timeout", "*2\r\n$7\r\ntimeout\r\n$1\r\n7\r\n"),
+                ("CONFIG GET slowlog-max-len", "*2\r\n$15\r\nslowlog-max-len\r\n$1\r\n3\r\n"),
+                ("CONFIG SET maxmemory-policy allkeys-lru requirepass secret", "+OK\r\n"),
+                ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$11\r\nallkeys-lru\r\n"),
+                ("CONFIG SET maxmemory-policy noeviction", "+OK\r\n"),
+                ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n"),
+            ],
+        );
+        assert_eq!(tester.shared.argument_bytes_max.load(Ordering::Relaxed), 2 << 20);
+        assert_eq!(tester.shared.config.read().unwrap().password, "secret");
+        // A store in memory alone can't be durable; then the rest does not happen either.
+        let reply = tester.send("CONFIG SET timeout 8 maxmemory-policy allkeys-lru appendfsync always");
+        assert!(reply.contains("(possibly related to argument 'appendfsync')"), "{reply}");
+        let config = tester.shared.config.read().unwrap().clone();
+        assert_eq!((config.timeout_seconds, config.clients_max), (7, 9));
+        assert_eq!(tester.shared.store.config().when_full, WhenFull::Error.as_str());
+    }
+
+    #[test]
+    fn names_are_sorted_and_lower_case() {
+        assert!(PARAMETERS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(PARAMETERS.iter().all(|(name, ..)| *name == name.to_ascii_lowercase()));
+    }
+}

@@ -1,0 +1,90 @@
+//! A server without sockets, for tests of commands: lines in, raw replies out.
+
+use crate::config::Config;
+use crate::redis::execute::execute;
+use crate::redis::request::{Batch, Limits, parse, split_words};
+use crate::redis::session::Session;
+use crate::shared::Shared;
+use crate::space::Space;
+use std::sync::atomic::{AtomicU64, Ordering};
+use thermae_core::env::SystemEnv;
+use thermae_core::{Location, Options, Store, destroy};
+
+const HOT_BYTES: u64 = 16 << 20;
+
+/// A store of its own, served to one client.
+#[derive(Debug)]
+pub struct TestServer {
+    /// `None` only while it is dropped.
+    shared: Option<Shared>,
+    location: Location,
+    /// The client.
+    pub session: Session,
+}
+
+impl TestServer {
+    /// With an empty store.
+    #[allow(clippy::new_without_default, reason = "a store that nobody asked for is no default")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let location = Location::parse(&format!("shm://test-redis-{}-{number}", std::process::id())).unwrap();
+        let options = Options { hot_bytes: Some(HOT_BYTES), background: false, ..Options::default() };
+        let store = Store::open(&location, &options).unwrap();
+        let session = Session::new(1, "test".to_owned(), "test".to_owned(), true, store.now_ms());
+        Self { shared: Some(Shared::new(store, Config::default())), location, session }
+    }
+
+    /// What clients share.
+    pub fn shared(&self) -> &Shared {
+        self.shared.as_ref().unwrap()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.shared().store
+    }
+
+    /// The raw reply to a command.
+    pub fn call(&mut self, words: &[&[u8]]) -> Vec<u8> {
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        }
+        let limits = Limits { is_authenticated: true, argument_bytes_max: 512 << 20 };
+        let mut batch = Batch::default();
+        let (_, result) = parse(&request, 1, limits, &mut None, &mut batch);
+        result.unwrap();
+        let (arguments, _) = batch.command(0, &request);
+        let mut output = Vec::new();
+        let shared = self.shared.as_ref().unwrap();
+        execute(arguments, &mut self.session, &mut Space::new(&shared.store), shared, &mut output);
+        output
+    }
+
+    /// The raw reply to a command written as redis-cli takes it, as text.
+    pub fn line(&mut self, line: &str) -> String {
+        let words = split_words(line.as_bytes()).unwrap();
+        let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        String::from_utf8_lossy(&self.call(&words)).into_owned()
+    }
+
+    /// Runs commands in order and compares each raw reply.
+    pub fn check(&mut self, cases: &[(&str, &str)]) {
+        for (line, reply) in cases {
+            assert_eq!(&self.line(line), reply, "{line}");
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        drop(self.shared.take());
+        let destroyed = destroy(&SystemEnv, &self.location);
+        if !std::thread::panicking() {
+            destroyed.unwrap();
+        }
+    }
+}
