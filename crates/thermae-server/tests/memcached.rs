@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use thermae_core::{Location, Options, Store};
 use thermae_server::config::Config;
-use thermae_server::server::Server;
+use thermae_server::server::{Server, listen};
 use thermae_server::socket::Protocol;
 
 /// How long what has to happen may take.
@@ -25,7 +25,8 @@ impl Served {
         let any = vec!["127.0.0.1:0".to_owned()];
         let mut config = Config { threads: 2, redis: any.clone(), memcached: any, ..Config::default() };
         change(&mut config);
-        Self { server: Server::start(store, config).unwrap(), _directory: directory }
+        let listeners = listen(&config).unwrap();
+        Self { server: Server::start(store, config, listeners).unwrap(), _directory: directory }
     }
 
     fn connect(&self, protocol: Protocol) -> TcpStream {
