@@ -120,7 +120,13 @@ fn keys_behind_the_mark_are_known_of() {
     assert!(store.has_marked_keys().unwrap() && store.has_marked_keys().unwrap());
     other.delete(&marked).unwrap();
     assert!(!store.has_marked_keys().unwrap());
-    let op = BatchOp::Set { key: &marked, value: b"value", encoding: 0, expires_at_ms: other.now_ms() + 50 };
+    let op = BatchOp::Set {
+        key: &marked,
+        value: b"value",
+        encoding: 0,
+        expires_at_ms: other.now_ms() + 50,
+        flags: 0,
+    };
     other.transaction(&[op], &[]).unwrap();
     assert!(store.has_marked_keys().unwrap());
     common::wait_until("the key has expired", Duration::from_secs(5), || !store.has_marked_keys().unwrap());

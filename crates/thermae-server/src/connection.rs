@@ -34,8 +34,8 @@ pub struct Buffers {
 pub enum Face {
     /// Redis.
     Redis(Pipeline),
-    /// memcached, and what others see of the client.
-    Memcached(Arc<Client>, memcache::session::Session),
+    /// memcached.
+    Memcached(memcache::session::Session),
 }
 
 impl Face {
@@ -51,8 +51,14 @@ impl Face {
     ) -> usize {
         match self {
             Self::Redis(pipeline) => pipeline.process(input, argument_bytes_max, batch, shared, output),
-            Self::Memcached(_, session) => session.process(input, shared, output),
+            Self::Memcached(session) => session.process(input, shared, output),
         }
+    }
+
+    /// Whether what is left has to wait until a pause of clients is over.
+    #[inline]
+    fn is_paused(&self) -> bool {
+        matches!(self, Self::Redis(pipeline) if pipeline.session.is_paused)
     }
 
     /// Whether the connection is to be closed once all replies are sent.
@@ -60,29 +66,7 @@ impl Face {
     fn closes(&self) -> bool {
         match self {
             Self::Redis(pipeline) => pipeline.session.closes,
-            Self::Memcached(_, session) => session.closes,
-        }
-    }
-
-    /// Whether its next command waits for the end of a pause, which only Redis's clients know of.
-    #[inline]
-    fn is_paused(&self) -> bool {
-        matches!(self, Self::Redis(pipeline) if pipeline.session.is_paused)
-    }
-
-    /// What others see of the client.
-    pub fn client(&self) -> &Client {
-        match self {
-            Self::Redis(pipeline) => &pipeline.session.client,
-            Self::Memcached(client, _) => client,
-        }
-    }
-
-    /// Lets others see what the client is at.
-    fn publish(&self, now_ms: u64) {
-        match self {
-            Self::Redis(pipeline) => pipeline.session.publish(now_ms),
-            Self::Memcached(client, _) => client.active_at_ms.store(now_ms, Ordering::Relaxed),
+            Self::Memcached(session) => session.closes,
         }
     }
 }
@@ -110,7 +94,9 @@ pub struct Connection {
     /// Its socket.
     pub transport: Transport,
     /// Its side of the protocol.
-    pub face: Face,
+    face: Face,
+    /// What others see of it.
+    pub client: Arc<Client>,
     input: Vec<u8>,
     output: Vec<u8>,
     /// Bytes of `output` that were sent.
@@ -124,10 +110,11 @@ pub struct Connection {
 
 impl Connection {
     /// A client that has just come.
-    pub fn new(transport: Transport, face: Face) -> Self {
+    pub fn new(transport: Transport, face: Face, client: Arc<Client>) -> Self {
         Self {
             transport,
             face,
+            client,
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
@@ -144,8 +131,11 @@ impl Connection {
 
     /// Lets others see what the client is at.
     pub fn publish(&self, now_ms: u64) {
-        let client = self.face.client();
-        self.face.publish(now_ms);
+        let client = &self.client;
+        client.active_at_ms.store(now_ms, Ordering::Relaxed);
+        if let Face::Redis(pipeline) = &self.face {
+            pipeline.session.publish();
+        }
         client.input_bytes.store(self.input.len(), Ordering::Relaxed);
         client.output_bytes.store(self.output.len() - self.sent, Ordering::Relaxed);
     }

@@ -237,10 +237,10 @@ impl EventLoop {
         let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
         self.shared.clients.add(&client);
         let face = match protocol {
-            Protocol::Redis => Face::Redis(Pipeline::new(Session::of(client, is_authenticated))),
-            Protocol::Memcached => Face::Memcached(client, memcache::session::Session::new(is_authenticated)),
+            Protocol::Redis => Face::Redis(Pipeline::new(Session::of(Arc::clone(&client), is_authenticated))),
+            Protocol::Memcached => Face::Memcached(memcache::session::Session::new(is_authenticated)),
         };
-        place.connection = Some(Box::new(Connection::new(transport, face)));
+        place.connection = Some(Box::new(Connection::new(transport, face, client)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -300,7 +300,7 @@ impl EventLoop {
     fn close(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
         if let Some(connection) = place.connection.take() {
-            self.shared.clients.remove(connection.face.client().id);
+            self.shared.clients.remove(connection.client.id);
             place.uses = (place.uses + 1) & (u32::MAX >> 1);
             self.free.push(index);
             self.shared.statistics.clients.fetch_sub(1, Ordering::Relaxed);
@@ -344,7 +344,7 @@ impl EventLoop {
             // Who waits for the server is not idle.
             if connection.is_some_and(|connection| {
                 connection.waits_for == Next::Read
-                    && connection.face.client().active_at_ms.load(Ordering::Relaxed) < before_ms
+                    && connection.client.active_at_ms.load(Ordering::Relaxed) < before_ms
             }) {
                 self.close(index as u32);
             }

@@ -9,11 +9,11 @@
 //! - memcache: the memcached protocol
 //! - redis: the Redis protocol
 //! - shared: what all clients of a server share
-//! - counts: what memcached clients are told of what was done
-//! - marks: what memcached clients are told of items that no record keeps
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
 //! - pause: clients made to wait
+//! - counts: what memcached clients are told of what was done
+//! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them

@@ -25,8 +25,10 @@ impl Served {
         let any = vec!["127.0.0.1:0".to_owned()];
         let mut config = Config { threads: 2, redis: any.clone(), memcached: any, ..Config::default() };
         change(&mut config);
-        let listeners = listen(&config).unwrap();
-        Self { server: Server::start(store, config, listeners).unwrap(), _directory: directory }
+        Self {
+            server: Server::start(store, config.clone(), listen(&config).unwrap()).unwrap(),
+            _directory: directory,
+        }
     }
 
     fn connect(&self, protocol: Protocol) -> TcpStream {

@@ -133,13 +133,13 @@ fn setbit(call: &mut Call<'_, '_>) -> Result<()> {
         _ => return Err(Failure::from("ERR bit is not an integer or out of range")),
     };
     let old = call.space.update(&key, |current| {
-        let (value, expires_at_ms) = parts(current);
+        let (value, kept) = parts(current);
         if offset >> 3 < value.len() as u64 && bits::get_bit(value, offset) == bit {
             return Ok((Update::Keep, bit));
         }
         let mut value = value.to_vec();
         let old = bits::set_bit(&mut value, offset, bit);
-        Ok((set_bytes(value, expires_at_ms), old))
+        Ok((set_bytes(value, kept), old))
     })?;
     call.reply.flag(old);
     Ok(())
@@ -255,10 +255,10 @@ fn bitfield(call: &mut Call<'_, '_>) -> Result<()> {
     }
     let key = call.key(1);
     let replies = call.space.update(&key, |current| {
-        let (value, expires_at_ms) = parts(current);
+        let (value, kept) = parts(current);
         let mut value = value.to_vec();
         let applied = bitfield::apply(&mut value, &operations);
-        let update = if applied.is_changed { set_bytes(value, expires_at_ms) } else { Update::Keep };
+        let update = if applied.is_changed { set_bytes(value, kept) } else { Update::Keep };
         Ok((update, applied.replies))
     })?;
     reply_fields(call, &replies);

@@ -234,7 +234,7 @@ fn list(call: &mut Call<'_, '_>) -> Result<()> {
         _ => return Err(Failure::from(SYNTAX)),
     };
     let now_ms = call.space.now_ms();
-    call.session.publish(now_ms);
+    call.session.publish();
     let mut lines = String::new();
     for client in listed {
         describe(&client, now_ms, &mut lines);
@@ -245,7 +245,7 @@ fn list(call: &mut Call<'_, '_>) -> Result<()> {
 
 fn info(call: &mut Call<'_, '_>) -> Result<()> {
     let now_ms = call.space.now_ms();
-    call.session.publish(now_ms);
+    call.session.publish();
     let mut line = String::new();
     describe(&call.session.client, now_ms, &mut line);
     call.reply.verbatim("txt", &line);

@@ -8,8 +8,8 @@ use crate::failure::Result;
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, NOT_A_FLOAT, NOT_AN_INTEGER};
 use crate::redis::table::{Command, ONE_KEY, flags};
-use crate::redis::values::{parts, set_bytes};
-use thermae_core::{ENCODING_INTEGER, Update};
+use crate::redis::values::{parts, set_bytes, set_encoded};
+use thermae_core::ENCODING_INTEGER;
 
 use flags::{DENYOOM, FAST, WRITE};
 
@@ -103,11 +103,11 @@ fn decrby(call: &mut Call<'_, '_>) -> Result<()> {
 fn add(call: &mut Call<'_, '_>, by: i64) -> Result<()> {
     let key = call.key(1);
     let sum = call.space.update(&key, |current| {
-        let (text, expires_at_ms) = parts(current);
+        let (text, kept) = parts(current);
         let before = if current.is_some() { parse_integer(text).ok_or(NOT_AN_INTEGER)? } else { 0 };
         let sum = before.checked_add(by).ok_or("ERR increment or decrement would overflow")?;
         let value = sum.to_string().into_bytes();
-        Ok((Update::Set { value, encoding: ENCODING_INTEGER, expires_at_ms }, sum))
+        Ok((set_encoded(value, ENCODING_INTEGER, kept), sum))
     })?;
     call.reply.integer(sum);
     Ok(())
@@ -116,13 +116,13 @@ fn add(call: &mut Call<'_, '_>, by: i64) -> Result<()> {
 fn incrbyfloat(call: &mut Call<'_, '_>) -> Result<()> {
     let (key, increment) = (call.key(1), call.argument(2));
     let sum = call.space.update(&key, |current| {
-        let (text, expires_at_ms) = parts(current);
+        let (text, kept) = parts(current);
         let text = if current.is_some() { text } else { b"0" };
         let before = Extended::parse(text).ok_or(NOT_A_FLOAT)?;
         let increment = Extended::parse(increment).ok_or(NOT_A_FLOAT)?;
         let sum = before.checked_add(increment).ok_or("ERR increment would produce NaN or Infinity")?;
         let sum = sum.to_string().into_bytes();
-        Ok((set_bytes(sum.clone(), expires_at_ms), sum))
+        Ok((set_bytes(sum.clone(), kept), sum))
     })?;
     call.reply.bulk(&sum);
     Ok(())

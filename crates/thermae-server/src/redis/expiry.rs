@@ -220,7 +220,8 @@ fn set_expiry(call: &mut Call<'_, '_>, unit_ms: i64, from_ms: i64) -> Result<()>
         };
         let update = match expires_at_ms {
             Some(expires_at_ms) => {
-                Update::Set { value: current.value.to_vec(), encoding: current.meta.encoding, expires_at_ms }
+                let (encoding, flags) = (current.meta.encoding, current.meta.flags);
+                Update::Set { value: current.value.to_vec(), encoding, expires_at_ms, flags }
             }
             None => Update::Delete,
         };
@@ -235,8 +236,8 @@ fn persist(call: &mut Call<'_, '_>) -> Result<()> {
     let is_changed = call.space.update(&key, |current| {
         Ok(match current.filter(|current| current.meta.expires_at_ms != 0) {
             Some(current) => {
-                let (value, encoding) = (current.value.to_vec(), current.meta.encoding);
-                (Update::Set { value, encoding, expires_at_ms: 0 }, true)
+                let (encoding, flags) = (current.meta.encoding, current.meta.flags);
+                (Update::Set { value: current.value.to_vec(), encoding, expires_at_ms: 0, flags }, true)
             }
             None => (Update::Keep, false),
         })

@@ -64,14 +64,14 @@ fn failure(error: Error) -> Failure {
 fn pfadd(call: &mut Call<'_, '_>) -> Result<()> {
     let (key, arguments) = (call.key(1), call.arguments);
     let is_changed = call.space.update(&key, |current| {
-        let (value, expires_at_ms) = parts(current);
+        let (value, kept) = parts(current);
         let mut is_changed = current.is_none();
         let mut sketch = if is_changed { hyperloglog::create() } else { value.to_vec() };
         hyperloglog::recognize(&sketch).map_err(failure)?;
         for element in arguments.from(2) {
             is_changed |= hyperloglog::add(&mut sketch, element).map_err(failure)?;
         }
-        let update = if is_changed { set_bytes(sketch, expires_at_ms) } else { Update::Keep };
+        let update = if is_changed { set_bytes(sketch, kept) } else { Update::Keep };
         Ok((update, is_changed))
     })?;
     call.reply.flag(is_changed);
@@ -98,11 +98,11 @@ fn pfcount(call: &mut Call<'_, '_>) -> Result<()> {
 
 fn keep_count(space: &mut Space<'_>, key: &[u8]) -> Result<()> {
     space.update(key, |current| {
-        let (value, expires_at_ms) = parts(current);
+        let (value, kept) = parts(current);
         let count = hyperloglog::count(value).map_err(failure)?;
         let mut sketch = value.to_vec();
         hyperloglog::store_count(&mut sketch, count.elements).map_err(failure)?;
-        Ok((if count.was_cached { Update::Keep } else { set_bytes(sketch, expires_at_ms) }, ()))
+        Ok((if count.was_cached { Update::Keep } else { set_bytes(sketch, kept) }, ()))
     })
 }
 

@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::table::{ALL_KEYS, Command, Keys, NO_KEYS, ONE_KEY, flags};
 use crate::space::Space;
-use thermae_core::SetOptions;
+use thermae_core::{RecordMeta, SetOptions};
 
 use flags::{DENYOOM, FAST, NOSCRIPT, READONLY, WRITE};
 
@@ -157,8 +157,9 @@ const SAME_OBJECT: &str = "ERR source and destination objects are the same";
 pub const NO_SUCH_DATABASE: &str = "ERR DB index is out of range";
 
 /// The options under which a value is stored as it was.
-pub fn unchanged(meta: &thermae_core::RecordMeta) -> SetOptions {
-    SetOptions { encoding: meta.encoding, expires_at_ms: meta.expires_at_ms, ..SetOptions::default() }
+pub fn unchanged(meta: &RecordMeta) -> SetOptions {
+    let RecordMeta { encoding, expires_at_ms, flags, .. } = *meta;
+    SetOptions { encoding, expires_at_ms, flags, ..SetOptions::default() }
 }
 
 /// What became of a value that was to be somewhere else.

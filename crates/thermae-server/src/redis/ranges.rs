@@ -96,9 +96,9 @@ fn append(call: &mut Call<'_, '_>) -> Result<()> {
     let (key, suffix) = (call.key(1), call.argument(2));
     let bytes_max = call.shared.argument_bytes_max.load(Ordering::Relaxed);
     let length = call.space.update(&key, |current| {
-        let (value, expires_at_ms) = parts(current);
+        let (value, kept) = parts(current);
         let length = checked_end(value.len(), suffix.len(), bytes_max)?;
-        Ok((set_bytes([value, suffix].concat(), expires_at_ms), length))
+        Ok((set_bytes([value, suffix].concat(), kept), length))
     })?;
     call.reply.count(length as u64);
     Ok(())
@@ -138,7 +138,7 @@ fn setrange(call: &mut Call<'_, '_>) -> Result<()> {
     let offset = usize::try_from(offset).map_err(|_| "ERR offset is out of range")?;
     let bytes_max = call.shared.argument_bytes_max.load(Ordering::Relaxed);
     let length = call.space.update(&key, |current| {
-        let (value, expires_at_ms) = parts(current);
+        let (value, kept) = parts(current);
         if patch.is_empty() {
             return Ok((Update::Keep, value.len()));
         }
@@ -149,7 +149,7 @@ fn setrange(call: &mut Call<'_, '_>) -> Result<()> {
         }
         value[offset..end].copy_from_slice(patch);
         let length = value.len();
-        Ok((set_bytes(value, expires_at_ms), length))
+        Ok((set_bytes(value, kept), length))
     })?;
     call.reply.count(length as u64);
     Ok(())

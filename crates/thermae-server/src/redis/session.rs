@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// Lets others see what the client is at.
-    pub fn publish(&self, now_ms: u64) {
+    pub fn publish(&self) {
         let flag = |is_so, mark| if is_so { mark } else { 0 };
         let flags = flag(self.is_resp3, marks::RESP3)
             | flag(self.no_evict, marks::NO_EVICT)
@@ -100,7 +100,6 @@ impl Session {
         let queued = self.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
         let command = self.last_command.map_or(0, |command| std::ptr::from_ref(command).addr());
         let client = &self.client;
-        client.active_at_ms.store(now_ms, Ordering::Relaxed);
         client.database.store(u32::from(self.database), Ordering::Relaxed);
         client.flags.store(flags, Ordering::Relaxed);
         client.queued.store(queued, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::expiry_options::{Expiry, Lifetime, TimeUnit, has_passed};
 use crate::redis::table::{ALL_KEYS, Command, Keys, ONE_KEY, flags};
-use crate::redis::values::{ENCODING_BYTES, reply_bytes, reply_value, set_bytes};
+use crate::redis::values::{ENCODING_BYTES, reply_bytes, reply_value};
 use std::borrow::Cow;
 use thermae_core::{BatchOp, Condition, SetOptions, Update};
 
@@ -218,6 +218,7 @@ fn set_with_options(call: &mut Call<'_, '_>) -> Result<()> {
         expires_at_ms,
         keep_ttl: words.lifetime == Lifetime::Keep,
         condition: words.condition,
+        ..SetOptions::default()
     };
     if words.answers_old {
         return exchange(call, 2, &options);
@@ -265,7 +266,7 @@ fn exchange(call: &mut Call<'_, '_>, value_index: usize, options: &SetOptions) -
                 Some(current) if options.keep_ttl => current.meta.expires_at_ms,
                 _ => options.expires_at_ms,
             };
-            set_bytes(value.to_vec(), expires_at_ms)
+            Update::Set { value: value.to_vec(), encoding: ENCODING_BYTES, expires_at_ms, flags: 0 }
         };
         Ok((update, current.map(|current| current.value.to_vec())))
     })?;
@@ -331,7 +332,8 @@ fn getex(call: &mut Call<'_, '_>) -> Result<()> {
         } else if expires_at_ms == current.meta.expires_at_ms {
             Update::Keep
         } else {
-            Update::Set { value: value.clone(), encoding: current.meta.encoding, expires_at_ms }
+            let (encoding, flags) = (current.meta.encoding, current.meta.flags);
+            Update::Set { value: value.clone(), encoding, expires_at_ms, flags }
         };
         Ok((update, Some(value)))
     })?;
@@ -372,7 +374,8 @@ fn pairs<'a>(call: &Call<'a, '_>) -> Result<Vec<Pair<'a>>> {
 fn mset(call: &mut Call<'_, '_>) -> Result<()> {
     let pairs = pairs(call)?;
     if call.space.is_plain() && pairs.len() > 1 {
-        let set = |(key, value)| BatchOp::Set { key, value, encoding: ENCODING_BYTES, expires_at_ms: 0 };
+        let set =
+            |(key, value)| BatchOp::Set { key, value, encoding: ENCODING_BYTES, expires_at_ms: 0, flags: 0 };
         let ops: Vec<BatchOp<'_>> = pairs.iter().map(|(key, value)| set((&**key, *value))).collect();
         call.space.store().transaction(&ops, &[])?;
     } else {

@@ -72,12 +72,26 @@ pub fn look_at<T>(space: &mut Space<'_>, key: &[u8], look: impl FnOnce(&[u8]) ->
     }
 }
 
-/// A value as a command goes on from it: its bytes and when they expire. A missing one is empty and never does.
-pub fn parts(current: Option<Current<'_>>) -> (&[u8], u64) {
-    current.map_or((&[], 0), |current| (current.value, current.meta.expires_at_ms))
+/// What a change of a value leaves as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kept {
+    expires_at_ms: u64,
+    flags: u32,
+}
+
+/// A value as a command goes on from it: its bytes and what is kept beside them. A missing one is empty and never expires.
+pub fn parts(current: Option<Current<'_>>) -> (&[u8], Kept) {
+    current.map_or((&[], Kept::default()), |Current { meta, value }| {
+        (value, Kept { expires_at_ms: meta.expires_at_ms, flags: meta.flags })
+    })
 }
 
 /// Makes bytes of a key.
-pub fn set_bytes(value: Vec<u8>, expires_at_ms: u64) -> Update {
-    Update::Set { value, encoding: ENCODING_BYTES, expires_at_ms }
+pub fn set_bytes(value: Vec<u8>, kept: Kept) -> Update {
+    set_encoded(value, ENCODING_BYTES, kept)
+}
+
+/// The same, encoded in this way.
+pub fn set_encoded(value: Vec<u8>, encoding: u8, Kept { expires_at_ms, flags }: Kept) -> Update {
+    Update::Set { value, encoding, expires_at_ms, flags }
 }
