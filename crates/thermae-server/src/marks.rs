@@ -11,13 +11,15 @@
 //! ask for it. Two items may share a slot, whose last user counts: these are hints for caching, not facts about values.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Most marks at once.
 const MARKS_MAX: usize = 64 << 10;
 /// Slots of the table of reads.
 const SLOTS: usize = 64 << 10;
+/// Places of the filter that keys without a mark pass by.
+const FILTER_PLACES: usize = 16 << 10;
 /// The bit of a slot that says that its item was read.
 const WAS_READ: u64 = 1 << 32;
 
@@ -65,12 +67,22 @@ pub struct Reads {
 }
 
 /// What is told of items that no record keeps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Marks {
-    /// How many marks there are: where there are none, nobody takes the lock.
-    count: AtomicUsize,
+    /// How many marked keys have each place: only where there are some, the lock is taken.
+    filter: Box<[AtomicU32]>,
     marked: Mutex<Marked>,
     reads: OnceLock<Box<[AtomicU64]>>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            filter: (0..FILTER_PLACES).map(|_| AtomicU32::new(0)).collect(),
+            marked: Mutex::default(),
+            reads: OnceLock::new(),
+        }
+    }
 }
 
 impl Marks {
@@ -81,16 +93,21 @@ impl Marks {
     /// How an item stands, `wants` saying that who asks would recache it even though it is not stale.
     #[inline]
     pub fn standing(&self, key: &[u8], version: u64, wants: bool) -> (Standing, Option<Displaced>) {
-        if !wants && self.is_empty() {
+        if !wants && !self.may_have(key) {
             return (Standing::default(), None);
         }
         self.standing_marked(key, version, wants)
     }
 
-    /// Whether no item is marked.
+    /// Whether an item may be marked.
     #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
+    pub fn may_have(&self, key: &[u8]) -> bool {
+        self.filter_place(key).load(Ordering::Acquire) != 0
+    }
+
+    #[inline]
+    fn filter_place(&self, key: &[u8]) -> &AtomicU32 {
+        &self.filter[place(key, 0).0 % FILTER_PLACES]
     }
 
     fn standing_marked(&self, key: &[u8], version: u64, wants: bool) -> (Standing, Option<Displaced>) {
@@ -120,7 +137,7 @@ impl Marks {
     /// An item has a new version, but is otherwise what it was.
     #[inline]
     pub fn carry(&self, key: &[u8], from: u64, to: u64) {
-        if self.is_empty() {
+        if !self.may_have(key) {
             return;
         }
         if let Some(mark) = self.marked().marks.get_mut(key).filter(|mark| mark.version == from) {
@@ -131,35 +148,38 @@ impl Marks {
     /// An item was stored anew, or deleted: what was said of it before is void.
     #[inline]
     pub fn forget(&self, key: &[u8]) {
-        if self.is_empty() {
+        if !self.may_have(key) {
             return;
         }
-        let mut marked = self.marked();
-        if marked.marks.remove(key).is_some() {
-            self.count.store(marked.marks.len(), Ordering::Release);
-        }
+        self.remove(&mut self.marked(), key);
     }
 
     /// All items were deleted.
     pub fn forget_all(&self) {
         let mut marked = self.marked();
         *marked = Marked::default();
-        self.count.store(0, Ordering::Release);
+        self.filter.iter().for_each(|place| place.store(0, Ordering::Release));
     }
 
     fn put(&self, marked: &mut Marked, key: &[u8], mark: Mark) -> Option<Displaced> {
         let mut displaced = None;
         if marked.marks.insert(key.to_vec(), mark).is_none() {
+            self.filter_place(key).fetch_add(1, Ordering::AcqRel);
             marked.order.push_back(key.to_vec());
             if marked.order.len() > MARKS_MAX {
                 displaced = marked.order.pop_front().and_then(|key| {
-                    let mark = marked.marks.remove(&key)?;
+                    let mark = self.remove(marked, &key)?;
                     mark.is_stale.then_some(Displaced { key, version: mark.version })
                 });
             }
         }
-        self.count.store(marked.marks.len(), Ordering::Release);
         displaced
+    }
+
+    fn remove(&self, marked: &mut Marked, key: &[u8]) -> Option<Mark> {
+        let mark = marked.marks.remove(key)?;
+        self.filter_place(key).fetch_sub(1, Ordering::AcqRel);
+        Some(mark)
     }
 
     /// From now on reads are noted.
@@ -227,8 +247,10 @@ mod tests {
         marks.carry(b"k", 3, 4);
         marks.carry(b"k", 3, 5);
         assert_eq!(marks.standing(b"k", 4, false).0, standing(true, true, false));
+        assert!(marks.may_have(b"k"));
         marks.forget(b"k");
-        assert!(marks.is_empty());
+        assert!(!marks.may_have(b"k"));
+        assert_eq!(marks.standing(b"k", 4, false).0, Standing::default());
     }
 
     #[test]
@@ -242,9 +264,11 @@ mod tests {
         assert_eq!(marks.standing(b"x", 1, true).1, Some(Displaced { key: key(0), version: 7 }));
         assert_eq!(marks.standing(b"y", 1, true).1, None, "a winner's mark goes alone");
         assert_eq!(marks.marked().order.len(), MARKS_MAX);
-        assert_eq!(marks.count.load(Ordering::Relaxed), MARKS_MAX);
+        let filtered =
+            |marks: &Marks| -> u32 { marks.filter.iter().map(|place| place.load(Ordering::Relaxed)).sum() };
+        assert_eq!(filtered(&marks) as usize, MARKS_MAX);
         marks.forget_all();
-        assert!(marks.is_empty());
+        assert_eq!(filtered(&marks), 0);
     }
 
     #[test]

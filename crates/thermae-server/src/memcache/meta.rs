@@ -137,7 +137,7 @@ pub fn get(turn: &mut Turn<'_>, words: Words<'_>) {
     turn.tally.add(Count::Gets);
     let flags = &asked.flags;
     let is_plain = flags.vivify.is_none() && flags.recache.is_none() && flags.expiry.is_none();
-    let found = if is_plain && turn.marks().is_empty() {
+    let found = if is_plain && !turn.marks().may_have(&asked.key) {
         get_plainly(turn, &asked)
     } else {
         get_changing(turn, &asked)
@@ -193,7 +193,12 @@ fn seconds_left(expires_at_ms: u64, now_ms: u64) -> Option<u64> {
 fn get_changing(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, Error> {
     let (key, flags) = (&asked.key, &asked.flags);
     for _ in 0..ATTEMPTS_MAX {
-        let (before, value, is_new) = match turn.store().get(key)? {
+        let found = if flags.has(b'v') {
+            turn.store().get(key)?
+        } else {
+            turn.store().meta(key)?.map(|meta| (meta, Vec::new()))
+        };
+        let (before, value, is_new) = match found {
             Some((meta, value)) => (meta, value, false),
             None => match flags.vivify {
                 None => return Ok(None),
