@@ -206,6 +206,10 @@ impl<'a> Space<'a> {
         mut work: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<Option<T>> {
         for _ in 0..ATTEMPTS_MAX {
+            // Now, too: work that neither reads nor writes leaves nothing to be decided at the end.
+            if !self.have(expected)? {
+                return Ok(None);
+            }
             self.overlay = Some(Overlay { seen: expected.clone(), written: HashMap::new() });
             let result = work(self);
             let overlay = self.overlay.take().unwrap_or_default();
@@ -218,13 +222,21 @@ impl<'a> Space<'a> {
                     Err(error) => return Err(error.into()),
                 },
             }
-            for (key, version) in expected {
-                if self.store.meta(key)?.map(|meta| meta.version) != *version {
-                    return Ok(None);
-                }
-            }
+        }
+        if !self.have(expected)? {
+            return Ok(None);
         }
         Err(Failure::from("ERR others kept changing the same keys; try again"))
+    }
+
+    /// Whether keys have these versions in the store.
+    fn have(&self, expected: &HashMap<Vec<u8>, Option<u64>>) -> Result<bool> {
+        for (key, version) in expected {
+            if self.store.meta(key)?.map(|meta| meta.version) != *version {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn write(&mut self, key: &[u8], written: Option<Written>) {

@@ -10,6 +10,9 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+Measured = TypeVar("Measured")
 
 
 @contextlib.contextmanager
@@ -32,13 +35,15 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved_rounds(competitors: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleaved_rounds(
+    competitors: Mapping[str, Callable[[], Measured]], rounds: int
+) -> dict[str, list[Measured]]:
     """What each competitor's call returns in each of `rounds` rounds, after one that does not count.
 
     >>> interleaved_rounds({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=2)
     {'a': [1.0, 1.0], 'b': [2.0, 2.0]}
     """
-    results: dict[str, list[float]] = {name: [] for name in competitors}
+    results: dict[str, list[Measured]] = {name: [] for name in competitors}
     order = list(competitors)
     for round_number in range(rounds + 1):
         for name in order:

@@ -48,9 +48,9 @@ def _keys_option(default: int) -> Callable[[Command], Command]:
 def bench() -> None:
     """Measure Thermae beside its peers, on this machine.
 
-    Peers: py-lmdb and diskcache (pip install lmdb diskcache), Redis (the redis-server program). One that is
-    not installed is named in the report as not measured. Exit code 1 when a figure that is owed was measured
-    and missed.
+    Peers: py-lmdb and diskcache (pip install lmdb diskcache), Redis and memcached (the programs redis-server,
+    redis-benchmark and memcached). One that is not installed is named in the report as not measured. Exit
+    code 1 when a figure that is owed was measured and missed.
 
     \b
     Examples:
@@ -232,6 +232,25 @@ def hitratio(capacity_mebibytes: int, request_count: int, json_path: Path | None
     )
 
 
+@bench.command()
+@_keys_option(1_000_000)
+@_rounds_option(5)
+@_json_option
+def serve(key_count: int, rounds: int, json_path: Path | None) -> None:
+    """Serving: processor time an operation, throughput and latency, beside Redis and memcached.
+
+    Servers have one processor, their load another one. Needs redis-server, redis-benchmark and memcached.
+
+    \b
+    Examples:
+      thermae bench serve
+      thermae bench serve --keys 100000 --rounds 3 --json serve.json
+    """
+    from thermae.bench import serving as benchmark
+
+    _finish(_measured({"serve": lambda announce: benchmark.run(key_count, rounds, announce)}), json_path)
+
+
 @bench.command("all")
 @click.option(
     "--markdown",
@@ -253,7 +272,7 @@ def all_benchmarks(markdown_path: Path | None, quick: bool, json_path: Path | No
       thermae bench all --markdown docs/benchmarks.md
       thermae bench all --quick
     """
-    from thermae.bench import embedded, hitratio, report, restart, scaling, tiers
+    from thermae.bench import embedded, hitratio, report, restart, scaling, serving, tiers
 
     part, rounds = (100, 1) if quick else (1, 5)
     durable_rounds, seconds = (1, 0.5) if quick else (3, 3.0)
@@ -268,6 +287,7 @@ def all_benchmarks(markdown_path: Path | None, quick: bool, json_path: Path | No
         "restart": lambda announce: restart.run(1_000_000 // part, 10_000_000 // part, rounds, announce),
         "tiers": lambda announce: tiers.run(hot_mebibytes, rounds, announce),
         "hitratio": lambda announce: hitratio.run(cache_mebibytes, 2_000_000 // part, announce),
+        "serve": lambda announce: serving.run(1_000_000 // part, rounds, announce),
     }
     reports = _measured(steps)
     if markdown_path is not None:

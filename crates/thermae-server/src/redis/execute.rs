@@ -9,6 +9,8 @@ use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, flags};
 use crate::shared::Shared;
 use crate::space::Space;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::PoisonError;
 
 /// Most bytes of what a client sent that an error shows.
@@ -27,7 +29,7 @@ pub fn execute(
     let mode = session.reply_mode;
     match find(arguments) {
         Ok(command) => execute_found(command, arguments, session, space, shared, output),
-        Err(failure) => refuse(session, &failure, shared, output),
+        Err(failure) => refuse(arguments, session, &failure, shared, output),
     }
     if mode != ReplyMode::On || session.reply_mode != ReplyMode::On {
         keep_silent(session, mode, start, output);
@@ -87,16 +89,29 @@ fn unknown_command(arguments: Arguments<'_>) -> Failure {
     ))
 }
 
-/// What a client sent, as an error may show it.
+/// What a client sent, as an error may show it: up to a zero byte, at which Redis takes it to end.
 fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES_MAX)]).into_owned()
+    let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES_MAX)]).into_owned()
 }
 
-fn refuse(session: &mut Session, failure: &Failure, shared: &Shared, output: &mut Vec<u8>) {
-    if let Some(queue) = &mut session.queue {
+fn refuse(
+    arguments: Arguments<'_>,
+    session: &mut Session,
+    failure: &Failure,
+    shared: &Shared,
+    output: &mut Vec<u8>,
+) {
+    let mut line = failure.line();
+    if arguments.at(0).eq_ignore_ascii_case(b"exec") {
+        // An EXEC that can't be is the end of its transaction all the same.
+        session.queue = None;
+        session.watched = HashMap::new();
+        let reason = line.strip_prefix("ERR ").unwrap_or(&line);
+        line = Cow::Owned(format!("EXECABORT Transaction discarded because of: {reason}"));
+    } else if let Some(queue) = &mut session.queue {
         queue.is_refused = true;
     }
-    let line = failure.line();
     shared.statistics.note_error(&line);
     Reply::new(output, session.is_resp3).error(&line);
 }
@@ -111,13 +126,13 @@ fn execute_found(
     output: &mut Vec<u8>,
 ) {
     if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
-        return refuse(session, &Failure::from("NOAUTH Authentication required."), shared, output);
+        return refuse(arguments, session, &Failure::from("NOAUTH Authentication required."), shared, output);
     }
     session.last_command = Some(command);
     if session.queue.is_some() && !is_of_transactions(command) {
         if command.has(flags::NO_MULTI) {
             let failure = Failure::from("ERR Command not allowed inside a transaction");
-            return refuse(session, &failure, shared, output);
+            return refuse(arguments, session, &failure, shared, output);
         }
         if let Some(queue) = &mut session.queue {
             queue.commands.push(arguments.into());

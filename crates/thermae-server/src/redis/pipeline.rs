@@ -47,7 +47,9 @@ impl Pipeline {
         loop {
             batch.clear();
             let limits = Limits { is_authenticated: self.session.is_authenticated, argument_bytes_max };
-            let (_, result) = parse(&buffer[done..], BATCH_COMMANDS, limits, &mut self.partial, batch);
+            // What a stranger may send depends on the command before: it may be AUTH.
+            let commands_max = if limits.is_authenticated { BATCH_COMMANDS } else { 1 };
+            let (consumed, result) = parse(&buffer[done..], commands_max, limits, &mut self.partial, batch);
             if batch.len() > 1 {
                 prefetch(batch, &buffer[done..], &self.session, &shared.store);
             }
@@ -76,12 +78,17 @@ impl Pipeline {
                 self.partial = None;
                 return done;
             }
+            // Beyond the last command: what was consumed may end in lines that are none, and what is known of the next command counts from there.
+            done = begin + consumed;
+            if self.session.closes {
+                return done;
+            }
             if let Err(error) = result {
                 Reply::new(output, self.session.is_resp3).error(&format!("ERR Protocol error: {}", error.0));
                 self.session.closes = true;
                 return buffer.len();
             }
-            if self.session.closes || batch.len() < BATCH_COMMANDS || output.len() >= OUTPUT_BYTES_ENOUGH {
+            if batch.len() < commands_max || output.len() >= OUTPUT_BYTES_ENOUGH {
                 return done;
             }
         }

@@ -78,8 +78,9 @@ impl<'a> Reply<'a> {
         self.line(b'+', text.as_bytes());
     }
 
-    /// An error, its code first; line breaks become spaces.
+    /// An error, its code first; line breaks become spaces, those at its ends nothing.
     pub fn error(&mut self, text: &str) {
+        let text = text.trim_matches(['\r', '\n']);
         self.output.push(b'-');
         self.output.extend(text.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
         self.output.extend_from_slice(b"\r\n");
@@ -233,6 +234,7 @@ mod tests {
     #[test]
     fn an_error_is_one_line() {
         assert_eq!(written(false, |reply| reply.error("ERR a\r\n+OK\nb")), "-ERR a  +OK b\r\n");
+        assert_eq!(written(false, |reply| reply.error("ERR a\r\n")), "-ERR a\r\n");
     }
 
     #[test]

@@ -328,7 +328,11 @@ fn parse_array(
 
 /// A byte as it may be shown in an error: never one that could end the line.
 fn shown(byte: u8) -> char {
-    if byte.is_ascii_graphic() { char::from(byte) } else { '?' }
+    match byte {
+        b'\r' | b'\n' | b' ' => ' ',
+        _ if byte.is_ascii_graphic() => char::from(byte),
+        _ => '?',
+    }
 }
 
 /// Notes the words of a line; where it ends, or `None`.
@@ -486,7 +490,7 @@ mod tests {
             (b"*1048577\r\n", "invalid multibulk length"),
             (b"*99999999999999999999\r\n", "invalid multibulk length"),
             (b"*1\r\n+OK\r\n", "expected '$', got '+'"),
-            (b"*1\r\n\nOK\r\n", "expected '$', got '?'"),
+            (b"*1\r\n\nOK\r\n", "expected '$', got ' '"),
             (b"*1\r\n$-1\r\n", "invalid bulk length"),
             (b"*1\r\n$536870913\r\n", "invalid bulk length"),
             (b"*1\r\n$07\r\n", "invalid bulk length"),

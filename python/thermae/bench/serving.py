@@ -1,0 +1,239 @@
+"""`thermae serve` beside Redis and memcached: processor time an operation, throughput, latency.
+
+Each server has one processor, the load another one. Redis clients are redis-benchmark, memcached clients
+`load_memcached`. The servers take turns, round by round; all hold the same items, and nothing is on disk.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+
+from thermae.bench import load_memcached
+from thermae.bench.filling import hot_bytes_for
+from thermae.bench.load_redis import CLIENTS, Load, has_redis_benchmark, key_name, run_redis_benchmark
+from thermae.bench.machine import this_machine
+from thermae.bench.places import scratch_directory
+from thermae.bench.redis_peer import RedisConnection, describe_redis
+from thermae.bench.report import Bound, Figure, Peer, Report
+from thermae.bench.servers import (
+    ServerProcess,
+    describe_memcached,
+    memcached_process,
+    pinned_to,
+    redis_process,
+    thermae_server,
+)
+from thermae.bench.timing import interleaved_medians, interleaved_rounds
+from thermae.bench.workload import make_values
+
+VALUE_BYTES = 100
+
+# Of a run with each number of requests under way; fewer where there are few keys.
+_REQUESTS = {1: 200_000, 16: 1_500_000, 64: 2_500_000}
+_KEYS_OF_WHOLE_RUNS = 100_000
+_MUST = {1: 0.90, 16: 0.60, 64: 0.50}
+_AIM = {1: 0.80, 16: 0.45, 64: 0.40}
+_MEMCACHED_MUST = 0.90
+
+
+@dataclasses.dataclass(frozen=True)
+class GetsAtOnce:
+    """How memcached clients ask."""
+
+    name: str
+    keys_per_get: int
+    pipeline: int
+    get_count: int
+    must: Bound | None
+
+
+_MEMCACHED_GETS = (
+    GetsAtOnce("get", 1, 1, 200_000, Bound("at most", _MEMCACHED_MUST)),
+    GetsAtOnce("get, pipeline 16", 1, 16, 1_000_000, Bound("at most", _MEMCACHED_MUST)),
+    GetsAtOnce("get of 64 keys", 64, 1, 2_000_000, None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run on one server."""
+
+    processor_seconds_per_operation: float
+    load: Load
+
+
+def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
+    """Measures and reports; `announce` is told what is under way."""
+    processors = sorted(os.sched_getaffinity(0))
+    server_processor, load_processor = processors[0], processors[-1]
+    redis_peer = describe_redis()
+    if redis_peer.version is not None and not has_redis_benchmark():
+        redis_peer = Peer("Redis", None, "install redis-benchmark, such as with apt install redis-tools")
+    memcached_peer = describe_memcached()
+    report = Report(
+        name="serve",
+        title=f"Serving: {key_count:,} keys, values of {VALUE_BYTES} bytes, {CLIENTS} clients",
+        command=f"thermae bench serve --keys {key_count} --rounds {rounds}",
+        machine=this_machine(),
+        peers=[redis_peer, memcached_peer],
+    )
+    hot_bytes = 2 * hot_bytes_for(key_count, VALUE_BYTES)
+    with scratch_directory() as directory, contextlib.ExitStack() as stack:
+        with pinned_to(server_processor):
+            location = f"shm://thermae-bench-{os.getpid()}-serve"
+            ours, ours_of_memcached = stack.enter_context(thermae_server(location, hot_bytes))
+        announce(f"thermae serve: loading {key_count:,} keys")
+        _fill(ours, key_count)
+        if redis_peer.version is not None:
+            with pinned_to(server_processor):
+                redis = stack.enter_context(redis_process(directory))
+            announce(f"Redis: loading {key_count:,} keys")
+            _fill(redis, key_count)
+            with pinned_to(load_processor):
+                _measure_redis(report, {"ours": ours, "theirs": redis}, key_count, rounds, announce)
+            _demand_all_keys(ours, key_count)
+        if memcached_peer.version is not None:
+            with pinned_to(server_processor):
+                memcached = stack.enter_context(memcached_process(2 * hot_bytes))
+            announce(f"memcached: loading {key_count:,} keys")
+            load_memcached.fill(memcached.port, _items(key_count))
+            servers = {"ours": ours_of_memcached, "theirs": memcached}
+            with pinned_to(load_processor):
+                _measure_memcached(report, servers, key_count, rounds, announce)
+    report.notes += [
+        f"medians of {rounds} rounds; servers on processor {server_processor}, load on {load_processor}",
+        "processor time is that of the server's process, all its threads, user and system, for one operation",
+        "latency is that of all requests under way together, as redis-benchmark counts it",
+        "memcached clients are written in Python, so their servers idle at times, and throughput says little",
+    ]
+    return report
+
+
+def _items(key_count: int) -> Iterator[tuple[bytes, bytes]]:
+    values = make_values(10_000, VALUE_BYTES)
+    return ((key_name(number), values[number % len(values)]) for number in range(key_count))
+
+
+@contextlib.contextmanager
+def _redis_connection(server: ServerProcess) -> Iterator[RedisConnection]:
+    connection = RedisConnection(server.port)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _fill(server: ServerProcess, key_count: int) -> None:
+    with _redis_connection(server) as connection:
+        connection.fill(_items(key_count))
+
+
+def _demand_all_keys(server: ServerProcess, key_count: int) -> None:
+    """A cache that had evicted keys would answer gets of them in less time."""
+    with _redis_connection(server) as connection:
+        found = int(connection.command(b"DBSIZE"))
+    if found != key_count:
+        raise RuntimeError(f"{found:,} of {key_count:,} keys are left, so that nothing was measured")
+
+
+def _run_redis(server: ServerProcess, command: str, pipeline: int, request_count: int, key_count: int) -> Run:
+    before = server.processor_seconds()
+    load = run_redis_benchmark(server.port, command, pipeline, request_count, key_count, VALUE_BYTES)
+    return Run((server.processor_seconds() - before) / request_count, load)
+
+
+def _measure_redis(
+    report: Report,
+    servers: Mapping[str, ServerProcess],
+    key_count: int,
+    rounds: int,
+    announce: Callable[[str], None],
+) -> None:
+    for command in ("get", "set"):
+        for pipeline, whole_count in _REQUESTS.items():
+            request_count = whole_count * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
+            announce(f"{command.upper()}, pipeline {pipeline}")
+            requests = (command, pipeline, request_count, key_count)
+            competitors = {
+                name: functools.partial(_run_redis, server, *requests) for name, server in servers.items()
+            }
+            measured = interleaved_rounds(competitors, rounds)
+            _report_redis(report, f"{command.upper()}, pipeline {pipeline}", pipeline, measured)
+
+
+def _ratio(ours: float, theirs: float) -> float | None:
+    """None for runs so short that the kernel counted no time for them."""
+    return ours / theirs if theirs > 0 else None
+
+
+def _report_redis(report: Report, what: str, pipeline: int, measured: Mapping[str, list[Run]]) -> None:
+    def medians(figure: Callable[[Run], float]) -> tuple[float, float]:
+        ours, theirs = (statistics.median(map(figure, measured[name])) for name in ("ours", "theirs"))
+        return ours, theirs
+
+    ours, theirs = medians(lambda run: run.processor_seconds_per_operation)
+    report.figures.append(
+        Figure(
+            f"{what}: processor time of the server",
+            ours,
+            "s",
+            "Redis",
+            theirs,
+            _ratio(ours, theirs),
+            "x as long",
+            must=Bound("at most", _MUST[pipeline]),
+            aim=Bound("at most", _AIM[pipeline]),
+        )
+    )
+    ours, theirs = medians(lambda run: run.load.operations_per_second)
+    report.figures.append(Figure(f"{what}: throughput", ours, "op/s", "Redis", theirs, _ratio(ours, theirs)))
+    latencies: dict[str, Callable[[Run], float]] = {
+        "p50": lambda run: run.load.median_seconds,
+        "p99": lambda run: run.load.p99_seconds,
+        "p99.9": lambda run: run.load.p999_seconds,
+    }
+    for name, figure in latencies.items():
+        ours, theirs = medians(figure)
+        report.figures.append(
+            Figure(f"{what}: latency {name}", ours, "s", "Redis", theirs, _ratio(ours, theirs), "x as long")
+        )
+
+
+def _run_memcached(server: ServerProcess, gets: load_memcached.Gets, get_count: int) -> float:
+    before = server.processor_seconds()
+    done = gets.run(server.port, get_count)
+    return (server.processor_seconds() - before) / done
+
+
+def _measure_memcached(
+    report: Report,
+    servers: Mapping[str, ServerProcess],
+    key_count: int,
+    rounds: int,
+    announce: Callable[[str], None],
+) -> None:
+    keys = [key_name(number) for number in range(key_count)]
+    for asked in _MEMCACHED_GETS:
+        announce(f"memcached {asked.name}")
+        gets = load_memcached.Gets(keys, VALUE_BYTES, asked.keys_per_get, asked.pipeline)
+        get_count = asked.get_count * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
+        competitors = {
+            name: functools.partial(_run_memcached, server, gets, get_count)
+            for name, server in servers.items()
+        }
+        measured = interleaved_medians(competitors, rounds)
+        report.figures.append(
+            Figure(
+                f"memcached {asked.name}: processor time of the server, for each key",
+                measured["ours"],
+                "s",
+                "memcached",
+                measured["theirs"],
+                _ratio(measured["ours"], measured["theirs"]),
+                "x as long",
+                must=asked.must,
+            )
+        )

@@ -1,0 +1,404 @@
+"""Made-up commands of the Redis protocol, a generator for each group of them.
+
+A group is a list of templates, one a line: `SET key value set_option*`. A lower-case word is one of `WORDS`
+and stands for any of its choices; `*` after it means none to three of them, `+` one to three. Everything is
+drawn from a few keys and values, so that commands meet, and one command in eight is damaged: an argument too
+many, too few, or nonsense.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from resp import readable_word
+
+Words = tuple[bytes, ...]
+
+
+class Step(NamedTuple):
+    """A command of one of the clients, and how long both servers are left alone after it."""
+
+    client: int
+    words: Words
+    pause_seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        pause = f", then {1000 * self.pause_seconds:.0f} ms" if self.pause_seconds else ""
+        return f"<{self.client}: {' '.join(map(readable_word, self.words))}{pause}>"
+
+
+# A key of bytes that are no text, one of those that look like another database's, and none at all.
+KEYS = (b"a", b"b", b"c", b"line\r\nbreak", b"\xff\x01z", b"")
+VALUES = (
+    *(
+        b"1",
+        b"abc",
+        b"",
+        b"10",
+        b"-7",
+        b"007",
+        b"3.5",
+        b"hello world",
+        b"1e3",
+        b" 1",
+        b"x\r\n+OK\r\n",
+        b"\x00\xff",
+    ),
+    *(
+        b"9223372036854775807",
+        b"-9223372036854775808",
+        b"ohmytext",
+        b"mynewtext",
+        b"\x0f\xf0\xaa" * 5,
+        b"v" * 100,
+    ),
+)
+NONSENSE = (b"nonsense", b"", b"-1", b"EX", b"\r\n", b"9" * 30, b"\xff")
+INTEGERS = (
+    *(b"1", b"0", b"-1", b"5", b"10", b"-3", b"1000000", b"9223372036854775807", b"-9223372036854775808"),
+    *(b"9223372036854775808", b"1.5", b"x", b"", b" 1", b"1 ", b"+1", b"01", b"-0"),
+)
+FLOATS = (
+    *(
+        b"1",
+        b"0",
+        b"-1",
+        b"0.5",
+        b"-2.25",
+        b"3.0e2",
+        b"1e17",
+        b"5.0e-3",
+        b"10.1",
+        b"0.1",
+        b"1e400",
+        b"inf",
+        b"-inf",
+    ),
+    *(b"nan", b"x", b"", b" 1", b"1 ", b"0x10", b"1e", b"."),
+)
+# Far from now, so that it does not matter when within a second a command comes; or wrong.
+PERIODS = (
+    b"100",
+    b"1000",
+    b"1000000",
+    b"0",
+    b"-1",
+    b"x",
+    b"1.5",
+    b"",
+    b"9223372036854775807",
+    b"9223372036854775",
+)
+MOMENTS = (
+    b"4102444800",
+    b"4102444800000",
+    b"1",
+    b"0",
+    b"-5",
+    b"x",
+    b"9223372036854775807",
+    b"99999999999999999",
+)
+
+
+def _options(*texts: str) -> SearchStrategy[Words]:
+    """Any of these, each some literal words and some of `WORDS`."""
+    return st.deferred(lambda: st.one_of([_filled(text) for text in texts]))
+
+
+def _any(words: tuple[bytes, ...]) -> SearchStrategy[Words]:
+    return st.sampled_from(words).map(lambda word: (word,))
+
+
+WORDS: dict[str, SearchStrategy[Words]] = {
+    "key": _any(KEYS),
+    "value": _any(VALUES),
+    "integer": _any(INTEGERS),
+    "float": _any(FLOATS),
+    "period": _any(PERIODS),
+    "moment": _any(MOMENTS),
+    "index": _any(
+        (b"0", b"1", b"-1", b"2", b"-2", b"3", b"7", b"100", b"-100", b"x", b"9223372036854775807")
+    ),
+    "offset": _any((b"0", b"1", b"5", b"20", b"-1", b"x", b"536870912", b"9223372036854775807")),
+    "bit_offset": _any(
+        (b"0", b"1", b"7", b"8", b"9", b"100", b"-1", b"x", b"4294967296", b"9223372036854775807")
+    ),
+    "bit": _any((b"1", b"0", b"2", b"-1", b"x")),
+    "field_type": _any(
+        (b"u8", b"i8", b"u1", b"i1", b"u63", b"i64", b"i5", b"u3", b"u64", b"i65", b"u0", b"x8", b"u", b"U8")
+    ),
+    "field_offset": _any((b"0", b"3", b"#1", b"#0", b"#3", b"17", b"-1", b"#x", b"#-1", b"4294967296")),
+    "field_value": _any((b"0", b"1", b"255", b"-128", b"127", b"1000", b"-1", b"9223372036854775807", b"x")),
+    "database": _any((b"0", b"1", b"15", b"16", b"-1", b"x")),
+    "pattern": _any(
+        (
+            b"*",
+            b"a",
+            b"?",
+            b"[ab]",
+            b"[^a]",
+            b"[a-b]",
+            b"*\n*",
+            b"\\a",
+            b"[",
+            b"",
+            b"a*",
+            b"**",
+            b"[b-a]",
+            b"\xff*",
+        )
+    ),
+    "set_option": _options(
+        *(
+            "NX",
+            "XX",
+            "GET",
+            "KEEPTTL",
+            "EX period",
+            "PX period",
+            "EXAT moment",
+            "PXAT moment",
+            "NX",
+            "XX",
+            "GET",
+        ),
+    ),
+    "getex_option": _options("PERSIST", "EX period", "PX period", "EXAT moment", "PXAT moment"),
+    "expire_option": _options("NX", "XX", "GT", "LT"),
+    "copy_option": _options("REPLACE", "DB database"),
+    "scan_option": _options("MATCH pattern", "COUNT integer", "TYPE type"),
+    "type": _any((b"string", b"hash", b"STRING", b"nonsense")),
+    "lcs_option": _options("LEN", "IDX", "WITHMATCHLEN", "MINMATCHLEN integer"),
+    "unit": _any((b"BIT", b"BYTE", b"bit", b"x")),
+    "bit_operation": _any((b"AND", b"OR", b"XOR", b"NOT", b"not", b"x")),
+    "field_operation": _options(
+        "GET field_type field_offset",
+        "SET field_type field_offset field_value",
+        "INCRBY field_type field_offset field_value",
+        "OVERFLOW overflow",
+    ),
+    "overflow": _any((b"WRAP", b"SAT", b"FAIL", b"x")),
+    "client_name": _any((b"worker", b"", b"two words", b"x\n")),
+    "protocol": _any((b"2", b"3", b"4", b"x", b"-1")),
+    "hello_option": _options("SETNAME client_name", "AUTH default x", "nonsense"),
+}
+
+# A key that is gone a moment later, on both servers alike.
+_MOMENT_SECONDS = 0.02
+_GONE_SOON = ("SET key value PX 1", "PEXPIRE key 1", "PSETEX key 1 value", "GETEX key PX 1")
+
+STRINGS = """
+GET key
+GET key
+SET key value
+SET key value set_option*
+SET key value set_option*
+SETNX key value
+SETEX key period value
+PSETEX key period value
+GETSET key value
+GETDEL key
+GETEX key
+GETEX key getex_option*
+MGET key+
+MSET key value key value key value
+MSET key value
+MSETNX key value key value
+MSETNX key value
+APPEND key value
+STRLEN key
+INCR key
+DECR key
+INCRBY key integer
+DECRBY key integer
+INCRBYFLOAT key float
+GETRANGE key index index
+SUBSTR key index index
+SETRANGE key offset value
+LCS key key lcs_option*
+DEL key+
+TTL key
+"""
+
+BITMAPS = """
+SET key value
+SET key value
+GET key
+SETBIT key bit_offset bit
+GETBIT key bit_offset
+BITCOUNT key
+BITCOUNT key index index
+BITCOUNT key index index unit
+BITPOS key bit
+BITPOS key bit index
+BITPOS key bit index index
+BITPOS key bit index index unit
+BITOP bit_operation key key+
+BITFIELD key field_operation*
+BITFIELD key field_operation+
+BITFIELD_RO key field_operation*
+DEL key
+"""
+
+KEYSPACE = """
+SET key value
+SET key value
+SET key value EX period
+GET key
+DEL key+
+UNLINK key+
+EXISTS key+
+TOUCH key+
+TYPE key
+RENAME key key
+RENAMENX key key
+COPY key key copy_option*
+MOVE key database
+SELECT database
+KEYS pattern
+SCAN 0 scan_option*
+SCAN integer
+RANDOMKEY
+DBSIZE
+EXPIRE key period
+PERSIST key
+TTL key
+FLUSHDB
+FLUSHALL
+"""
+
+# Without DBSIZE: Redis counts what has expired until it comes across it.
+EXPIRY = """
+SET key value
+SET key value EX period
+GET key
+EXISTS key+
+DEL key
+RENAME key key
+RENAMENX key key
+COPY key key copy_option*
+MOVE key database
+KEYS pattern
+SCAN 0 scan_option*
+RANDOMKEY
+INCR key
+APPEND key value
+SETRANGE key offset value
+SETNX key value
+GETSET key value
+EXPIRE key period
+EXPIRE key period expire_option*
+PEXPIRE key period expire_option*
+EXPIREAT key moment expire_option*
+PEXPIREAT key moment expire_option*
+TTL key
+PTTL key
+EXPIRETIME key
+PEXPIRETIME key
+PERSIST key
+"""
+
+TRANSACTIONS = """
+MULTI
+MULTI
+EXEC
+EXEC
+EXEC
+DISCARD
+WATCH key
+WATCH key+
+UNWATCH
+SET key value
+SET key value
+GET key
+GET key
+DEL key
+INCR key
+APPEND key value
+MSETNX key value key value
+EXPIRE key 0
+GETSET key value
+PING
+SELECT database
+NONSENSE key
+GET
+"""
+
+CONNECTION = """
+PING
+PING value
+ECHO value
+SELECT database
+HELLO
+HELLO protocol
+HELLO protocol hello_option*
+AUTH value
+AUTH default value
+RESET
+CLIENT GETNAME
+CLIENT SETNAME client_name
+CLIENT nonsense
+CLIENT
+COMMAND nonsense
+NONSENSE value*
+SET key value
+GET key
+MULTI
+EXEC
+"""
+
+
+def _literal(word: str) -> SearchStrategy[Words]:
+    return st.sampled_from((word, word, word, word.lower())).map(lambda text: (text.encode(),))
+
+
+def _filled(template: str) -> SearchStrategy[Words]:
+    """The words of a template, all choices made."""
+    parts = []
+    for word in template.split():
+        name = word.rstrip("*+")
+        choice = WORDS[name] if name in WORDS else _literal(word)
+        if word != name:
+            choice = st.lists(choice, min_size=int(word[-1] == "+"), max_size=3).map(_joined)
+        parts.append(choice)
+    return st.tuples(*parts).map(_joined)
+
+
+def _joined(parts: tuple[Words, ...] | list[Words]) -> Words:
+    return tuple(word for words in parts for word in words)
+
+
+@st.composite
+def _damaged(draw: st.DrawFn, commands: SearchStrategy[Words]) -> Words:
+    words = list(draw(commands))
+    kind = draw(st.integers(0, 23))
+    if kind < 21:
+        return tuple(words)
+    place = draw(st.integers(1, len(words)))
+    if kind == 21:
+        words.insert(place, draw(st.sampled_from(NONSENSE)))
+    elif place < len(words):
+        if kind == 22:
+            words[place] = draw(st.sampled_from(NONSENSE))
+        else:
+            del words[place]
+    return tuple(words)
+
+
+def sequences(templates: str, clients: int = 1, expires: bool = False) -> SearchStrategy[list[Step]]:
+    """Sequences of a group's commands, by one client or more, keys expiring among them if wanted."""
+    client = st.integers(0, clients - 1)
+    lines = [_filled(line) for line in templates.strip().splitlines()]
+    steps = st.builds(Step, client, _damaged(st.one_of(lines)), st.just(0.0))
+    if expires:
+        gone_soon = st.one_of([_filled(line) for line in _GONE_SOON])
+        pauses = st.builds(Step, client, gone_soon, st.just(_MOMENT_SECONDS))
+        # Waiting takes time: about one step in sixteen does.
+        steps = st.one_of([steps] * 15 + [pauses])
+    # Of several lists, for one by itself is seldom long.
+    parts = st.lists(st.lists(steps, min_size=1, max_size=12), min_size=1, max_size=5)
+    return parts.map(lambda lists: [step for part in lists for step in part])

@@ -1,0 +1,27 @@
+"""`thermae bench serve`: every server is started, loaded and asked, and was measured."""
+
+from __future__ import annotations
+
+import os
+
+from thermae.bench import serving
+
+
+def test_all_is_measured_beside_redis_and_memcached() -> None:
+    before = os.sched_getaffinity(0)
+    report = serving.run(2_000, 1, lambda _: None)
+    assert os.sched_getaffinity(0) == before
+    assert all(peer.version is not None for peer in report.peers)
+    measures = [figure.measure for figure in report.figures]
+    assert len(measures) == len(set(measures))
+    assert sum("throughput" in measure for measure in measures) == 6
+    assert [figure.reference for figure in report.figures].count("memcached") == 3
+    for figure in report.figures:
+        assert figure.value is not None
+        assert figure.reference_value is not None
+        if "processor time" not in figure.measure:
+            # So few requests may take no tick of the kernel's clock, but never no time.
+            assert figure.value > 0
+            assert figure.reference_value > 0
+    owed = [figure for figure in report.figures if figure.must is not None]
+    assert len(owed) == 6 + 2

@@ -1,0 +1,465 @@
+"""What strangers send to `thermae serve`, and what they do not take: it stays small, and serves others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resp import Connection, Reply, connected, encoded, wait_until
+from serving import Serving, thermae_serve
+
+MEBIBYTE = 1 << 20
+PASSWORD = "open sesame"
+OK = Reply("+", b"OK")
+PONG = Reply("+", b"PONG")
+NOT_AUTHENTICATED = Reply("-", b"NOAUTH Authentication required.")
+
+
+@pytest.fixture
+def serving(location: str) -> Iterator[Serving]:
+    with thermae_serve(location, "--hot", "32MiB") as running:
+        yield running
+
+
+@pytest.fixture
+def guarded(location: str) -> Iterator[Serving]:
+    """A server with a password, given as administrators should."""
+    with thermae_serve(location, "--hot", "16MiB", environment={"THERMAE_PASSWORD": PASSWORD}) as running:
+        yield running
+
+
+def everything_answered(address: str, *sent: bytes) -> bytes:
+    with Connection(address) as connection:
+        with contextlib.suppress(ConnectionError):
+            for part in sent:
+                connection.socket.sendall(part)
+        return connection.rest()
+
+
+def assert_serves(serving: Serving, seconds_max: float = 2.0, password: str | None = None) -> None:
+    """A client that behaves is answered, and soon."""
+    with Connection(serving.redis, timeout_seconds=seconds_max) as connection:
+        if password is not None:
+            assert connection.call("AUTH", password) == OK
+        assert connection.call("PING") == PONG
+        assert connection.call("SET", "behaves", "yes") == OK
+        assert connection.call("GET", "behaves") == Reply("$", b"yes")
+
+
+# Who has not said who it is.
+
+
+class TestStrangers:
+    def test_may_do_nothing(self, guarded: Serving) -> None:
+        with guarded.connection() as client:
+            for command in (
+                ["GET", "a"],
+                ["SET", "a", "1"],
+                ["PING"],
+                ["MULTI"],
+                ["SELECT", "1"],
+                ["CONFIG", "GET", "*"],
+            ):
+                assert client.call(*command) == NOT_AUTHENTICATED
+            assert client.call("AUTH", "wrong").mark == "-"
+            assert client.call("GET", "a") == NOT_AUTHENTICATED
+            assert client.call("AUTH", PASSWORD) == OK
+            assert client.call("GET", "a") == Reply("$", None)
+
+    def test_may_say_who_they_are_with_hello(self, guarded: Serving) -> None:
+        with guarded.connection() as client:
+            assert client.call("HELLO", "3").mark == "-"
+            assert client.call("HELLO", "3", "AUTH", "default", "wrong").mark == "-"
+            assert client.call("GET", "a") == NOT_AUTHENTICATED
+            assert client.call("HELLO", "3", "AUTH", "default", PASSWORD).mark == "%"
+            assert client.call("GET", "a") == Reply("_", b"")
+
+    @pytest.mark.parametrize(
+        ("sent", "problem"),
+        [
+            (b"*11\r\n", b"unauthenticated multibulk length"),
+            (b"*1\r\n$16385\r\n", b"unauthenticated bulk length"),
+            (b"*1048576\r\n", b"unauthenticated multibulk length"),
+            (b"*1\r\n$536870912\r\n", b"unauthenticated bulk length"),
+        ],
+    )
+    def test_may_send_little(self, guarded: Serving, sent: bytes, problem: bytes) -> None:
+        answer = everything_answered(guarded.redis, encoded(["AUTH", "wrong"]), sent)
+        assert answer.endswith(b"-ERR Protocol error: " + problem + b"\r\n")
+        assert_no_growth_of(guarded, [sent] * 50, MEBIBYTE, PASSWORD)
+
+    def test_may_send_more_once_known(self, guarded: Serving) -> None:
+        with guarded.connection() as client:
+            value = b"v" * MEBIBYTE
+            commands: list[list[bytes | str]] = [["AUTH", PASSWORD], ["SET", "a", value], ["STRLEN", "a"]]
+            assert client.pipelined(commands) == [OK, OK, Reply(":", MEBIBYTE)]
+
+    def test_the_password_is_in_no_list_of_processes(self, guarded: Serving) -> None:
+        assert PASSWORD.encode() not in Path(f"/proc/{guarded.process.pid}/cmdline").read_bytes()
+
+
+# What makes no sense.
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"*x\r\n", b"*1\r\n:5\r\n", b"*1\r\n$x\r\n", b"*1\r\n$-5\r\n", b'GET "a\r\n', b"x" * 70_000],
+    ids=repr,
+)
+def test_a_protocol_error_is_told_and_ends_the_connection(serving: Serving, sent: bytes) -> None:
+    answer = everything_answered(serving.redis, encoded(["PING"]) + sent, encoded(["SET", "a", "1"]))
+    assert re.fullmatch(rb"\+PONG\r\n-ERR Protocol error: [^\r\n]+\r\n", answer)
+    with serving.connection() as client:
+        assert client.call("GET", "a") == Reply("$", None)
+
+
+@pytest.mark.parametrize(
+    "first", [b"POST / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: example.org\r\n", b"post x\r\n"]
+)
+def test_a_browser_can_be_made_to_do_nothing(serving: Serving, first: bytes) -> None:
+    """A page in a browser on the server's machine can send such a request to any port."""
+    sent = first + b"\r\nSET a 1\r\n" + encoded(["SET", "a", "1"])
+    assert b"+OK" not in everything_answered(serving.redis, sent)
+    with serving.connection() as client:
+        assert client.call("EXISTS", "a") == Reply(":", 0)
+
+
+HOSTILE_WORDS = st.lists(
+    st.sampled_from(
+        [b"\r\n+OK\r\n", b"\n", b"\r", b"\r\n$5\r\nwrong\r\n", b"GET", b"SET", b"EX", b"x\r\ny", b"AUTH"]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def test_what_was_sent_never_begins_another_reply(serving: Serving) -> None:
+    """An error that repeats a line break of its client's would be two replies to whoever reads them."""
+    commands = [
+        "NONE\r\n+OK\r\n",
+        "GET",
+        "SET",
+        "CLIENT",
+        "HELLO",
+        "CONFIG",
+        "COMMAND",
+        "SELECT",
+        "EXPIRE",
+        "AUTH",
+    ]
+
+    @given(st.sampled_from(commands), HOSTILE_WORDS)
+    def check(name: str, words: list[bytes]) -> None:
+        with serving.connection() as client:
+            client.send(name, *words)
+            client.send("ECHO", "the next")
+            # One reply to one command: a line break in it would be taken for its end, as clients take it.
+            client.read()
+            assert client.read() == Reply("$", b"the next")
+
+    check()
+
+
+# What takes memory.
+
+
+def assert_no_growth_of(
+    serving: Serving, sent: list[bytes], bytes_max: int, password: str | None = None
+) -> None:
+    """As many clients as there are things to send, none of which reads: the server stays small."""
+    before = serving.private_bytes()
+    with contextlib.ExitStack() as stack:
+        for part in sent:
+            connection = stack.enter_context(contextlib.closing(connected(serving.redis)))
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                rest = part
+                while rest:
+                    rest = rest[connection.send(rest) :]
+        largest = 0
+        for _ in range(20):
+            time.sleep(0.02)
+            largest = max(largest, serving.private_bytes() - before)
+        assert_serves(serving, password=password)
+    assert largest < bytes_max, f"{largest / MEBIBYTE:.1f} MiB more"
+
+
+def test_lengths_that_are_only_announced_take_no_memory(serving: Serving) -> None:
+    assert_no_growth_of(serving, [b"*1\r\n$536870912\r\nx"] * 100, 4 * MEBIBYTE)
+    assert_no_growth_of(serving, [b"*1048576\r\n$1\r\nx\r\n"] * 100, 4 * MEBIBYTE)
+
+
+def test_clients_that_never_read_take_little(serving: Serving) -> None:
+    """Each is owed 50 MB; what the server keeps for it is what it had answered when it stopped reading."""
+    with serving.connection() as client:
+        assert client.call("SET", "large", b"v" * 100_000) == OK
+    requests = encoded(["GET", "large"]) * 500
+    assert_no_growth_of(serving, [requests] * 200, 200 * MEBIBYTE // 2)
+
+
+def test_clients_that_never_read_lose_nothing(serving: Serving) -> None:
+    with serving.connection() as client:
+        client.call("SET", "large", b"v" * 100_000)
+        client.socket.sendall(encoded(["GET", "large"]) * 200)
+        time.sleep(0.2)
+        assert_serves(serving)
+        for _ in range(200):
+            assert client.read().value == b"v" * 100_000
+
+
+def test_memory_comes_back_when_clients_leave(serving: Serving) -> None:
+    with serving.connection() as client:
+        client.call("SET", "large", b"v" * MEBIBYTE)
+    before = serving.private_bytes()
+    for _ in range(5):
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                client = stack.enter_context(serving.connection())
+                client.socket.sendall(
+                    encoded(["GET", "large"]) * 5 + encoded(["SET", "other", b"x" * MEBIBYTE])[:-5]
+                )
+            time.sleep(0.1)
+    wait_until(lambda: serving.private_bytes() - before < 32 * MEBIBYTE)
+
+
+# What takes time.
+
+
+def test_slow_senders_are_served_and_hold_up_nobody(serving: Serving) -> None:
+    """Fifty clients that send a byte at a time, each of them a command of its own."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(serving.connection()) for _ in range(50)]
+        commands = [encoded(["SET", f"slow:{number}", b"\r\n%d" % number]) for number in range(len(clients))]
+        for position in range(max(map(len, commands))):
+            for client, command in zip(clients, commands, strict=True):
+                client.socket.sendall(command[position : position + 1])
+            if position % 10 == 0:
+                assert_serves(serving)
+        assert [client.read() for client in clients] == [OK] * len(clients)
+        for number, client in enumerate(clients):
+            assert client.call("GET", f"slow:{number}") == Reply("$", b"\r\n%d" % number)
+
+
+def test_an_argument_of_many_pieces_takes_time_in_proportion(serving: Serving) -> None:
+    """8 MiB in pieces of 4 KiB: looking at all that came before for each piece would take minutes."""
+    value = os.urandom(MEBIBYTE) * 8
+    sent = encoded(["ECHO", value])
+    with serving.connection() as client:
+        answers: list[Reply] = []
+        reader = threading.Thread(target=lambda: answers.append(client.read()))
+        reader.start()
+        started = time.monotonic()
+        for position in range(0, len(sent), 4096):
+            client.socket.sendall(sent[position : position + 4096])
+        reader.join()
+        assert answers[0].value == value
+        assert time.monotonic() - started < 10
+    many = [b"x"] * 300_000
+    with serving.connection() as client:
+        started = time.monotonic()
+        assert client.call("DEL", *many) == Reply(":", 0)
+        assert time.monotonic() - started < 10
+
+
+def test_a_long_pipeline_lets_others_have_their_turn(serving: Serving) -> None:
+    with serving.connection() as client:
+        client.call("SET", "a", "1")
+        stop = threading.Event()
+        slowest = 0.0
+
+        def hurry() -> None:
+            nonlocal slowest
+            with serving.connection() as other:
+                while not stop.is_set():
+                    started = time.monotonic()
+                    assert other.call("PING") == PONG
+                    slowest = max(slowest, time.monotonic() - started)
+
+        other = threading.Thread(target=hurry)
+        other.start()
+        for _ in range(5):
+            assert len(client.pipelined([["GET", "a"]] * 20_000)) == 20_000
+        stop.set()
+        other.join()
+    assert slowest < 1.0
+
+
+# How many may come, and from where.
+
+
+def test_too_many_clients_are_told_so(location: str) -> None:
+    with (
+        thermae_serve(location, "--hot", "16MiB", "--clients-max", "3") as serving,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(serving.connection()) for _ in range(3)]
+        assert [client.call("PING") for client in clients] == [PONG] * 3
+        for _ in range(10):
+            assert everything_answered(serving.redis) == b"-ERR max number of clients reached\r\n"
+        assert [client.call("PING") for client in clients] == [PONG] * 3
+        clients[0].close()
+
+        def one_more_is_served() -> bool:
+            with serving.connection() as client:
+                client.send("PING")
+                return client.read() == PONG
+
+        wait_until(one_more_is_served)
+
+
+def test_connections_beyond_the_limit_of_files_are_not_the_end(location: str) -> None:
+    """Accepting once ended for good where the system had no descriptor left (CVE-2025-48367)."""
+    with thermae_serve(location, "--hot", "16MiB") as serving:
+        descriptors = len(list(Path(f"/proc/{serving.process.pid}/fd").iterdir()))
+        resource.prlimit(serving.process.pid, resource.RLIMIT_NOFILE, (descriptors + 5, descriptors + 5))
+        crowd = [connected(serving.redis) for _ in range(20)]
+        time.sleep(0.3)
+        for connection in crowd:
+            connection.close()
+        assert_serves(serving, seconds_max=5)
+
+
+def test_a_socket_is_for_its_user_alone(location: str, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with thermae_serve(location, "--hot", "16MiB", "--unix", str(path)) as serving:
+        assert serving.redis == f"unix:{path}"
+        status = path.stat()
+        assert stat.S_ISSOCK(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o600
+        assert_serves(serving)
+        assert serving.terminate() == 0
+        assert not path.exists()
+
+
+def test_a_socket_replaces_nothing_but_an_abandoned_socket(location: str, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as abandoned:
+        abandoned.bind(str(path))
+    with thermae_serve(location, "--hot", "16MiB", "--unix", str(path)) as serving:
+        with (
+            pytest.raises(AssertionError, match="ended with 1"),
+            thermae_serve(location, "--unix", str(path)),
+        ):
+            pass
+        assert_serves(serving)
+    path.write_text("precious")
+    with pytest.raises(AssertionError, match="ended with 1"), thermae_serve(location, "--unix", str(path)):
+        pass
+    assert path.read_text() == "precious"
+
+
+def own_address() -> str:
+    """An address of this machine that is not its loopback; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+
+
+class TestProtectedMode:
+    def answer_from_elsewhere(self, serving: Serving) -> Reply:
+        port = serving.redis.rpartition(":")[2]
+        with Connection(f"{own_address()}:{port}") as client:
+            with contextlib.suppress(ConnectionError):
+                client.send("PING")
+            return client.read()
+
+    def test_refuses_other_machines(self, location: str) -> None:
+        with thermae_serve(location, "--hot", "16MiB", "--redis", "0.0.0.0:0") as serving:
+            port = serving.redis.rpartition(":")[2]
+            answer = everything_answered(f"{own_address()}:{port}")
+            assert answer.startswith(b"-DENIED ")
+            assert answer.count(b"\r\n") == 1
+            with Connection(f"127.0.0.1:{port}") as client:
+                assert client.call("PING") == PONG
+
+    def test_may_be_turned_off(self, location: str) -> None:
+        options = ("--hot", "16MiB", "--redis", "0.0.0.0:0", "--no-protected-mode")
+        with thermae_serve(location, *options) as serving:
+            assert self.answer_from_elsewhere(serving) == PONG
+
+    def test_is_off_where_there_is_a_password(self, location: str) -> None:
+        options = ("--hot", "16MiB", "--redis", "0.0.0.0:0", "--password", PASSWORD)
+        with thermae_serve(location, *options) as serving:
+            assert self.answer_from_elsewhere(serving) == NOT_AUTHENTICATED
+
+
+# The end.
+
+
+def test_replies_that_are_under_way_are_finished(location: str) -> None:
+    count, value = 5_000, b"v" * 1_000
+    with thermae_serve(location, "--hot", "16MiB") as serving, serving.connection() as client:
+        client.call("SET", "a", value)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+        client.socket.sendall(encoded(["GET", "a"]) * count)
+        assert client.read() == Reply("$", value)
+        serving.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        for _ in range(count - 1):
+            assert client.read() == Reply("$", value)
+        assert client.rest() == b""
+        assert serving.process.wait(10) == 0
+
+
+def test_whoever_takes_nothing_does_not_keep_it_from_ending(location: str) -> None:
+    with thermae_serve(location, "--hot", "16MiB") as serving, serving.connection() as client:
+        client.call("SET", "large", b"v" * 100_000)
+        client.socket.sendall(encoded(["GET", "large"]) * 500)
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert serving.terminate() == 0
+        assert time.monotonic() - started < 15
+
+
+def test_idle_clients_do_not_delay_the_end(location: str) -> None:
+    with thermae_serve(location, "--hot", "16MiB") as serving, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(serving.connection()) for _ in range(100)]
+        assert [client.call("PING") for client in clients] == [PONG] * 100
+        started = time.monotonic()
+        assert serving.terminate() == 0
+        assert time.monotonic() - started < 3
+        assert [client.rest() for client in clients] == [b""] * 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_well(location: str, number: signal.Signals) -> None:
+    with thermae_serve(location, "--hot", "16MiB") as serving:
+        serving.process.send_signal(number)
+        assert serving.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("threads", ["2", "4"])
+def test_several_loops_serve_one_store(location: str, threads: str) -> None:
+    with (
+        thermae_serve(location, "--hot", "16MiB", "--threads", threads) as serving,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(serving.connection()) for _ in range(8)]
+        for number, client in enumerate(clients):
+            assert client.call("SET", f"key:{number}", number) == OK
+        for client in clients:
+            commands = [["GET", f"key:{number}"] for number in range(8)]
+            assert client.pipelined(commands) == [Reply("$", b"%d" % number) for number in range(8)]
+
+
+def test_an_address_in_use_is_an_error_that_names_it(location: str) -> None:
+    with thermae_serve(location, "--hot", "16MiB") as serving:
+        expected = f"ended with 1: .*cannot listen on {re.escape(serving.redis)}"
+        with (
+            pytest.raises(AssertionError, match=expected),
+            thermae_serve(location, "--redis", serving.redis),
+        ):
+            pass
