@@ -62,6 +62,7 @@ pub mod redis;
 pub mod server;
 pub mod shared;
 pub mod slow_log;
+#[allow(clippy::disallowed_methods, reason = "the path of a socket is no file of a store")]
 pub mod socket;
 pub mod space;
 pub mod tls;

@@ -12,6 +12,7 @@ pub mod execute;
 pub mod expiry;
 pub mod expiry_options;
 pub mod hyperloglog;
+#[allow(clippy::disallowed_methods, reason = "what the kernel says of the process is no file of a store")]
 pub mod information;
 pub mod introspection;
 pub mod key_specs;

@@ -2,14 +2,17 @@
 
     python3 record.py [--check] text.txt meta.txt       (needs memcached 1.6 in the path)
 
-A transcript is a row of cases. `# ` begins a case and names it; `> ` is what a client sends, `< ` what memcached answers, and `! `, where there
-is one, what Thermae answers instead, for one of the reasons that ../mod.rs gives. Bytes are written as in Python, without quotes;
-`{250*a}` repeats; `{c1}` is the first CAS value that was answered, `{c1+1}` and `{c1-1}` its neighbours; `{closed}` ends an
-answer after which the connection was closed. A line of `> ` after which nothing is answered has an empty `< `. With --check nothing is
-written, and the exit code says whether all is as recorded, but for what Thermae answers otherwise.
+A transcript is a row of cases. `# ` begins a case and names it; `> ` is what a client sends, `< ` what
+memcached answers, and `! `, where there is one, what Thermae answers instead, for one of the reasons
+that ../mod.rs gives. Bytes are written as in Python, without quotes; `{250*a}` repeats; `{c1}` is the
+first CAS value that was answered, `{c1+1}` and `{c1-1}` its neighbours; `{closed}` ends an answer after
+which the connection was closed. A line of `> ` after which nothing is answered has an empty `< `. With
+--check nothing is written, and the exit code says whether all is as recorded, but for what Thermae
+answers otherwise.
 """
 
 import ast
+import contextlib
 import re
 import socket
 import subprocess
@@ -27,16 +30,20 @@ PLACES = re.compile(rb"(?:(?<=VALUE)( \S+ \d+ \d+ )|( c)|(cas=))(\d+)(?=[ \r])")
 
 
 def to_bytes(text: str, cas: list[bytes]) -> bytes:
+    """The bytes that a transcript's text stands for."""
+
     def value(match: re.Match[str]) -> str:
         if match[1]:
             return match[2] * int(match[1])
         return str(int(cas[int(match[3]) - 1]) + int(match[4] or 0))
 
-    text = re.sub(r"\{(\d+)\*([^}]+)\}|\{c(\d+)([+-]\d+)?\}", lambda match: value(match), text)
+    text = re.sub(r"\{(\d+)\*([^}]+)\}|\{c(\d+)([+-]\d+)?\}", value, text)
     return ast.literal_eval("b'" + text.replace("'", "\\'") + "'")
 
 
 def to_text(answer: bytes, cas: list[bytes]) -> str:
+    """An answer as a transcript writes it."""
+
     def name(match: re.Match[bytes]) -> bytes:
         if match[4] == b"0":
             return match[0]
@@ -52,6 +59,7 @@ def to_text(answer: bytes, cas: list[bytes]) -> str:
 
 
 def answer_of(client: socket.socket) -> bytes:
+    """What the server answers to what was sent."""
     answer = b""
     client.settimeout(ANSWER_SECONDS)
     try:
@@ -66,6 +74,7 @@ def answer_of(client: socket.socket) -> bytes:
 
 
 def record(lines: list[str], port: int) -> list[str]:
+    """A transcript with the answers of the server at this port."""
     out: list[str] = []
     cas: list[bytes] = []
     client = None
@@ -81,19 +90,19 @@ def record(lines: list[str], port: int) -> list[str]:
             continue
         out.append(line)
         if line.startswith("> "):
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 client.sendall(to_bytes(line[2:], cas))
-            except BrokenPipeError:
-                pass
             out.append(("< " + to_text(answer_of(client), cas)).rstrip())
     return out
 
 
 def compared(transcript: str) -> str:
+    """A transcript without what Thermae answers otherwise."""
     return re.sub(r"^<.*\n!.*\n", "", transcript, flags=re.MULTILINE)
 
 
 def main() -> int:
+    """Records, or compares, the transcripts that are named."""
     check = "--check" in sys.argv
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
