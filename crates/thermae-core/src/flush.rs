@@ -71,7 +71,7 @@ impl Drop for Piece<'_> {
 }
 
 /// The lease of the flusher, held.
-struct FlushLease<'a> {
+pub(crate) struct FlushLease<'a> {
     globals: &'a Globals,
     /// Which flush was completed, if one was.
     completed: Cell<Option<u64>>,
@@ -115,7 +115,7 @@ impl Engine {
         Some(FlushLease { globals, completed: Cell::new(None) })
     }
 
-    fn wait_flush_lease(&self) -> FlushLease<'_> {
+    pub(crate) fn wait_flush_lease(&self) -> FlushLease<'_> {
         let globals = self.globals();
         // Nothing is half changed: what a dead flusher wrote is written again, or counted as written and synced now.
         globals.flush_lease.lock(self.member.lock_word(), |slot| self.member.is_alive(slot));

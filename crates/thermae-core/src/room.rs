@@ -48,6 +48,8 @@ const PER_FRAME_MAX: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 /// Longest wait for a flush under way, which pins what it writes.
 const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often whoever waits for a flush looks whether its flusher lives.
+const FLUSHER_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Pause while a snapshot copies what was given up already.
 const SNAPSHOT_PAUSE: Duration = Duration::from_micros(500);
 /// Cold frames that wait for flushes before it is worth forcing them.
@@ -142,15 +144,28 @@ impl Engine {
         if request.attempts > FRUITLESS_MAX {
             return Err(self.full(room));
         }
-        let globals = self.globals();
-        let seen = globals.watermark_wakes.load(Ordering::Acquire);
-        if globals.flush_lease.owner().is_some_and(|owner| self.member.is_alive(owner)) {
-            futex_wait(&globals.watermark_wakes, seen, FLUSH_WAIT_MAX);
+        if self.wait_for_flush_under_way() {
             return Ok(());
         }
         // What stands in the way may be another writer's record, which takes microseconds.
         std::thread::sleep(Duration::from_millis(1 << request.attempts.min(4)).min(PAUSE_MAX));
         Ok(())
+    }
+
+    /// Waits for the flush that somebody living is at, for a while; false where nobody is. Whoever is at it may die, and wakes nobody then.
+    pub(crate) fn wait_for_flush_under_way(&self) -> bool {
+        let globals = self.globals();
+        let until = Instant::now() + FLUSH_WAIT_MAX;
+        let seen = globals.watermark_wakes.load(Ordering::Acquire);
+        let mut has_waited = false;
+        while globals.watermark_wakes.load(Ordering::Acquire) == seen
+            && globals.flush_lease.owner().is_some_and(|owner| self.member.is_alive(owner))
+            && Instant::now() < until
+        {
+            futex_wait(&globals.watermark_wakes, seen, FLUSHER_LOOK_EVERY);
+            has_waited = true;
+        }
+        has_waited
     }
 
     /// Returns when everything written so far is durable. Where segments that never needed a durable frame find none free, as they may when

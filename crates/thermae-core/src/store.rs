@@ -733,3 +733,37 @@ fn holds(condition: Condition, present: Option<&Present<'_>>) -> bool {
         Condition::IfVersion(version) => present.map_or(0, |present| present.meta.version) == version,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// A writer that made room once waited a whole second for a flush whose flusher had been killed in the meantime.
+    #[test]
+    fn nobody_waits_for_the_flush_of_the_dead() {
+        let directory = tempfile::tempdir().unwrap();
+        let location = Location::Directory(directory.path().join("store"));
+        let sizes = Options { hot_bytes: Some(16 << 20), cold_bytes: Some(32 << 20), ..Options::default() };
+        let options = Options { durability: Some(Durability::None), background: false, ..sizes };
+        let survivor = Store::open(&location, &options).unwrap();
+        let victim = Store::open(&location, &options).unwrap();
+        let _held = std::mem::ManuallyDrop::new(victim.engine().wait_flush_lease());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let began = Instant::now();
+                assert!(survivor.engine().wait_for_flush_under_way());
+                began.elapsed()
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            // Its slot is free from here on, as after a kill; the lease still names it.
+            drop(victim);
+            let waited = waiter.join().unwrap();
+            assert!((Duration::from_millis(90)..Duration::from_millis(800)).contains(&waited), "{waited:?}");
+        });
+        assert!(!survivor.engine().wait_for_flush_under_way(), "nobody is at it");
+        survivor.close().unwrap();
+        drop(survivor);
+        crate::remove::destroy(&crate::env::SystemEnv, &location).unwrap();
+    }
+}
