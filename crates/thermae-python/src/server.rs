@@ -15,7 +15,7 @@ use crate::options::engine_options;
 
 /// A running server. Its threads never touch Python.
 #[pyclass(module = "thermae._thermae", frozen)]
-pub(crate) struct Server(thermae_server::server::Server);
+pub(crate) struct Server(gil::Kept<thermae_server::server::Server>);
 
 #[pymethods]
 impl Server {
@@ -31,7 +31,7 @@ impl Server {
         let listeners = gil::detached(py, || listen(&config)).map_err(refused)?;
         let store = gil::detached(py, || thermae_core::Store::open(&location, &options)).into_python(py)?;
         let server = gil::detached(py, || thermae_server::server::Server::start(store, config, listeners));
-        Ok(Self(server.map_err(refused)?))
+        Ok(Self(gil::Kept::new(server.map_err(refused)?)))
     }
 
     /// Pairs of protocol and address.

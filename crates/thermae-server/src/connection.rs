@@ -144,7 +144,7 @@ impl Connection {
     pub fn serve(&mut self, argument_bytes_max: u64, buffers: &mut Buffers, shared: &Shared) -> Next {
         if self.held_until != 0 {
             if !shared.store.is_durable(self.held_until) {
-                return Next::Hold;
+                return if shared.flusher.has_failed() { Next::Close } else { Next::Hold };
             }
             self.held_until = 0;
         }
@@ -182,6 +182,8 @@ impl Connection {
         input.drain(..done);
         if input.is_empty() {
             input = Vec::new();
+        } else if input.capacity() / 4 > input.len() {
+            input.shrink_to(READ_BYTES);
         }
         self.input = input;
     }

@@ -117,7 +117,15 @@ impl EventLoop {
             self.close_idle();
             self.end_pause();
             if self.number == 0 {
-                memcache::administration::flush_if_due(&self.shared);
+                let flush = || memcache::administration::flush_if_due(&self.shared);
+                let ((), sequence) = thermae_core::deferring(flush);
+                if sequence != 0 {
+                    self.shared.flusher.want(sequence);
+                }
+            }
+            if events.is_empty() {
+                // Others may have made durable what they wait for.
+                self.serve_held();
             }
             for event in events.drain(..) {
                 let token = event.data.u64();
@@ -171,6 +179,10 @@ impl EventLoop {
                 self.close(index);
             }
         }
+        self.serve_held();
+    }
+
+    fn serve_held(&mut self) {
         for token in std::mem::take(&mut self.held) {
             self.serve(token);
         }
@@ -269,6 +281,7 @@ impl EventLoop {
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
         connection.publish(self.woke_at_ms);
+        let next = if next == Next::Hold && self.shared.flusher.has_failed() { Next::Close } else { next };
         if next == Next::Hold {
             self.held.push(token);
             self.shared.flusher.want(connection.held_until());
@@ -311,7 +324,8 @@ impl EventLoop {
     fn rouse(&mut self, token: u64) {
         let place = self.places.get(token as u32 as usize).filter(|place| place.uses == (token >> 32) as u32);
         let connection = place.and_then(|place| place.connection.as_ref());
-        if connection.is_some_and(|connection| connection.waits_for == Next::Pause) {
+        // Nothing was asked of the kernel on their behalf: it says that they have gone.
+        if connection.is_some_and(|connection| matches!(connection.waits_for, Next::Pause | Next::Hold)) {
             self.close(token as u32);
         } else {
             self.serve(token);
@@ -341,9 +355,9 @@ impl EventLoop {
         let before_ms = self.woke_at_ms.saturating_sub(timeout_seconds.saturating_mul(1000));
         for index in 0..self.places.len() {
             let connection = self.places[index].connection.as_ref();
-            // Who waits for the server is not idle.
+            // Who waits for the server is not idle; who takes no replies is.
             if connection.is_some_and(|connection| {
-                connection.waits_for == Next::Read
+                matches!(connection.waits_for, Next::Read | Next::Write)
                     && connection.client.active_at_ms.load(Ordering::Relaxed) < before_ms
             }) {
                 self.close(index as u32);

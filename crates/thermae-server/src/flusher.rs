@@ -4,8 +4,13 @@
 //! want by then at once, and rings their mailboxes.
 
 use crate::mailbox::Mailbox;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use thermae_core::Store;
+use std::time::Duration;
+use thermae_core::{Error, Store};
+
+/// Pause after a flush that may succeed later.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 struct State {
@@ -16,6 +21,7 @@ struct State {
 /// What is to become durable.
 #[derive(Debug, Default)]
 pub struct Flusher {
+    has_failed: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -28,6 +34,12 @@ impl Flusher {
             state.wanted = sequence;
             self.changed.notify_one();
         }
+    }
+
+    /// Whether nothing becomes durable any more: who waits for that can't be told that it is, and can't be told that it is not, as the bytes may have
+    /// reached the disk. Its connection is closed, which is how a client learns that an outcome is unknown.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::SeqCst)
     }
 
     /// Ends the thread.
@@ -44,13 +56,22 @@ impl Flusher {
             while state.wanted <= done && !state.is_over {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            if state.is_over && state.wanted <= done {
+            if state.is_over {
                 return;
             }
             done = state.wanted;
             drop(state);
-            // Where it fails, writing has stopped for good, and whoever asks whether its change is durable is told so.
-            drop(store.wait_durable(done));
+            match store.wait_durable(done) {
+                Ok(()) => {}
+                Err(Error::WritesStopped(_) | Error::ReadOnly(_) | Error::Closed(_)) => {
+                    self.has_failed.store(true, Ordering::SeqCst);
+                }
+                Err(_) => {
+                    // Such as a full tier, in which room is being made.
+                    std::thread::sleep(RETRY_AFTER);
+                    done = done.saturating_sub(1);
+                }
+            }
             mailboxes.iter().for_each(Mailbox::ring);
         }
     }

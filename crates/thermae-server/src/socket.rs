@@ -1,6 +1,7 @@
 //! Sockets that clients come to, and those that they come on: always without waiting.
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_tcp_nodelay};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, getpeername, getsockname,
@@ -91,8 +92,8 @@ impl Listener {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
         if let Ok(metadata) = std::fs::symlink_metadata(path) {
-            let is_abandoned =
-                metadata.file_type().is_socket() && rustix::net::connect(new()?, &address).is_err();
+            let is_abandoned = metadata.file_type().is_socket()
+                && rustix::net::connect(new()?, &address) == Err(Errno::CONNREFUSED);
             if !is_abandoned {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "something is there already"));
             }
@@ -121,8 +122,8 @@ impl Listener {
         loop {
             let fd = match accept_with(&self.fd, flags) {
                 Ok(fd) => fd,
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(error) => return Err(error.into()),
             };
             if self.path.is_some() {

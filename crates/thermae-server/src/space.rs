@@ -15,6 +15,9 @@ use thermae_core::{BatchOp, Condition, Current, Error, RecordMeta, SetOptions, S
 /// Times that what is to happen at once is run before its client is told that others were always faster.
 const ATTEMPTS_MAX: usize = 1000;
 
+/// Most bytes of values that are kept back until they are applied: clients must not fill memory that the store's limits do not cover.
+const WRITTEN_BYTES_MAX: usize = 64 << 20;
+
 /// A value that is not applied yet.
 #[derive(Debug, Clone)]
 struct Written {
@@ -28,6 +31,10 @@ pub struct Overlay {
     /// Versions that were seen; `None`: the key was absent.
     seen: HashMap<Vec<u8>, Option<u64>>,
     written: HashMap<Vec<u8>, Option<Written>>,
+    /// Bytes of all values that were written, overwritten ones included.
+    written_bytes: usize,
+    /// What was read does not go together.
+    is_void: bool,
 }
 
 /// What a command reads and writes.
@@ -109,7 +116,7 @@ impl<'a> Space<'a> {
             Some(present) if options.keep_ttl => present.expires_at_ms,
             _ => options.expires_at_ms,
         };
-        self.write(key, Some(Written::new(value.to_vec(), options.encoding, expires_at_ms, options.flags)));
+        self.write(key, Some(Written::new(value.to_vec(), options.encoding, expires_at_ms, options.flags)))?;
         Ok(true)
     }
 
@@ -123,7 +130,7 @@ impl<'a> Space<'a> {
         }
         let is_present = self.meta(key)?.is_some();
         if is_present {
-            self.write(key, None);
+            self.write(key, None)?;
         }
         Ok(is_present)
     }
@@ -156,10 +163,10 @@ impl<'a> Space<'a> {
         match update {
             Update::Keep => {}
             Update::Set { value, encoding, expires_at_ms, flags } => {
-                self.write(key, Some(Written::new(value, encoding, expires_at_ms, flags)));
+                self.write(key, Some(Written::new(value, encoding, expires_at_ms, flags)))?;
             }
             Update::Delete if current.is_none() => {}
-            Update::Delete => self.write(key, None),
+            Update::Delete => self.write(key, None)?,
         }
         Ok(answer)
     }
@@ -210,10 +217,12 @@ impl<'a> Space<'a> {
             if !self.have(expected)? {
                 return Ok(None);
             }
-            self.overlay = Some(Overlay { seen: expected.clone(), written: HashMap::new() });
+            self.overlay = Some(Overlay { seen: expected.clone(), ..Overlay::default() });
             let result = work(self);
             let overlay = self.overlay.take().unwrap_or_default();
             match result {
+                // Whatever was made of it: a transaction goes on after a command that failed.
+                _ if overlay.is_void => {}
                 Err(Failure::Store(Error::Conflict(_))) => {}
                 Err(failure) => return Err(failure),
                 Ok(answer) => match overlay.apply(self.store) {
@@ -239,10 +248,17 @@ impl<'a> Space<'a> {
         Ok(true)
     }
 
-    fn write(&mut self, key: &[u8], written: Option<Written>) {
+    fn write(&mut self, key: &[u8], written: Option<Written>) -> Result<()> {
         if let Some(overlay) = &mut self.overlay {
+            overlay.written_bytes += written.as_ref().map_or(0, |written| written.value.len());
+            if overlay.written_bytes > WRITTEN_BYTES_MAX {
+                return Err(Failure::from(
+                    "ERR what is to happen at once writes more than 64 MiB of values: split it",
+                ));
+            }
             overlay.written.insert(key.to_vec(), written);
         }
+        Ok(())
     }
 }
 
@@ -263,7 +279,10 @@ impl Overlay {
                 Ok(())
             }
             Entry::Occupied(entry) if *entry.get() == version => Ok(()),
-            Entry::Occupied(_) => Err(Failure::Store(Error::Conflict("a key changed meanwhile".to_owned()))),
+            Entry::Occupied(_) => {
+                self.is_void = true;
+                Err(Failure::Store(Error::Conflict("a key changed meanwhile".to_owned())))
+            }
         }
     }
 

@@ -32,7 +32,7 @@ def _read_configuration(context: click.Context, _option: click.Parameter, path: 
     options = {
         option.removeprefix("--"): parameter
         for parameter in context.command.params
-        for option in (*parameter.opts, *parameter.secondary_opts)
+        for option in parameter.opts
         if isinstance(parameter, click.Option) and parameter.name != "config"
     }
     for name in values:

@@ -13,6 +13,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::PoisonError;
 
+/// Most bytes of commands that wait for EXEC, an argument counting for some more than it is long.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
+const ARGUMENT_BYTES: usize = 16;
 /// Most bytes of what a client sent that an error shows.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -134,7 +137,14 @@ fn execute_found(
             let failure = Failure::from("ERR Command not allowed inside a transaction");
             return refuse(arguments, session, &failure, shared, output);
         }
+        let bytes: usize = arguments.from(0).map(|argument| argument.len() + ARGUMENT_BYTES).sum();
         if let Some(queue) = &mut session.queue {
+            queue.bytes += bytes;
+            if queue.bytes > QUEUED_BYTES_MAX {
+                queue.commands = Vec::new();
+                let failure = Failure::from("ERR the transaction's commands take more than 64 MiB: split it");
+                return refuse(arguments, session, &failure, shared, output);
+            }
             queue.commands.push(arguments.into());
         }
         return Reply::new(output, session.is_resp3).status("QUEUED");

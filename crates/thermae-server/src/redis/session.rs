@@ -27,6 +27,8 @@ pub enum ReplyMode {
 pub struct Queue {
     /// In order.
     pub commands: Vec<OwnedArguments>,
+    /// Bytes of their arguments.
+    pub bytes: usize,
     /// One of them could not be queued, so that none may be executed.
     pub is_refused: bool,
 }

@@ -23,6 +23,8 @@ const IMMUTABLE: &str = "can't set immutable config";
 const TLS_MARK: &str = " (TLS)";
 /// Shortest limit of an argument's length.
 const BULK_BYTES_LEAST: i64 = 1 << 20;
+/// What a connection keeps of a command that is not whole yet.
+const BULK_BYTES_MOST: i64 = 1 << 30;
 
 /// The rows.
 pub const COMMANDS: &[Command] = &[Command {
@@ -321,7 +323,8 @@ fn set_timeout(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), Str
 }
 
 fn set_argument_bytes_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
-    draft.config.argument_bytes_max = within(memory(text)?, BULK_BYTES_LEAST, i64::MAX)?.unsigned_abs();
+    draft.config.argument_bytes_max =
+        within(memory(text)?, BULK_BYTES_LEAST, BULK_BYTES_MOST)?.unsigned_abs();
     Ok(())
 }
 

@@ -121,19 +121,24 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
     if queue.is_refused {
         return Err(Failure::from("EXECABORT Transaction discarded because of previous errors."));
     }
-    // What the commands do to the session they do once more each time that the whole has to be run again.
-    let (database, is_resp3) = (call.session.database, call.session.is_resp3);
+    // What the commands do to the session they do once more each time that the whole has to be run again, and not at all where it
+    // does not happen.
+    let (database, is_resp3, reply_mode) =
+        (call.session.database, call.session.is_resp3, call.session.reply_mode);
     let (shared, session) = (call.shared, &mut *call.session);
     let replies = call.space.atomically_if(&watched, |space| {
-        (session.database, session.is_resp3) = (database, is_resp3);
+        (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
         let mut replies = Vec::new();
         for queued in &queue.commands {
             let arguments = queued.arguments();
             run(find(arguments)?, arguments, session, space, shared, &mut replies);
         }
         Ok(replies)
-    })?;
-    match replies {
+    });
+    if !matches!(replies, Ok(Some(_))) {
+        (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
+    }
+    match replies? {
         Some(replies) => {
             call.reply.array(queue.commands.len());
             call.reply.raw(&replies);
