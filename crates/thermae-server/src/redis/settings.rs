@@ -517,7 +517,7 @@ mod tests {
                     "CONFIG SET proto-max-bulk-len 1",
                     &failed(
                         "proto-max-bulk-len",
-                        "argument must be between 1048576 and 9223372036854775807 inclusive",
+                        "argument must be between 1048576 and 1073741824 inclusive",
                     ),
                 ),
                 (
