@@ -10,7 +10,7 @@ use crate::redis::table::{Command, NO_KEYS, flags};
 use flags::{ADMIN, FAST, LOADING, NO_ASYNC_LOADING, NOSCRIPT, STALE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "bgrewriteaof",
         arity: 1,
@@ -117,7 +117,7 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-const CLUSTER: &[Command] = &[
+static CLUSTER: &[Command] = &[
     Command {
         name: "info",
         arity: 2,
@@ -211,7 +211,7 @@ const CLUSTER: &[Command] = &[
     },
 ];
 
-const MODULE: &[Command] = &[
+static MODULE: &[Command] = &[
     Command {
         name: "list",
         arity: 2,
@@ -240,7 +240,7 @@ const MODULE: &[Command] = &[
     },
 ];
 
-const ACL: &[Command] = &[
+static ACL: &[Command] = &[
     Command {
         name: "whoami",
         arity: 2,

@@ -16,7 +16,7 @@ use thermae_core::{SetOptions, Update};
 use flags::{DENYOOM, FAST, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "getbit",
         arity: 3,

@@ -18,7 +18,7 @@ use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
 const BYTES_AT_REST: usize = 1 << 10;
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[Command {
+pub static COMMANDS: &[Command] = &[Command {
     name: "client",
     arity: -2,
     flags: 0,
@@ -32,7 +32,7 @@ pub const COMMANDS: &[Command] = &[Command {
     subcommands: SUBCOMMANDS,
 }];
 
-const SUBCOMMANDS: &[Command] = &[
+static SUBCOMMANDS: &[Command] = &[
     Command {
         name: "id",
         arity: 2,

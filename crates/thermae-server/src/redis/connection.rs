@@ -20,7 +20,7 @@ const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user i
 const WRONG_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "ping",
         arity: -1,

@@ -14,7 +14,7 @@ use thermae_core::ENCODING_INTEGER;
 use flags::{DENYOOM, FAST, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "incr",
         arity: 2,

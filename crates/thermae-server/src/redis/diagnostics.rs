@@ -20,7 +20,7 @@ const SLOW_ENTRIES: i64 = 10;
 const SECRETS: [&str; 4] = ["requirepass", "masterauth", "masteruser", "tls-key-file-pass"];
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "memory",
         arity: -2,
@@ -75,7 +75,7 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-const MEMORY: &[Command] = &[
+static MEMORY: &[Command] = &[
     Command {
         name: "usage",
         arity: -3,
@@ -156,7 +156,7 @@ const MEMORY: &[Command] = &[
     },
 ];
 
-const LATENCY: &[Command] = &[
+static LATENCY: &[Command] = &[
     Command {
         name: "latest",
         arity: 2,
@@ -250,7 +250,7 @@ const LATENCY: &[Command] = &[
     },
 ];
 
-const SLOWLOG: &[Command] = &[
+static SLOWLOG: &[Command] = &[
     Command {
         name: "get",
         arity: -2,

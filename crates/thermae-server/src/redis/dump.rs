@@ -9,7 +9,7 @@ use thermae_core::{Condition, SetOptions};
 use flags::{DENYOOM, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "dump",
         arity: 2,

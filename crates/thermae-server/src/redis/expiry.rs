@@ -11,7 +11,7 @@ use thermae_core::{RecordMeta, Update};
 use flags::{FAST, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "expire",
         arity: -3,

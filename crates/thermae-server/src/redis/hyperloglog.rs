@@ -15,7 +15,7 @@ use thermae_core::{SetOptions, Update};
 use flags::{DENYOOM, FAST, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "pfadd",
         arity: -2,

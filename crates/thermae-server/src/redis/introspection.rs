@@ -36,7 +36,7 @@ pub const CATEGORIES: [&str; 21] = [
 ];
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[Command {
+pub static COMMANDS: &[Command] = &[Command {
     name: "command",
     arity: -1,
     flags: LOADING | STALE,
@@ -50,7 +50,7 @@ pub const COMMANDS: &[Command] = &[Command {
     subcommands: SUBCOMMANDS,
 }];
 
-const SUBCOMMANDS: &[Command] = &[
+static SUBCOMMANDS: &[Command] = &[
     Command {
         name: "count",
         arity: 2,

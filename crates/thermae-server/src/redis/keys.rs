@@ -16,7 +16,7 @@ use flags::{DENYOOM, FAST, NOSCRIPT, READONLY, WRITE};
 const TWO_KEYS: Keys = Keys { first: 1, last: 2, step: 1 };
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "del",
         arity: -2,

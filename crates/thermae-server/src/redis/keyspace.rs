@@ -16,7 +16,7 @@ use crate::space::Space;
 use flags::{FAST, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "dbsize",
         arity: 1,

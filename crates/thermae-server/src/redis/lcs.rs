@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use flags::READONLY;
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[Command {
+pub static COMMANDS: &[Command] = &[Command {
     name: "lcs",
     arity: -3,
     flags: READONLY,

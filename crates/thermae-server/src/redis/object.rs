@@ -15,7 +15,7 @@ use flags::{LOADING, READONLY, STALE};
 const SECOND_KEY: Keys = Keys { first: 2, last: 2, step: 1 };
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[Command {
+pub static COMMANDS: &[Command] = &[Command {
     name: "object",
     arity: -2,
     flags: 0,

@@ -13,7 +13,7 @@ use thermae_core::Update;
 use flags::{DENYOOM, FAST, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "append",
         arity: 3,

@@ -16,7 +16,7 @@ use crate::redis::table::{Command, NO_KEYS, flags};
 use flags::READONLY;
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "keys",
         arity: 2,

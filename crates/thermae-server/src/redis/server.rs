@@ -21,7 +21,7 @@ const NOTHING_DURABLE: &str =
 const IN_PROGRESS: &str = "ERR Background save already in progress";
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "time",
         arity: 1,

@@ -27,7 +27,7 @@ const BULK_BYTES_LEAST: i64 = 1 << 20;
 const BULK_BYTES_MOST: i64 = 1 << 30;
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[Command {
+pub static COMMANDS: &[Command] = &[Command {
     name: "config",
     arity: -2,
     flags: 0,
@@ -41,7 +41,7 @@ pub const COMMANDS: &[Command] = &[Command {
     subcommands: SUBCOMMANDS,
 }];
 
-const SUBCOMMANDS: &[Command] = &[
+static SUBCOMMANDS: &[Command] = &[
     Command {
         name: "get",
         arity: -3,

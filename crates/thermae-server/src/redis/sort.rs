@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use flags::{DENYOOM, MOVABLEKEYS, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "sort",
         arity: -2,

@@ -14,7 +14,7 @@ use thermae_core::{BatchOp, Condition, SetOptions, Update};
 use flags::{DENYOOM, FAST, READONLY, WRITE};
 
 /// The rows.
-pub const COMMANDS: &[Command] = &[
+pub static COMMANDS: &[Command] = &[
     Command {
         name: "get",
         arity: 2,

@@ -116,8 +116,8 @@ pub struct Command {
     pub subcommands: &'static [Command],
 }
 
-/// All groups.
-const GROUPS: &[&[Command]] = &[
+/// All groups. Statics, as the rows are: a row is told from another by where it is, and a constant may be in several places.
+static GROUPS: &[&[Command]] = &[
     strings::COMMANDS,
     counters::COMMANDS,
     ranges::COMMANDS,
