@@ -144,7 +144,7 @@ impl Connection {
     pub fn serve(&mut self, argument_bytes_max: u64, buffers: &mut Buffers, shared: &Shared) -> Next {
         if self.held_until != 0 {
             if !shared.store.is_durable(self.held_until) {
-                return if shared.flusher.has_failed() { Next::Close } else { Next::Hold };
+                return Next::Hold;
             }
             self.held_until = 0;
         }

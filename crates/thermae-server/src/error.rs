@@ -1,5 +1,5 @@
-//! Everything the server can answer instead of a result: one enum. A message is the line that clients of Redis know, its code first;
-//! libraries tell errors apart by that text, so that it is part of the protocol.
+//! What stored bytes can be wrong about, for what computes on bytes alone; commands answer with a `Failure`. A message is the line that clients of
+//! Redis know, its code first: libraries tell errors apart by that text, so that it is part of the protocol.
 
 /// Of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
