@@ -20,6 +20,9 @@ pub mod marks {
     pub const CLOSES: u32 = 1 << 3;
 }
 
+/// For [`Client::command`].
+pub const NO_COMMAND: usize = usize::MAX;
+
 /// How a client is reached.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Place {
@@ -52,7 +55,7 @@ pub struct Client {
     pub flags: AtomicU32,
     /// Commands that wait for EXEC; -1: there was no MULTI.
     pub queued: AtomicI64,
-    /// Where the row of its last command is; 0: there was none. Only ever compared.
+    /// The number of its last command in the table; [`NO_COMMAND`]: there was none.
     pub command: AtomicUsize,
     /// Bytes of a command that is not whole yet.
     pub input_bytes: AtomicUsize,
@@ -75,7 +78,7 @@ impl Client {
             database: AtomicU32::new(0),
             flags: AtomicU32::new(0),
             queued: AtomicI64::new(-1),
-            command: AtomicUsize::new(0),
+            command: AtomicUsize::new(NO_COMMAND),
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
             name: Mutex::new(Vec::new()),

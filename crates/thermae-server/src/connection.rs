@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering;
 pub const READ_BYTES: usize = 64 << 10;
 /// Reads of one client before others get their turn.
 const READS_PER_TURN: usize = 16;
+/// What a client may leave unread of what it did not ask for; one that leaves more is closed.
+const PUSHED_BYTES_MAX: usize = 32 << 20;
 /// A command that is not whole yet may have so many bytes; spans need that many bits, too.
 const INPUT_BYTES_MAX: usize = 1 << 30;
 
@@ -127,6 +129,22 @@ impl Connection {
     /// What its replies wait for.
     pub fn held_until(&self) -> u64 {
         self.held_until
+    }
+
+    /// Puts bytes that the client did not ask for behind what it has not taken yet; false where that is too much.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        let fits = self.output.len() - self.sent + bytes.len() <= PUSHED_BYTES_MAX;
+        if fits {
+            self.output.extend_from_slice(bytes);
+        }
+        fits
+    }
+
+    /// The client is gone: nobody is to reach it any more.
+    pub fn leave(&mut self, shared: &Shared) {
+        if let Face::Redis(pipeline) = &mut self.face {
+            pipeline.session.leave(shared);
+        }
     }
 
     /// Lets others see what the client is at.

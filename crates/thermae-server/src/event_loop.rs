@@ -173,6 +173,7 @@ impl EventLoop {
         for accepted in self.mailboxes[self.number].take() {
             self.welcome(accepted);
         }
+        self.deliver_messages();
         for token in self.mailboxes[self.number].take_closing() {
             let index = token as u32;
             if self.places.get(index as usize).is_some_and(|place| place.uses == (token >> 32) as u32) {
@@ -180,6 +181,25 @@ impl EventLoop {
             }
         }
         self.serve_held();
+    }
+
+    /// Puts messages behind what their clients have not taken yet, and sends that where nothing keeps it back.
+    fn deliver_messages(&mut self) {
+        let mut tokens = Vec::new();
+        for message in self.mailboxes[self.number].take_messages() {
+            let place = self.places.get_mut(message.token as u32 as usize);
+            let place = place.filter(|place| place.uses == (message.token >> 32) as u32);
+            if let Some(connection) = place.and_then(|place| place.connection.as_mut()) {
+                if !connection.push(&message.bytes) {
+                    self.close(message.token as u32);
+                } else if !matches!(connection.waits_for, Next::Hold | Next::Pause) {
+                    tokens.push(message.token);
+                }
+            }
+        }
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens.into_iter().for_each(|token| self.serve(token));
     }
 
     fn serve_held(&mut self) {
@@ -312,7 +332,8 @@ impl EventLoop {
 
     fn close(&mut self, index: u32) {
         let place = &mut self.places[index as usize];
-        if let Some(connection) = place.connection.take() {
+        if let Some(mut connection) = place.connection.take() {
+            connection.leave(&self.shared);
             self.shared.clients.remove(connection.client.id);
             place.uses = (place.uses + 1) & (u32::MAX >> 1);
             self.free.push(index);

@@ -17,6 +17,8 @@
 //! - flusher: durability waited for aside
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
+//! - events: what a command did to keys
+//! - attention: what of all commands somebody wants to know
 //! - databases: numbered databases in one store
 //! - failure: what a command answers instead of its reply
 //! - hyperloglog: sketches that count distinct elements
@@ -36,6 +38,7 @@
 #![warn(missing_docs)]
 #![allow(clippy::cast_possible_truncation, reason = "buffers stay below 4 GiB; see connection")]
 
+pub mod attention;
 pub mod bitfield;
 pub mod bits;
 pub mod clients;
@@ -45,6 +48,7 @@ pub mod counts;
 pub mod databases;
 mod error;
 pub mod event_loop;
+pub mod events;
 pub mod extended;
 pub mod failure;
 mod float_text;

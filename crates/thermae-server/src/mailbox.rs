@@ -1,10 +1,19 @@
-//! How other threads reach a loop: clients that were accepted for it, clients to be ended, and a bell.
+//! How other threads reach a loop: clients that were accepted for it, messages for its clients, clients to be ended, and a bell.
 
 use crate::socket::Accepted;
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a client is sent that it did not ask for.
+#[derive(Debug)]
+pub struct Message {
+    /// By which the loop knows the client.
+    pub token: u64,
+    /// In its version of the protocol.
+    pub bytes: Arc<[u8]>,
+}
 
 /// How other threads reach a loop.
 #[derive(Debug)]
@@ -13,6 +22,8 @@ pub struct Mailbox {
     accepted: Mutex<Vec<Accepted>>,
     /// Tokens; each client is ended once, so that there are never more than clients.
     closing: Mutex<Vec<u64>>,
+    /// Bounded by what clients may leave unread, as the loop takes them each time that it wakes.
+    messages: Mutex<Vec<Message>>,
 }
 
 impl Mailbox {
@@ -22,7 +33,7 @@ impl Mailbox {
     /// What the system says.
     pub fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { bell, accepted: Mutex::default(), closing: Mutex::default() })
+        Ok(Self { bell, accepted: Mutex::default(), closing: Mutex::default(), messages: Mutex::default() })
     }
 
     /// What the loop waits on.
@@ -40,6 +51,21 @@ impl Mailbox {
     pub fn give(&self, accepted: Accepted) {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).push(accepted);
         self.ring();
+    }
+
+    /// Sends a message, behind all that were sent before.
+    pub fn deliver(&self, message: Message) {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.push(message);
+        // Who left the first one has rung.
+        if messages.len() == 1 {
+            self.ring();
+        }
+    }
+
+    /// Takes the messages. After [`Mailbox::take`], which silences the bell.
+    pub fn take_messages(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Has the client with this token ended.

@@ -1,10 +1,11 @@
 //! What all loops and all clients of a server share.
 
-use crate::clients::{Client, Clients};
+use crate::attention::Attention;
+use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
 use crate::counts::Counts;
 use crate::flusher::Flusher;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
 use crate::pause::Pause;
 use crate::slow_log::SlowLog;
@@ -112,6 +113,8 @@ pub struct Shared {
     pub slow_log: SlowLog,
     /// Clients made to wait.
     pub pause: Pause,
+    /// What of all commands somebody wants to know.
+    pub attention: Attention,
     /// Set where there is a server, not in tests of commands.
     pub reach: OnceLock<Reach>,
     /// Drawn at the start, 40 hexadecimal digits.
@@ -169,6 +172,7 @@ impl Shared {
             clients: Clients::default(),
             slow_log: SlowLog::default(),
             pause: Pause::default(),
+            attention: Attention::default(),
             reach: OnceLock::new(),
             run_id: draw_run_id(),
             last_save: Mutex::new((0, now_seconds)),
@@ -188,6 +192,13 @@ impl Shared {
     pub fn wake_all(&self) {
         if let Some(reach) = self.reach.get() {
             reach.mailboxes.iter().for_each(Mailbox::ring);
+        }
+    }
+
+    /// Sends a client bytes that it did not ask for, behind the replies that it has got by then.
+    pub fn deliver(&self, place: Place, bytes: Arc<[u8]>) {
+        if let Some(reach) = self.reach.get() {
+            reach.mailboxes[place.event_loop].deliver(Message { token: place.token, bytes });
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! A single key's change goes straight to the store, which decides by version in the same way.
 
+use crate::events::Events;
 use crate::failure::{Failure, Result};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -42,12 +43,14 @@ pub struct Overlay {
 pub struct Space<'a> {
     store: &'a Store,
     overlay: Option<Overlay>,
+    /// What commands did to keys.
+    pub events: Events,
 }
 
 impl<'a> Space<'a> {
     /// The store itself.
     pub fn new(store: &'a Store) -> Self {
-        Self { store, overlay: None }
+        Self { store, overlay: None, events: Events::default() }
     }
 
     /// The store underneath: for what is no matter of keys, and for reading where [`Space::is_plain`].
@@ -100,7 +103,11 @@ impl<'a> Space<'a> {
     /// Those of the store.
     pub fn set(&mut self, key: &[u8], value: &[u8], options: &SetOptions) -> Result<bool> {
         if self.is_plain() {
-            return Ok(matches!(self.store.set(key, value, options)?, SetOutcome::Stored(_)));
+            let is_stored = matches!(self.store.set(key, value, options)?, SetOutcome::Stored(_));
+            if is_stored {
+                self.events.note_change(key);
+            }
+            return Ok(is_stored);
         }
         let present = self.meta(key)?;
         let holds = match options.condition {
@@ -126,7 +133,11 @@ impl<'a> Space<'a> {
     /// Those of the store.
     pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
         if self.is_plain() {
-            return Ok(self.store.delete(key)?);
+            let was_present = self.store.delete(key)?;
+            if was_present {
+                self.events.note_change(key);
+            }
+            return Ok(was_present);
         }
         let is_present = self.meta(key)?.is_some();
         if is_present {
@@ -146,16 +157,26 @@ impl<'a> Space<'a> {
     ) -> Result<T> {
         if self.is_plain() {
             let mut said = None;
+            let mut changes = false;
             self.store.update(key, &mut |current| match decide(current) {
                 Ok((update, answer)) => {
+                    changes = match update {
+                        Update::Keep => false,
+                        Update::Set { .. } => true,
+                        Update::Delete => current.is_some(),
+                    };
                     said = Some(Ok(answer));
                     Ok(update)
                 }
                 Err(failure) => {
+                    changes = false;
                     said = Some(Err(failure));
                     Ok(Update::Keep)
                 }
             })?;
+            if changes {
+                self.events.note_change(key);
+            }
             return said.unwrap_or_else(|| Err(Failure::from("ERR the store decided without asking")));
         }
         let current = self.get(key)?;
@@ -212,7 +233,9 @@ impl<'a> Space<'a> {
         expected: &HashMap<Vec<u8>, Option<u64>>,
         mut work: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<Option<T>> {
+        let mark = self.events.mark();
         for _ in 0..ATTEMPTS_MAX {
+            self.events.take_back(mark);
             // Now, too: work that neither reads nor writes leaves nothing to be decided at the end.
             if !self.have(expected)? {
                 return Ok(None);
@@ -224,9 +247,15 @@ impl<'a> Space<'a> {
                 // Whatever was made of it: a transaction goes on after a command that failed.
                 _ if overlay.is_void => {}
                 Err(Failure::Store(Error::Conflict(_))) => {}
-                Err(failure) => return Err(failure),
+                Err(failure) => {
+                    self.events.take_back(mark);
+                    return Err(failure);
+                }
                 Ok(answer) => match overlay.apply(self.store) {
-                    Ok(()) => return Ok(Some(answer)),
+                    Ok(()) => {
+                        overlay.written.keys().for_each(|key| self.events.note_change(key));
+                        return Ok(Some(answer));
+                    }
                     Err(Error::Conflict(_)) => {}
                     Err(error) => return Err(error.into()),
                 },

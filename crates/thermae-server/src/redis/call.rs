@@ -6,7 +6,7 @@ use crate::numbers::parse_integer;
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
 use crate::redis::session::Session;
-use crate::redis::table::Command;
+use crate::redis::table::Entry;
 use crate::shared::Shared;
 use crate::space::Space;
 use std::borrow::Cow;
@@ -27,7 +27,7 @@ pub type Handler = fn(&mut Call<'_, '_>) -> Result<()>;
 #[derive(Debug)]
 pub struct Call<'a, 's> {
     /// Its row.
-    pub command: &'static Command,
+    pub command: &'static Entry,
     /// With its name, and the name of its subcommand.
     pub arguments: Arguments<'a>,
     /// Where its reply goes.

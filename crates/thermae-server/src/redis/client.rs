@@ -263,10 +263,7 @@ fn is_of_type(name: &[u8]) -> Result<bool> {
 
 /// One line of CLIENT LIST. What Redis has no counterpart for here is 0: a connection at rest has no buffers.
 fn describe(client: &Client, now_ms: u64, lines: &mut String) {
-    let address_of_command = client.command.load(Ordering::Relaxed);
-    let command = table::all()
-        .flat_map(|command| std::iter::once(command).chain(command.subcommands))
-        .find(|command| std::ptr::from_ref(*command).addr() == address_of_command);
+    let command = table::entries().get(client.command.load(Ordering::Relaxed));
     let flags = client.flags.load(Ordering::Relaxed);
     let has = |mark| flags & mark != 0;
     let mut letters = String::new();
@@ -301,7 +298,7 @@ fn describe(client: &Client, now_ms: u64, lines: &mut String) {
         client.queued.load(Ordering::Relaxed),
         BYTES_AT_REST + input_bytes + output_bytes,
         if output_bytes == 0 { "r" } else { "rw" },
-        command.map_or_else(|| "NULL".to_owned(), Command::full_name),
+        command.map_or("NULL", |command| &command.full_name),
         if has(marks::RESP3) { 3 } else { 2 },
     );
 }

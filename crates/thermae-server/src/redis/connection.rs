@@ -156,6 +156,7 @@ fn reset(call: &mut Call<'_, '_>) -> Result<()> {
     session.database = 0;
     session.is_resp3 = false;
     session.is_authenticated = needs_no_password;
+    session.settle();
     session.client.rename(b"");
     call.reply.speak(false);
     call.reply.status("RESET");
@@ -191,6 +192,7 @@ fn authenticate(call: &mut Call<'_, '_>, user: &[u8], password: &[u8]) -> Result
         return Err(Failure::from(WRONG_PASSWORD));
     }
     call.session.is_authenticated = true;
+    call.session.settle();
     Ok(())
 }
 
@@ -329,6 +331,7 @@ mod tests {
         let mut server = TestServer::new();
         server.shared().config.write().unwrap().password = "secret".to_owned();
         server.session.is_authenticated = false;
+        server.session.settle();
         let wrong = format!("-{WRONG_PASSWORD}\r\n");
         server.check(&[
             ("PING", "-NOAUTH Authentication required.\r\n"),

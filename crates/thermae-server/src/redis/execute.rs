@@ -6,7 +6,7 @@ use crate::redis::diagnostics::note_slow;
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
 use crate::redis::session::{ReplyMode, Session};
-use crate::redis::table::{self, Command, flags};
+use crate::redis::table::{self, Command, Entry, flags};
 use crate::shared::Shared;
 use crate::space::Space;
 use std::borrow::Cow;
@@ -30,13 +30,24 @@ pub fn execute(
 ) {
     let start = output.len();
     let mode = session.reply_mode;
+    let wanted = shared.attention.wanted();
+    space.events.want(wanted);
     match find(arguments) {
         Ok(command) => execute_found(command, arguments, session, space, shared, output),
         Err(failure) => refuse(arguments, session, &failure, shared, output),
     }
+    if wanted != 0 && !space.events.is_empty() {
+        tell(session, space, shared);
+    }
     if mode != ReplyMode::On || session.reply_mode != ReplyMode::On {
         keep_silent(session, mode, start, output);
     }
+}
+
+/// Tells those who want to know what the command did.
+#[cold]
+fn tell(_session: &Session, space: &mut Space<'_>, _shared: &Shared) {
+    space.events.clear();
 }
 
 /// Drops a reply that the client does not want. The command that asked for silence is silent itself.
@@ -56,14 +67,14 @@ fn keep_silent(session: &mut Session, before: ReplyMode, start: usize, output: &
 /// # Errors
 /// There is none, or not with so many arguments.
 #[inline]
-pub fn find(arguments: Arguments<'_>) -> Result<&'static Command, Failure> {
+pub fn find(arguments: Arguments<'_>) -> Result<&'static Entry, Failure> {
     let Some(command) = table::find(arguments.at(0)) else { return Err(unknown_command(arguments)) };
     if command.subcommands.is_empty() || arguments.len() < 2 {
         return if command.takes(arguments.len()) { Ok(command) } else { Err(wrong_number(command.name)) };
     }
     match command.subcommand(arguments.at(1)) {
         Some(subcommand) if subcommand.takes(arguments.len()) => Ok(subcommand),
-        Some(subcommand) => Err(wrong_number(&format!("{}|{}", command.name, subcommand.name))),
+        Some(subcommand) => Err(wrong_number(&subcommand.full_name)),
         None => Err(Failure::text(format!(
             "ERR unknown subcommand '{}'. Try {} HELP.",
             shown(arguments.at(1)),
@@ -121,15 +132,17 @@ fn refuse(
 
 #[inline]
 fn execute_found(
-    command: &'static Command,
+    command: &'static Entry,
     arguments: Arguments<'_>,
     session: &mut Session,
     space: &mut Space<'_>,
     shared: &Shared,
     output: &mut Vec<u8>,
 ) {
-    if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
-        return refuse(arguments, session, &Failure::from("NOAUTH Authentication required."), shared, output);
+    if !session.is_plain
+        && let Err(failure) = admit(command, session, shared)
+    {
+        return refuse(arguments, session, &failure, shared, output);
     }
     session.last_command = Some(command);
     if session.queue.is_some() && !is_of_transactions(command) {
@@ -152,11 +165,23 @@ fn execute_found(
     run(command, arguments, session, space, shared, output);
 }
 
-/// Whether a client that has not said who it is need not any more, the password having been taken away meanwhile.
+/// Whether a client that is not [`Session::is_plain`] may run this command now; what has to be known of it is noted.
+///
+/// # Errors
+/// Why it may not.
 #[cold]
+fn admit(command: &Entry, session: &mut Session, shared: &Shared) -> Result<(), Failure> {
+    if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
+        return Err(Failure::from("NOAUTH Authentication required."));
+    }
+    Ok(())
+}
+
+/// Whether a client that has not said who it is need not any more, the password having been taken away meanwhile.
 fn is_open(session: &mut Session, shared: &Shared) -> bool {
     session.is_authenticated =
         shared.config.read().unwrap_or_else(PoisonError::into_inner).password.is_empty();
+    session.settle();
     session.is_authenticated
 }
 
@@ -170,7 +195,7 @@ fn is_of_transactions(command: &Command) -> bool {
 /// Runs a command that nothing speaks against.
 #[inline]
 pub fn run(
-    command: &'static Command,
+    command: &'static Entry,
     arguments: Arguments<'_>,
     session: &mut Session,
     space: &mut Space<'_>,

@@ -6,7 +6,7 @@ use crate::redis::call::{Call, SYNTAX};
 use crate::redis::key_specs::{self, Begin, Find, Spec};
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
-use crate::redis::table::{self, Command, NO_KEYS, flags};
+use crate::redis::table::{self, Command, Entry, NO_KEYS, flags};
 
 use flags::{LOADING, NO_MANDATORY_KEYS, STALE};
 
@@ -180,7 +180,7 @@ fn count(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 /// A command, or a subcommand behind its container's name and a bar.
-fn named(name: &[u8]) -> Option<&'static Command> {
+fn named(name: &[u8]) -> Option<&'static Entry> {
     match name.iter().position(|byte| *byte == b'|') {
         None => table::find(name),
         Some(bar) => table::find(&name[..bar])?.subcommand(&name[bar + 1..]),
@@ -202,8 +202,8 @@ fn info(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 /// The ten elements of COMMAND INFO.
-fn describe(reply: &mut Reply<'_>, command: &Command) {
-    let name = command.full_name();
+fn describe(reply: &mut Reply<'_>, command: &Entry) {
+    let name = &command.full_name;
     reply.array(10);
     reply.bulk(name.as_bytes());
     reply.integer(i64::from(command.arity));
@@ -218,14 +218,14 @@ fn describe(reply: &mut Reply<'_>, command: &Command) {
     let categories: Vec<String> =
         CATEGORIES.iter().filter(|category| has(category)).map(|category| format!("@{category}")).collect();
     words(reply, categories.iter().map(String::as_str));
-    let tips: Vec<&str> = key_specs::tips(&name).split(' ').filter(|tip| !tip.is_empty()).collect();
+    let tips: Vec<&str> = key_specs::tips(name).split(' ').filter(|tip| !tip.is_empty()).collect();
     reply.set(tips.len());
     tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
-    let specs = key_specs::specs(&name);
+    let specs = key_specs::specs(name);
     reply.set(specs.len());
     specs.iter().for_each(|spec| describe_keys(reply, spec));
     reply.set(command.subcommands.len());
-    command.subcommands.iter().for_each(|subcommand| describe(reply, subcommand));
+    command.subcommands().iter().for_each(|subcommand| describe(reply, subcommand));
 }
 
 /// A set of statuses.
@@ -317,12 +317,8 @@ fn list(call: &mut Call<'_, '_>) -> Result<()> {
 
 /// Names of commands and subcommands that a filter takes.
 fn names_that(filter: &Filter<'_>) -> Vec<String> {
-    table::all()
-        .flat_map(|command| std::iter::once(command).chain(command.subcommands))
-        .map(|command| (command, command.full_name()))
-        .filter(|(command, name)| filter.takes(command, name))
-        .map(|(_, name)| name)
-        .collect()
+    let taken = table::entries().iter().filter(|command| filter.takes(command, &command.full_name));
+    taken.map(|command| command.full_name.clone()).collect()
 }
 
 fn reply_names(call: &mut Call<'_, '_>, names: &[String]) {
@@ -336,7 +332,7 @@ pub fn reply_names_in_category(call: &mut Call<'_, '_>, category: String) {
 }
 
 fn docs(call: &mut Call<'_, '_>) -> Result<()> {
-    let commands: Vec<&Command> = match call.arguments.len() {
+    let commands: Vec<&Entry> = match call.arguments.len() {
         2 => table::all().collect(),
         _ => call.arguments.from(2).filter_map(named).collect(),
     };
@@ -346,8 +342,8 @@ fn docs(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 /// A command's name, and what is said of it.
-fn document(reply: &mut Reply<'_>, command: &Command) {
-    reply.bulk(command.full_name().as_bytes());
+fn document(reply: &mut Reply<'_>, command: &Entry) {
+    reply.bulk(command.full_name.as_bytes());
     reply.map(if command.subcommands.is_empty() { 4 } else { 5 });
     for (name, text) in [
         ("summary", command.summary),
@@ -361,7 +357,7 @@ fn document(reply: &mut Reply<'_>, command: &Command) {
     if !command.subcommands.is_empty() {
         reply.bulk(b"subcommands");
         reply.map(command.subcommands.len());
-        command.subcommands.iter().for_each(|subcommand| document(reply, subcommand));
+        command.subcommands().iter().for_each(|subcommand| document(reply, subcommand));
     }
 }
 
@@ -372,14 +368,14 @@ fn keys_of(arguments: Arguments<'_>) -> Result<Vec<(usize, &'static str)>> {
     if !command.subcommands.is_empty() {
         command = command.subcommand(arguments.at(1)).ok_or(invalid)?;
     }
-    let name = command.full_name();
-    if key_specs::specs(&name).iter().all(|spec| spec.flags == "not_key") {
+    let name = &command.full_name;
+    if key_specs::specs(name).iter().all(|spec| spec.flags == "not_key") {
         return Err(Failure::from("ERR The command has no key arguments"));
     }
     if !command.takes(arguments.len()) {
         return Err(Failure::from("ERR Invalid number of arguments specified for command"));
     }
-    match key_specs::find_keys(&name, arguments) {
+    match key_specs::find_keys(name, arguments) {
         Some(keys) => Ok(keys),
         None if command.has(NO_MANDATORY_KEYS) => Ok(Vec::new()),
         None => Err(Failure::from("ERR Invalid arguments specified for command")),
@@ -465,7 +461,7 @@ mod tests {
 
     #[test]
     fn every_category_is_known() {
-        for command in table::all().flat_map(|command| std::iter::once(command).chain(command.subcommands)) {
+        for command in table::entries() {
             for category in command.categories.split(' ') {
                 assert!(CATEGORIES.contains(&category), "{category} of {}", command.name);
             }

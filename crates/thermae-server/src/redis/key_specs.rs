@@ -300,8 +300,8 @@ mod tests {
 
     #[test]
     fn the_table_has_the_same_keys() {
-        for command in table::all().flat_map(|command| std::iter::once(command).chain(command.subcommands)) {
-            let name = command.full_name();
+        for command in table::entries() {
+            let name = &command.full_name;
             let first = specs(&name).first().and_then(|spec| match (spec.begin, spec.find) {
                 (Begin::Index(index), Find::Range { .. }) => i32::try_from(index).ok(),
                 _ => None,

@@ -1,8 +1,9 @@
 //! What the server knows of one client.
 
-use crate::clients::{Client, Place, marks};
+use crate::clients::{self, Client, Place, marks};
 use crate::redis::request::OwnedArguments;
-use crate::redis::table::Command;
+use crate::redis::table::Entry;
+use crate::shared::Shared;
 use crate::slow_log::Started;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct Session {
     pub is_resp3: bool,
     /// Whether it said who it is, or need not.
     pub is_authenticated: bool,
+    /// Whether all of its commands may just be run; see [`Session::settle`].
+    pub is_plain: bool,
     /// Whether replies are sent.
     pub reply_mode: ReplyMode,
     /// Set by a command after whose reply the connection is closed.
@@ -55,7 +58,7 @@ pub struct Session {
     /// Is to be kept when clients have to go.
     pub no_evict: bool,
     /// The last command that could have been executed.
-    pub last_command: Option<&'static Command>,
+    pub last_command: Option<&'static Entry>,
     /// When the command began that comes next, where it is known.
     pub began: Option<Started>,
     /// After MULTI.
@@ -85,6 +88,7 @@ impl Session {
             database: 0,
             is_resp3: false,
             is_authenticated,
+            is_plain: is_authenticated,
             reply_mode: ReplyMode::On,
             closes: false,
             is_paused: false,
@@ -96,6 +100,14 @@ impl Session {
         }
     }
 
+    /// Decides whether its commands have to be looked at before they are run. After each change of what that rests on.
+    pub fn settle(&mut self) {
+        self.is_plain = self.is_authenticated;
+    }
+
+    /// The client is gone: nobody is to reach it any more.
+    pub fn leave(&mut self, _shared: &Shared) {}
+
     /// Lets others see what the client is at.
     pub fn publish(&self) {
         let flag = |is_so, mark| if is_so { mark } else { 0 };
@@ -104,7 +116,7 @@ impl Session {
             | flag(self.queue.is_some(), marks::IN_TRANSACTION)
             | flag(self.closes, marks::CLOSES);
         let queued = self.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
-        let command = self.last_command.map_or(0, |command| std::ptr::from_ref(command).addr());
+        let command = self.last_command.map_or(clients::NO_COMMAND, |command| command.number);
         let client = &self.client;
         client.database.store(u32::from(self.database), Ordering::Relaxed);
         client.flags.store(flags, Ordering::Relaxed);

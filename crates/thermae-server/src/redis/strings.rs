@@ -378,6 +378,7 @@ fn mset(call: &mut Call<'_, '_>) -> Result<()> {
             |(key, value)| BatchOp::Set { key, value, encoding: ENCODING_BYTES, expires_at_ms: 0, flags: 0 };
         let ops: Vec<BatchOp<'_>> = pairs.iter().map(|(key, value)| set((&**key, *value))).collect();
         call.space.store().transaction(&ops, &[])?;
+        pairs.iter().for_each(|(key, _)| call.space.events.note_change(key));
     } else {
         for (key, value) in &pairs {
             call.space.set(key, value, &SetOptions::default())?;

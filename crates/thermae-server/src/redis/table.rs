@@ -7,6 +7,7 @@ use crate::redis::{
     absent, bitmaps, client, connection, counters, diagnostics, dump, expiry, hyperloglog, introspection,
     keys, keyspace, lcs, object, ranges, scan, server, settings, sort, strings, transactions,
 };
+use std::ops::Deref;
 use std::sync::LazyLock;
 
 /// Bits of [`Command::flags`].
@@ -144,19 +145,65 @@ static GROUPS: &[&[Command]] = &[
 const SLOTS: usize = 1024;
 const NAME_BYTES_MAX: usize = 32;
 
-/// Where commands are found by name: a table with free places, searched from the place that the name's hash gives.
-struct Index(Box<[Option<&'static Command>; SLOTS]>);
+/// A row in its place: with what the table as a whole knows of it.
+#[derive(Debug)]
+pub struct Entry {
+    row: &'static Command,
+    /// Its place among all commands and subcommands; the subcommands of a container follow it.
+    pub number: usize,
+    /// Its name, behind that of its container and a bar where it has one.
+    pub full_name: String,
+    /// The container of a subcommand.
+    pub container: Option<&'static Command>,
+}
 
-static INDEX: LazyLock<Index> = LazyLock::new(|| {
+impl Deref for Entry {
+    type Target = Command;
+
+    #[inline]
+    fn deref(&self) -> &Command {
+        self.row
+    }
+}
+
+impl Entry {
+    /// Its subcommands.
+    pub fn subcommands(&self) -> &'static [Self] {
+        &entries()[self.number + 1..][..self.row.subcommands.len()]
+    }
+
+    /// One of its subcommands, in any case.
+    pub fn subcommand(&self, name: &[u8]) -> Option<&'static Self> {
+        self.subcommands().iter().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name))
+    }
+}
+
+/// All rows, and where commands are found by name: a table with free places, searched from the place that the name's hash gives.
+struct Table {
+    entries: &'static [Entry],
+    slots: Box<[Option<&'static Entry>; SLOTS]>,
+}
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| {
+    let mut entries = Vec::new();
+    for row in GROUPS.iter().copied().flatten() {
+        entries.push(Entry { row, number: entries.len(), full_name: row.name.to_owned(), container: None });
+        for subcommand in row.subcommands {
+            let full_name = format!("{}|{}", row.name, subcommand.name);
+            entries.push(Entry { row: subcommand, number: entries.len(), full_name, container: Some(row) });
+        }
+    }
+    // It is there as long as the process: references to its entries need no count.
+    let entries: &'static [Entry] = Vec::leak(entries);
     let mut slots = Box::new([None; SLOTS]);
-    for command in all() {
+    for command in entries.iter().filter(|entry| entry.container.is_none()) {
         let mut at = hash(command.name.as_bytes());
         while slots[at].is_some() {
             at = (at + 1) % SLOTS;
         }
         slots[at] = Some(command);
     }
-    Index(slots)
+    Table { entries, slots }
 });
 
 /// Of a name in any case.
@@ -169,19 +216,25 @@ fn hash(name: &[u8]) -> usize {
     (hash ^ hash >> 15) as usize % SLOTS
 }
 
+/// Every command and subcommand, by number.
+pub fn entries() -> &'static [Entry] {
+    TABLE.entries
+}
+
 /// Every command, in the table's order.
-pub fn all() -> impl Iterator<Item = &'static Command> {
-    GROUPS.iter().copied().flatten()
+pub fn all() -> impl Iterator<Item = &'static Entry> {
+    entries().iter().filter(|entry| entry.container.is_none())
 }
 
 /// A command by its name, in any case.
 #[inline]
-pub fn find(name: &[u8]) -> Option<&'static Command> {
+pub fn find(name: &[u8]) -> Option<&'static Entry> {
     if name.len() > NAME_BYTES_MAX {
         return None;
     }
+    let table = &*TABLE;
     let mut at = hash(name);
-    while let Some(command) = INDEX.0[at] {
+    while let Some(command) = table.slots[at] {
         if command.name.as_bytes().eq_ignore_ascii_case(name) {
             return Some(command);
         }
@@ -190,25 +243,7 @@ pub fn find(name: &[u8]) -> Option<&'static Command> {
     None
 }
 
-/// The container that a subcommand belongs to; `None` for a command.
-pub fn container(command: &Command) -> Option<&'static Command> {
-    all().find(|container| container.subcommands.iter().any(|subcommand| std::ptr::eq(subcommand, command)))
-}
-
 impl Command {
-    /// Its name, behind that of its container and a bar where it has one.
-    pub fn full_name(&self) -> String {
-        match container(self) {
-            Some(container) => format!("{}|{}", container.name, self.name),
-            None => self.name.to_owned(),
-        }
-    }
-
-    /// One of its subcommands, in any case.
-    pub fn subcommand(&self, name: &[u8]) -> Option<&'static Command> {
-        self.subcommands.iter().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name))
-    }
-
     /// Whether it may be called with so many arguments, its name included.
     #[inline]
     pub fn takes(&self, arguments: usize) -> bool {
@@ -242,7 +277,8 @@ mod tests {
 
     #[test]
     fn rows_make_sense() {
-        for command in all().flat_map(|command| std::iter::once(command).chain(command.subcommands)) {
+        for (number, command) in entries().iter().enumerate() {
+            assert_eq!(command.number, number);
             assert_ne!(command.arity, 0, "{}", command.name);
             assert_eq!(command.name, command.name.to_ascii_lowercase());
             assert!(!command.summary.is_empty() && !command.since.is_empty(), "{}", command.name);
