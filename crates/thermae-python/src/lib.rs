@@ -10,6 +10,7 @@
 //!
 //! - `store`: the class that Python derives its `Store` from: one method per verb
 //! - `server`: the store served to Redis and memcached clients
+//! - `measure`: the engine's own speed, for `thermae bench`
 //! - `batch`: many keys in one call
 //! - `scan`: iteration over keys or items
 //! - `handle`: an open store with its codecs: one value read or written
@@ -35,6 +36,7 @@ mod gil;
 mod handle;
 mod key;
 mod lock;
+mod measure;
 mod opened;
 mod options;
 mod scan;
@@ -56,6 +58,8 @@ mod _thermae {
     use super::key::key_bytes_object;
     #[pymodule_export]
     use super::lock::LockToken;
+    #[pymodule_export]
+    use super::measure::sets_per_second;
     #[pymodule_export]
     use super::options::parse_size;
     #[pymodule_export]
