@@ -23,6 +23,8 @@ pub struct Config {
     pub tls_authority: Option<PathBuf>,
     /// Path of a socket for Redis clients of this machine.
     pub unix: Option<PathBuf>,
+    /// Where SAVE and BGSAVE put snapshots of the store; without it they make durable what was written.
+    pub snapshots: Option<PathBuf>,
     /// What clients have to say with AUTH; empty = nothing.
     pub password: String,
     /// Most clients at once.
@@ -48,6 +50,7 @@ impl Default for Config {
             tls_key: None,
             tls_authority: None,
             unix: None,
+            snapshots: None,
             password: String::new(),
             clients_max: 10_000,
             argument_bytes_max: 512 << 20,

@@ -15,6 +15,7 @@
 //! - counts: what memcached clients are told of what was done
 //! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
+//! - saves: snapshots that clients ask for
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
 //! - events: what a command did to keys
@@ -63,6 +64,7 @@ mod natural;
 pub mod numbers;
 pub mod pause;
 pub mod redis;
+pub mod saves;
 pub mod server;
 pub mod shared;
 pub mod slow_log;

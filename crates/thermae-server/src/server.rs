@@ -43,7 +43,8 @@ pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<(Protocol, String)>,
     loops: Mutex<Vec<JoinHandle<io::Result<()>>>>,
-    flusher: Mutex<Option<JoinHandle<()>>>,
+    /// Those that wait aside: for durability, and for snapshots.
+    aside: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Server {
@@ -69,7 +70,7 @@ impl Server {
             shared: Arc::clone(&shared),
             addresses,
             loops: Mutex::new(Vec::new()),
-            flusher: Mutex::new(None),
+            aside: Mutex::new(Vec::new()),
         };
         let mut listeners = Some(listeners);
         for number in 0..threads {
@@ -82,11 +83,19 @@ impl Server {
                 .map_err(StartError::Threads)?;
             server.loops.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
+        let saver = Arc::clone(&shared);
         let flusher = Builder::new()
             .name("thermae-flusher".to_owned())
             .spawn(move || shared.flusher.run(&shared.store, &mailboxes))
             .map_err(StartError::Threads)?;
-        *server.flusher.lock().unwrap_or_else(PoisonError::into_inner) = Some(flusher);
+        let mut aside = server.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        aside.push(flusher);
+        let saver = Builder::new()
+            .name("thermae-saver".to_owned())
+            .spawn(move || saver.saves.run(&saver.store))
+            .map_err(StartError::Threads)?;
+        aside.push(saver);
+        drop(aside);
         Ok(server)
     }
 
@@ -130,7 +139,8 @@ impl Server {
             drop(thread.join());
         }
         self.shared.flusher.end();
-        if let Some(thread) = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        self.shared.saves.end();
+        for thread in std::mem::take(&mut *self.aside.lock().unwrap_or_else(PoisonError::into_inner)) {
             drop(thread.join());
         }
         self.shared.store.close()

@@ -8,6 +8,7 @@ use crate::flusher::Flusher;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
 use crate::pause::Pause;
+use crate::saves::Saves;
 use crate::slow_log::SlowLog;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -119,8 +120,8 @@ pub struct Shared {
     pub reach: OnceLock<Reach>,
     /// Drawn at the start, 40 hexadecimal digits.
     pub run_id: String,
-    /// What the last SAVE or BGSAVE made durable, and when it was called, in seconds since 1970.
-    pub last_save: Mutex<(u64, u64)>,
+    /// What clients asked to be saved.
+    pub saves: Saves,
     /// Most memory in use that INFO has seen.
     pub used_bytes_peak: AtomicU64,
     /// What INFO compares with, and what it found.
@@ -154,9 +155,10 @@ pub struct Census {
 impl Shared {
     /// Of a server that serves this store.
     pub fn new(store: Store, config: Config) -> Self {
-        let now_seconds = store.now_ms() / 1000;
+        let saves = Saves::new(config.snapshots.clone(), &store);
         Self {
             store,
+            saves,
             argument_bytes_max: AtomicU64::new(config.argument_bytes_max),
             memcached_value_bytes_max: AtomicU64::new(config.memcached_value_bytes_max),
             memcached_flush_at_ms: AtomicU64::new(0),
@@ -175,7 +177,6 @@ impl Shared {
             attention: Attention::default(),
             reach: OnceLock::new(),
             run_id: draw_run_id(),
-            last_save: Mutex::new((0, now_seconds)),
             used_bytes_peak: AtomicU64::new(0),
             rates: Mutex::new(Rates { at: Instant::now(), counts: [0; 3], per_second: [0.0; 3] }),
             census: Mutex::new(None),

@@ -85,6 +85,11 @@ def _given(path: Path, name: str, value: Any) -> Any:
     "--tls-authority", metavar="PATH", help="Clients have to show a certificate of this authority, PEM."
 )
 @click.option("--unix", metavar="PATH", help="Socket for Redis clients of this machine and user.")
+@click.option(
+    "--snapshots",
+    metavar="DIRECTORY",
+    help="Where SAVE and BGSAVE put a snapshot of the store, in place of the one before.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Event loops.")
 @click.option("--password", help="What clients have to say with AUTH. Better given as THERMAE_PASSWORD.")
 @click.option(
@@ -107,6 +112,7 @@ def serve(
     tls_key: str | None,
     tls_authority: str | None,
     unix: str | None,
+    snapshots: str | None,
     threads: int,
     password: str | None,
     clients_max: int,
@@ -136,6 +142,7 @@ def serve(
         "tls_key": tls_key,
         "tls_authority": tls_authority,
         "unix": unix,
+        "snapshots": snapshots,
         "password": password or "",
         "clients_max": clients_max,
         "protected_mode": protected_mode,

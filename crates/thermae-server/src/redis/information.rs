@@ -7,7 +7,6 @@ use crate::databases::{DATABASES, database_of};
 use crate::failure::Result;
 use crate::redis::call::Call;
 use crate::redis::connection::REDIS_VERSION;
-use crate::redis::server::is_saving;
 use crate::redis::settings::{is_durable, policy, port_of};
 use crate::shared::Census;
 use std::fmt::{Display, Write};
@@ -204,17 +203,21 @@ fn memory(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 
 fn persistence(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     let (call, stats) = (facts.call, &facts.stats);
-    let (_, last_save_seconds) = *call.shared.last_save.lock().unwrap_or_else(PoisonError::into_inner);
+    let saves = call.shared.saves.state();
+    let (last_save_seconds, saved_sequence) = saves.succeeded;
+    let last_save_status =
+        if saves.last.as_ref().is_some_and(|last| last.failure.is_some()) { "err" } else { "ok" };
     let status = if stats.writes_stopped { "err" } else { "ok" };
     lines.add("loading", 0);
     lines.add("async_loading", 0);
-    lines.add("rdb_changes_since_last_save", stats.sequence.saturating_sub(stats.watermark));
-    lines.add("rdb_bgsave_in_progress", u8::from(is_saving(call)));
+    lines.add("rdb_changes_since_last_save", stats.sequence.saturating_sub(saved_sequence));
+    lines.add("rdb_bgsave_in_progress", u8::from(saves.began.is_some()));
     lines.add("rdb_last_save_time", last_save_seconds);
-    lines.add("rdb_last_bgsave_status", status);
-    lines.add("rdb_last_bgsave_time_sec", -1);
-    lines.add("rdb_current_bgsave_time_sec", -1);
-    lines.add("rdb_saves", stats.flushes);
+    lines.add("rdb_last_bgsave_status", last_save_status);
+    lines.add("rdb_last_bgsave_time_sec", saves.last.map_or(-1, |last| last.took.as_secs() as i64));
+    lines
+        .add("rdb_current_bgsave_time_sec", saves.began.map_or(-1, |began| began.elapsed().as_secs() as i64));
+    lines.add("rdb_saves", saves.count);
     lines.add("rdb_last_cow_size", 0);
     lines.add("aof_enabled", u8::from(is_durable(&call.space.store().config())));
     lines.add("aof_rewrite_in_progress", 0);

@@ -1,8 +1,7 @@
 //! Commands about the server.
 //!
-//! SAVE means what it means to whoever calls it: what was written is on the disk when it returns. For a store that has a durable tier this is
-//! a flush, for one in memory alone an error. Rejected: writing a snapshot, which is a second copy of what the durable tiers hold already;
-//! `thermae snapshot` is for that.
+//! SAVE means what it means to whoever calls it: when it returns, what was written is on the disk, as a snapshot where the server was told
+//! where to put them. Else a store that has a durable tier is flushed, and one in memory alone can't be saved.
 
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
@@ -12,12 +11,10 @@ use crate::redis::information;
 use crate::redis::settings::is_durable;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use rustix::time::{ClockId, clock_gettime};
-use std::sync::PoisonError;
 
 use flags::{ADMIN, ALLOW_BUSY, FAST, LOADING, NO_ASYNC_LOADING, NO_MULTI, NOSCRIPT, READONLY, STALE};
 
-const NOTHING_DURABLE: &str =
-    "ERR the store is in memory alone, so nothing can be saved: create it with a cold tier";
+const NOWHERE_TO_SAVE: &str = "ERR the store is in memory alone and there is no directory for snapshots: start the server with --snapshots";
 const IN_PROGRESS: &str = "ERR Background save already in progress";
 
 /// The rows.
@@ -57,7 +54,7 @@ pub static COMMANDS: &[Command] = &[
         group: "server",
         since: "1.0.0",
         complexity: "O(1)",
-        summary: "Answers when everything was last made durable by SAVE or BGSAVE.",
+        summary: "Answers when the last SAVE or BGSAVE began that did not fail.",
         run: lastsave,
         subcommands: &[],
     },
@@ -69,8 +66,8 @@ pub static COMMANDS: &[Command] = &[
         categories: "admin dangerous slow",
         group: "server",
         since: "1.0.0",
-        complexity: "O(N), N being what was written since the last flush",
-        summary: "Makes everything durable that was written so far.",
+        complexity: "O(N), N being the bytes of the store",
+        summary: "Writes a snapshot of the store, or makes it durable, and waits for that.",
         run: save,
         subcommands: &[],
     },
@@ -83,7 +80,7 @@ pub static COMMANDS: &[Command] = &[
         group: "server",
         since: "1.0.0",
         complexity: "O(1)",
-        summary: "Begins to make everything durable that was written so far.",
+        summary: "Begins to write a snapshot of the store, or to make it durable.",
         run: bgsave,
         subcommands: &[],
     },
@@ -174,34 +171,22 @@ fn precise_time(call: &Call<'_, '_>) -> (u64, u64) {
 }
 
 fn lastsave(call: &mut Call<'_, '_>) -> Result<()> {
-    let (_, at_seconds) = *call.shared.last_save.lock().unwrap_or_else(PoisonError::into_inner);
+    let (at_seconds, _) = call.shared.saves.state().succeeded;
     call.reply.count(at_seconds);
     Ok(())
 }
 
-/// Whether what the last BGSAVE was to make durable is not yet.
-pub fn is_saving(call: &Call<'_, '_>) -> bool {
-    let (sequence, _) = *call.shared.last_save.lock().unwrap_or_else(PoisonError::into_inner);
-    !call.space.store().is_durable(sequence)
-}
-
-/// Notes what is to be durable, which is all that was written.
-fn begin_save(call: &Call<'_, '_>) -> Result<u64> {
-    if !is_durable(&call.space.store().config()) {
-        return Err(Failure::from(NOTHING_DURABLE));
+fn demand_somewhere_to_save(call: &Call<'_, '_>) -> Result<()> {
+    if call.shared.saves.makes_snapshots() || is_durable(&call.space.store().config()) {
+        Ok(())
+    } else {
+        Err(Failure::from(NOWHERE_TO_SAVE))
     }
-    if is_saving(call) {
-        return Err(Failure::from(IN_PROGRESS));
-    }
-    let sequence = call.space.store().stats()?.sequence;
-    let mut last_save = call.shared.last_save.lock().unwrap_or_else(PoisonError::into_inner);
-    *last_save = (sequence, call.space.now_ms() / 1000);
-    Ok(sequence)
 }
 
 fn save(call: &mut Call<'_, '_>) -> Result<()> {
-    begin_save(call)?;
-    call.space.store().flush()?;
+    demand_somewhere_to_save(call)?;
+    call.shared.saves.save(call.space.store()).map_err(|_| IN_PROGRESS)??;
     call.reply.ok();
     Ok(())
 }
@@ -210,8 +195,8 @@ fn bgsave(call: &mut Call<'_, '_>) -> Result<()> {
     if call.arguments.len() > 2 || (call.arguments.len() == 2 && !call.is(1, "SCHEDULE")) {
         return Err(Failure::from(SYNTAX));
     }
-    let sequence = begin_save(call)?;
-    call.shared.flusher.want(sequence);
+    demand_somewhere_to_save(call)?;
+    call.shared.saves.begin().map_err(|_| IN_PROGRESS)?;
     call.reply.status("Background saving started");
     Ok(())
 }
@@ -293,7 +278,7 @@ mod tests {
             ("LOLWUT", "$18\r\nRedis ver. 7.0.15\n\r\n"),
             ("LOLWUT VERSION x", "-ERR value is not an integer or out of range\r\n"),
             ("BGSAVE foo", "-ERR syntax error\r\n"),
-            ("SAVE", &format!("-{NOTHING_DURABLE}\r\n")),
+            ("SAVE", &format!("-{NOWHERE_TO_SAVE}\r\n")),
             ("SHUTDOWN foo", "-ERR syntax error\r\n"),
             ("SHUTDOWN SAVE NOSAVE", "-ERR syntax error\r\n"),
             ("SHUTDOWN ABORT NOW", "-ERR syntax error\r\n"),
