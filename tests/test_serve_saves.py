@@ -146,9 +146,12 @@ def test_a_snapshot_that_cannot_be_written_is_an_error(location: str, tmp_path: 
 
 
 def test_without_a_directory_only_a_durable_store_can_be_saved(location: str, tmp_path: Path) -> None:
-    with thermae_serve(location, "--hot", "16MiB") as serving, client_of(serving) as client:
-        with pytest.raises(redis.ResponseError, match="start the server with --snapshots"):
-            client.bgsave()
+    with (
+        thermae_serve(location, "--hot", "16MiB") as serving,
+        client_of(serving) as client,
+        pytest.raises(redis.ResponseError, match="start the server with --snapshots"),
+    ):
+        client.bgsave()
     place = tmp_path / "data"
     try:
         with (
