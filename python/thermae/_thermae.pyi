@@ -24,6 +24,7 @@ __all__ = [
     "forget_shared_memory",
     "key_bytes",
     "lifetime_ms",
+    "paced_latencies_seconds",
     "parse_size",
     "remove_orphaned_memory",
     "restore",
@@ -38,6 +39,13 @@ __version__: Final[str]
 
 def key_bytes(key: str | bytes) -> bytes: ...
 def lifetime_ms(ttl: float) -> int: ...
+def paced_latencies_seconds(
+    port: int,
+    exchanges: list[tuple[bytes, int]],
+    requests_per_second: float,
+    connections: int,
+    seconds: float,
+) -> list[float]: ...
 def parse_size(size: int | str, name: str = "size") -> int: ...
 def restore(snapshot: str | PathLike[str], location: str, options: Mapping[str, object]) -> str: ...
 def destroy(location: str) -> None: ...

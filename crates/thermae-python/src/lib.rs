@@ -11,6 +11,7 @@
 //! - `store`: the class that Python derives its `Store` from: one method per verb
 //! - `server`: the store served to Redis and memcached clients
 //! - `measure`: the engine's own speed, for `thermae bench`
+//! - `paced`: load at a set pace, for `thermae bench`
 //! - `batch`: many keys in one call
 //! - `scan`: iteration over keys or items
 //! - `handle`: an open store with its codecs: one value read or written
@@ -39,6 +40,7 @@ mod lock;
 mod measure;
 mod opened;
 mod options;
+mod paced;
 mod scan;
 mod server;
 mod store;
@@ -62,6 +64,8 @@ mod _thermae {
     use super::measure::sets_per_second;
     #[pymodule_export]
     use super::options::parse_size;
+    #[pymodule_export]
+    use super::paced::paced_latencies_seconds;
     #[pymodule_export]
     use super::scan::Scan;
     #[pymodule_export]

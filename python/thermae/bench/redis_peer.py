@@ -46,7 +46,7 @@ class RedisConnection:
 
     def command(self, *words: bytes) -> bytes:
         """One command; its reply's text (bulk or line)."""
-        self._socket.sendall(_encoded(words))
+        self._socket.sendall(encoded(words))
         return self._reply()
 
     def fill(self, items: Iterable[tuple[bytes, bytes]]) -> None:
@@ -56,13 +56,13 @@ class RedisConnection:
         for key, value in items:
             words += (key, value)
             if len(words) > 2 * _PAIRS_PER_COMMAND:
-                pending.append(_encoded(words))
+                pending.append(encoded(words))
                 words = [b"MSET"]
                 if len(pending) == _PIPELINE_COMMANDS:
                     self._exchange(pending)
                     pending = []
         if len(words) > 1:
-            pending.append(_encoded(words))
+            pending.append(encoded(words))
         self._exchange(pending)
 
     def _exchange(self, commands: list[bytes]) -> None:
@@ -102,7 +102,8 @@ class RedisConnection:
         self._socket.close()
 
 
-def _encoded(words: Iterable[bytes]) -> bytes:
+def encoded(words: Iterable[bytes]) -> bytes:
+    """A command as it is sent."""
     words = tuple(words)
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 

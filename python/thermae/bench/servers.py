@@ -51,10 +51,24 @@ def pinned_to(processor: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def thermae_server(location: str, hot_bytes: int) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    """`thermae serve` on a new store: as Redis clients find it, and as memcached clients do."""
+def thermae_server(
+    location: str, hot_bytes: int, directory: Path
+) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """`thermae serve` on a new store: as Redis clients find it, and as memcached clients do.
+
+    Snapshots go to the directory.
+    """
     arguments = [sys.executable, "-c", _PROGRAM, "serve", location, "--hot", str(hot_bytes)]
-    arguments += ["--durability", "none", "--redis", "127.0.0.1:0", "--memcached", "127.0.0.1:0"]
+    arguments += [
+        "--snapshots",
+        str(directory / "snapshots"),
+        "--durability",
+        "none",
+        "--redis",
+        "127.0.0.1:0",
+        "--memcached",
+        "127.0.0.1:0",
+    ]
     with reserved(location):
         server = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
         try:

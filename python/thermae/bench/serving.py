@@ -11,7 +11,7 @@ import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 
-from thermae.bench import load_memcached
+from thermae.bench import load_memcached, tails
 from thermae.bench.filling import hot_bytes_for
 from thermae.bench.load_redis import CLIENTS, Load, has_redis_benchmark, key_name, run_redis_benchmark
 from thermae.bench.machine import this_machine
@@ -84,7 +84,7 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
     with scratch_directory() as directory, contextlib.ExitStack() as stack:
         with pinned_to(server_processor):
             location = f"shm://thermae-bench-{os.getpid()}-serve"
-            ours, ours_of_memcached = stack.enter_context(thermae_server(location, hot_bytes))
+            ours, ours_of_memcached = stack.enter_context(thermae_server(location, hot_bytes, directory))
         announce(f"thermae serve: loading {key_count:,} keys")
         _fill(ours, key_count)
         if redis_peer.version is not None:
@@ -93,7 +93,9 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
             announce(f"Redis: loading {key_count:,} keys")
             _fill(redis, key_count)
             with pinned_to(load_processor):
-                _measure_redis(report, {"ours": ours, "theirs": redis}, key_count, rounds, announce)
+                servers = {"ours": ours, "theirs": redis}
+                _measure_redis(report, servers, key_count, rounds, announce)
+                tails.measure(report, servers, key_count, VALUE_BYTES, rounds, announce)
             _demand_all_keys(ours, key_count)
         if memcached_peer.version is not None:
             with pinned_to(server_processor):
