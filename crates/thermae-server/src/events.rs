@@ -23,6 +23,8 @@ pub struct Events {
     pub events: Vec<Event>,
     /// Keys that have another value than before, or none, as the store has them.
     pub changed: Vec<Vec<u8>>,
+    /// Times that whole databases were emptied; their keys are not listed.
+    pub flushes: usize,
 }
 
 impl Events {
@@ -30,6 +32,11 @@ impl Events {
     #[inline]
     pub fn want(&mut self, wanted: u32) {
         self.wanted = wanted;
+    }
+
+    /// Whether all of these bits of [`crate::attention`] are collected.
+    pub fn wants(&self, wanted: u32) -> bool {
+        self.wanted & wanted == wanted
     }
 
     /// An event.
@@ -48,27 +55,36 @@ impl Events {
         }
     }
 
+    /// All keys of a database, or of all, are gone.
+    pub fn note_flush(&mut self) {
+        if self.wanted & CHANGES != 0 {
+            self.flushes += 1;
+        }
+    }
+
     /// Whether there is nothing to be told.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.changed.is_empty()
+        self.events.is_empty() && self.changed.is_empty() && self.flushes == 0
     }
 
     /// What was collected so far, for [`Events::take_back`].
-    pub fn mark(&self) -> (usize, usize) {
-        (self.events.len(), self.changed.len())
+    pub fn mark(&self) -> (usize, usize, usize) {
+        (self.events.len(), self.changed.len(), self.flushes)
     }
 
     /// Forgets what was collected since.
-    pub fn take_back(&mut self, (events, changed): (usize, usize)) {
+    pub fn take_back(&mut self, (events, changed, flushes): (usize, usize, usize)) {
         self.events.truncate(events);
         self.changed.truncate(changed);
+        self.flushes = flushes;
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
         self.events.clear();
         self.changed.clear();
+        self.flushes = 0;
     }
 }
 
@@ -93,7 +109,9 @@ mod tests {
         assert_eq!((events.events.len(), events.changed.as_slice()), (1, [b"b".to_vec()].as_slice()));
         let mark = events.mark();
         events.note_change(b"c");
+        events.note_flush();
         events.take_back(mark);
+        assert_eq!(events.flushes, 0);
         assert_eq!(events.changed, [b"b".to_vec()]);
         events.clear();
         assert!(events.is_empty());
