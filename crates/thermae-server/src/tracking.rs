@@ -56,7 +56,7 @@ const EVICTED_PER_NOTE: usize = 100;
 /// Prefixes of a client.
 pub const PREFIXES_MAX: usize = 1024;
 /// Bytes of a client's prefixes.
-pub const PREFIX_BYTES_MAX: usize = 1 << 20;
+pub const PREFIX_BYTES_MAX: usize = 64 << 10;
 
 /// Which reads of a client are noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,17 @@ pub struct Options {
     pub no_loop: bool,
     /// Those of a client in broadcasting mode.
     pub prefixes: BTreeSet<Vec<u8>>,
+}
+
+/// A client that tracks, as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The client that is told instead of it; 0: itself.
+    pub redirect: u64,
+    /// That one was gone when there was something to tell.
+    pub is_broken: bool,
+    /// It is told of all keys with its prefixes.
+    pub is_broadcast: bool,
 }
 
 /// Messages, each to a client.
@@ -183,10 +194,14 @@ impl Tracking {
         trackers.clients.get(&id).map(|tracker| tracker.options.clone())
     }
 
-    /// Whether the client that was to be told instead of this one was found to be gone.
-    pub fn is_broken(&self, id: u64) -> bool {
+    /// How a client tracks, as others see it.
+    pub fn seen(&self, id: u64) -> Option<Seen> {
         let trackers = self.trackers.read().unwrap_or_else(PoisonError::into_inner);
-        trackers.clients.get(&id).is_some_and(|tracker| tracker.is_broken.load(Ordering::Relaxed))
+        trackers.clients.get(&id).map(|tracker| Seen {
+            redirect: tracker.options.redirect,
+            is_broken: tracker.is_broken.load(Ordering::Relaxed),
+            is_broadcast: tracker.options.noted == Noted::None,
+        })
     }
 
     /// What there is.
@@ -565,12 +580,12 @@ mod tests {
         world.note("a", 2);
         let message = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$1\r\na\r\n".to_owned();
         assert_eq!(world.change(&["a"], None), [(1, message)]);
-        assert!(!world.tracking.is_broken(2));
+        assert!(!world.tracking.seen(2).unwrap().is_broken);
         world.clients.remove(1);
         world.note("a", 2);
         let broken = ">2\r\n$21\r\ntracking-redir-broken\r\n:1\r\n".to_owned();
         assert_eq!(world.change(&["a"], None), [(2, broken)]);
-        assert!(world.tracking.is_broken(2));
+        assert!(world.tracking.seen(2).unwrap().is_broken);
     }
 
     #[test]

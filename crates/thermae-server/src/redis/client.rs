@@ -8,9 +8,8 @@ use crate::redis::connection::rename;
 use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::session::ReplyMode;
 use crate::redis::table::{self, Command, NO_KEYS, flags};
-use crate::redis::tracking::{self, redirect_of};
+use crate::redis::tracking::{self, NOT_TRACKING};
 use crate::shared::Shared;
-use crate::tracking::Noted;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -273,13 +272,13 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
     let command = table::entries().get(client.command.load(Ordering::Relaxed));
     let flags = client.flags.load(Ordering::Relaxed);
     let has = |mark| flags & mark != 0;
-    let options = shared.tracking.options(client.id);
+    let tracks = shared.tracking.seen(client.id);
     let mut letters = String::new();
     for (is_so, letter) in [
         (has(marks::IN_TRANSACTION), 'x'),
-        (options.is_some(), 't'),
-        (shared.tracking.is_broken(client.id), 'R'),
-        (options.is_some_and(|options| options.noted == Noted::None), 'B'),
+        (tracks.is_some(), 't'),
+        (tracks.is_some_and(|tracks| tracks.is_broken), 'R'),
+        (tracks.is_some_and(|tracks| tracks.is_broadcast), 'B'),
         (has(marks::CLOSES), 'c'),
         (client.address.starts_with("unix:"), 'U'),
         (has(marks::NO_EVICT), 'e'),
@@ -310,7 +309,7 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
         BYTES_AT_REST + input_bytes + output_bytes,
         if output_bytes == 0 { "r" } else { "rw" },
         command.map_or("NULL", |command| &command.full_name),
-        redirect_of(shared, client.id),
+        tracks.map_or(NOT_TRACKING, |tracks| tracks.redirect.cast_signed()),
         if has(marks::RESP3) { 3 } else { 2 },
     );
 }

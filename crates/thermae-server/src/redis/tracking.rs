@@ -20,7 +20,11 @@ use std::sync::Arc;
 
 use flags::{LOADING, NOSCRIPT, STALE};
 
-const OTHER_MODE: &str = "before disabling tracking for this client, and then re-enabling it with a different mode.";
+const OTHER_MODE: &str =
+    "before disabling tracking for this client, and then re-enabling it with a different mode.";
+
+/// What is said instead of the client that is told, where there is no tracking.
+pub const NOT_TRACKING: i64 = -1;
 
 /// CLIENT CACHING.
 pub const CACHING: Command = Command {
@@ -108,8 +112,6 @@ fn tracking(call: &mut Call<'_, '_>) -> Result<()> {
         let options = options(call, given)?;
         let noted = options.noted;
         let shared = call.shared;
-        // Others have to know at once in which version it is to be told.
-        call.session.publish();
         shared.tracking.turn_on(&shared.attention, &call.session.client, options).map_err(|error| {
             Failure::text(format!(
                 "ERR client-side caching needs the system call membarrier, which fails here: {error}"
@@ -256,14 +258,9 @@ fn caching(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 fn get_redirect(call: &mut Call<'_, '_>) -> Result<()> {
-    let redirect = redirect_of(call.shared, call.session.id);
-    call.reply.integer(redirect);
+    let seen = call.shared.tracking.seen(call.session.id);
+    call.reply.integer(seen.map_or(NOT_TRACKING, |seen| seen.redirect.cast_signed()));
     Ok(())
-}
-
-/// Which client is told instead of this one: 0: none; -1: it does not track.
-pub fn redirect_of(shared: &Shared, id: u64) -> i64 {
-    shared.tracking.options(id).map_or(-1, |options| options.redirect.cast_signed())
 }
 
 fn describe(call: &mut Call<'_, '_>) -> Result<()> {
@@ -282,7 +279,7 @@ fn describe(call: &mut Call<'_, '_>) -> Result<()> {
     if options.as_ref().is_some_and(|options| options.no_loop) {
         words.push("noloop");
     }
-    if call.shared.tracking.is_broken(id) {
+    if call.shared.tracking.seen(id).is_some_and(|seen| seen.is_broken) {
         words.push("broken_redirect");
     }
     let reply = &mut call.reply;
@@ -291,7 +288,7 @@ fn describe(call: &mut Call<'_, '_>) -> Result<()> {
     reply.set(words.len());
     words.iter().for_each(|word| reply.bulk(word.as_bytes()));
     reply.bulk(b"redirect");
-    reply.integer(options.as_ref().map_or(-1, |options| options.redirect.cast_signed()));
+    reply.integer(options.as_ref().map_or(NOT_TRACKING, |options| options.redirect.cast_signed()));
     reply.bulk(b"prefixes");
     let prefixes = options.map(|options| options.prefixes).unwrap_or_default();
     reply.array(prefixes.len());
@@ -316,7 +313,7 @@ pub fn refused(arguments: Arguments<'_>, session: &mut Session) {
         let container = find(arguments.at(0)).filter(|command| command.name == "client");
         arguments.len() > 1 && container.is_some_and(|client| client.subcommand(arguments.at(1)).is_some())
     };
-    if session.queue.is_none() && !is_of_clients() {
+    if session.tracking.is_some() && session.queue.is_none() && !is_of_clients() {
         forget_caching(session);
     }
 }
@@ -413,6 +410,8 @@ impl Before {
             if let Some(options) = &self.options {
                 // It worked the first time.
                 let _ = shared.tracking.turn_on(&shared.attention, &session.client, options.clone());
+                // What was noted may have been forgotten meanwhile.
+                shared.invalidate_all();
             }
             session.settle();
         }
@@ -460,10 +459,7 @@ mod tests {
             ),
             ("CLIENT TRACKING ON PREFIX a", "-ERR PREFIX option requires BCAST mode to be enabled\r\n"),
             ("CLIENT TRACKING ON BCAST OPTIN", "-ERR OPTIN and OPTOUT are not compatible with BCAST\r\n"),
-            (
-                "CLIENT TRACKING ON OPTIN OPTOUT",
-                "-ERR You can't specify both OPTIN mode and OPTOUT mode\r\n",
-            ),
+            ("CLIENT TRACKING ON OPTIN OPTOUT", "-ERR You can't specify both OPTIN mode and OPTOUT mode\r\n"),
             ("CLIENT GETREDIR", ":-1\r\n"),
             ("CLIENT CACHING YES", not_tracking),
             ("CLIENT CACHING foo", not_tracking),
@@ -513,9 +509,9 @@ mod tests {
         let mut words = vec![&b"CLIENT"[..], b"TRACKING", b"ON", b"BCAST"];
         let prefixes: Vec<String> = (10_000..11_025).map(|number| number.to_string()).collect();
         prefixes.iter().for_each(|prefix| words.extend([b"PREFIX", prefix.as_bytes()]));
-        let refusal = "-ERR a client may have 1024 prefixes of 1048576 bytes in all: name shorter ones\r\n";
+        let refusal = "-ERR a client may have 1024 prefixes of 65536 bytes in all: name shorter ones\r\n";
         assert_eq!(server.call(&words), refusal.as_bytes());
-        let long = vec![b'x'; (1 << 20) + 1];
+        let long = vec![b'x'; (64 << 10) + 1];
         assert_eq!(
             server.call(&[b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", &long]),
             refusal.as_bytes()
@@ -671,18 +667,12 @@ mod tests {
             )
         };
         server.check(&[
-            (
-                "CONFIG GET tracking*",
-                "%1\r\n$23\r\ntracking-table-max-keys\r\n$7\r\n1000000\r\n",
-            ),
+            ("CONFIG GET tracking*", "%1\r\n$23\r\ntracking-table-max-keys\r\n$7\r\n1000000\r\n"),
             (
                 "CONFIG SET tracking-table-max-keys -1",
                 &refused("argument must be between 0 and 9223372036854775807 inclusive"),
             ),
-            (
-                "CONFIG SET tracking-table-max-keys x",
-                &refused("argument couldn't be parsed into an integer"),
-            ),
+            ("CONFIG SET tracking-table-max-keys x", &refused("argument couldn't be parsed into an integer")),
             ("CLIENT TRACKING ON", "+OK\r\n"),
             ("MGET a b c d", "*4\r\n_\r\n_\r\n_\r\n_\r\n"),
             ("CONFIG SET tracking-table-max-keys 2", "+OK\r\n"),
