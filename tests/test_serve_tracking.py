@@ -152,6 +152,11 @@ SCENES = {
         ["invalidate a", "invalidate a"],
     ),
     "other database": ("0 CLIENT TRACKING ON; 0 GET a; 1 SELECT 3; 1 SET a 1", ["invalidate a"]),
+    "several keys": (
+        "0 CLIENT TRACKING ON; 0 MGET a b c; 1 MSET c 1 a 1 b 1; 0 MGET a b c; 1 RENAME a b; 0 MGET a b c; "
+        "1 COPY b a REPLACE; 1 DEL c b",
+        [*(f"invalidate {key}" for key in "cababacb")],
+    ),
     "own changes": (
         "0 CLIENT TRACKING ON; 0 GET a; 0 SET a 1; 0 CLIENT TRACKING ON NOLOOP; 0 GET a; "
         "0 SET a 1; 1 SET a 1; "

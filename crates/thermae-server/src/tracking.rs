@@ -643,7 +643,7 @@ mod tests {
             let mut found = trackers.prefixes_of(key.as_bytes());
             found.reverse();
             let expected: Vec<&[u8]> =
-                prefixes.iter().filter(|prefix| key.starts_with(*prefix)).map(|prefix| prefix.as_bytes()).collect();
+                prefixes.iter().filter(|prefix| key.starts_with(*prefix)).map(String::as_bytes).collect();
             prop_assert_eq!(found, expected);
         }
     }
