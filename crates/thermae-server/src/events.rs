@@ -23,8 +23,8 @@ pub struct Events {
     pub events: Vec<Event>,
     /// Keys that have another value than before, or none, as the store has them.
     pub changed: Vec<Vec<u8>>,
-    /// Times that whole databases were emptied; their keys are not listed.
-    pub flushes: usize,
+    /// Databases were emptied; their keys need not be listed. Not taken back: that clients forget too much does no harm.
+    pub is_flushed: bool,
 }
 
 impl Events {
@@ -34,9 +34,10 @@ impl Events {
         self.wanted = wanted;
     }
 
-    /// Whether all of these bits of [`crate::attention`] are collected.
-    pub fn wants(&self, wanted: u32) -> bool {
-        self.wanted & wanted == wanted
+    /// Whether this is to be collected: a bit of [`crate::attention`].
+    #[inline]
+    pub fn wants(&self, what: u32) -> bool {
+        self.wanted & what != 0
     }
 
     /// An event.
@@ -58,33 +59,32 @@ impl Events {
     /// All keys of a database, or of all, are gone.
     pub fn note_flush(&mut self) {
         if self.wanted & CHANGES != 0 {
-            self.flushes += 1;
+            self.is_flushed = true;
         }
     }
 
     /// Whether there is nothing to be told.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.changed.is_empty() && self.flushes == 0
+        self.events.is_empty() && self.changed.is_empty() && !self.is_flushed
     }
 
     /// What was collected so far, for [`Events::take_back`].
-    pub fn mark(&self) -> (usize, usize, usize) {
-        (self.events.len(), self.changed.len(), self.flushes)
+    pub fn mark(&self) -> (usize, usize) {
+        (self.events.len(), self.changed.len())
     }
 
     /// Forgets what was collected since.
-    pub fn take_back(&mut self, (events, changed, flushes): (usize, usize, usize)) {
+    pub fn take_back(&mut self, (events, changed): (usize, usize)) {
         self.events.truncate(events);
         self.changed.truncate(changed);
-        self.flushes = flushes;
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
         self.events.clear();
         self.changed.clear();
-        self.flushes = 0;
+        self.is_flushed = false;
     }
 }
 
@@ -109,11 +109,16 @@ mod tests {
         assert_eq!((events.events.len(), events.changed.as_slice()), (1, [b"b".to_vec()].as_slice()));
         let mark = events.mark();
         events.note_change(b"c");
-        events.note_flush();
         events.take_back(mark);
-        assert_eq!(events.flushes, 0);
         assert_eq!(events.changed, [b"b".to_vec()]);
         events.clear();
+        assert!(events.is_empty());
+        events.note_flush();
+        assert!(!events.is_empty());
+        events.clear();
+        assert!(events.is_empty());
+        events.want(EVENTS);
+        events.note_flush();
         assert!(events.is_empty());
     }
 }

@@ -8,6 +8,7 @@ use crate::databases::database_of;
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, NOT_AN_INTEGER, SYNTAX};
+use crate::redis::execute;
 use crate::redis::key_specs::find_keys;
 use crate::redis::request::Arguments;
 use crate::redis::session::Session;
@@ -366,7 +367,7 @@ pub fn tell(
     output: &mut Vec<u8>,
 ) {
     let events = &space.events;
-    let letters = if events.flushes > 0 || changed_unseen(arguments, space, shared) {
+    let letters = if events.is_flushed || changed_unseen(arguments, space, shared) {
         shared.tracking.flushed(&shared.clients)
     } else if events.changed.is_empty() {
         return;
@@ -384,7 +385,7 @@ pub fn tell(
 fn changed_unseen(arguments: Arguments<'_>, space: &Space<'_>, shared: &Shared) -> bool {
     let is_late = shared.attention.wanted_now() & CHANGES != 0 && !space.events.wants(CHANGES);
     is_late
-        && crate::redis::execute::find(arguments)
+        && execute::find(arguments)
             .is_ok_and(|command| !command.has(flags::READONLY) && command.group != "connection")
 }
 
