@@ -80,6 +80,9 @@ class Side:
         if step.words == (b"QUIT",):
             self._let_go(step.client)
         is_number = [word.upper() for word in step.words[1:2]] in ([b"GETREDIR"], [b"TRACKINGINFO"])
+        if reply.mark == "-":
+            # Ours are text: what was sent and is no UTF-8 is shown as what stands for it.
+            return Reply("-", text_of(reply).decode(errors="replace").encode())
         return self.masked(reply) if is_number else reply
 
     def _let_go(self, place: int) -> None:
