@@ -184,6 +184,12 @@ WORDS: dict[str, SearchStrategy[Words]] = {
     "overflow": _any((b"WRAP", b"SAT", b"FAIL", b"x")),
     "client_name": _any((b"worker", b"", b"two words", b"x\n")),
     "protocol": _any((b"2", b"3", b"4", b"x", b"-1")),
+    # Clients by their place among those of a sequence; who sends it puts the number in that the server gave.
+    "redirect": _any((b"<0>", b"<1>", b"<2>", b"0", b"x")),
+    "prefix": _any((b"a", b"b", b"ab", b"c", b"")),
+    "tracking_option": _options("NOLOOP", "NOLOOP", "REDIRECT redirect", "OPTIN", "OPTOUT", "BCAST"),
+    "broadcast_option": _options("PREFIX prefix", "PREFIX prefix", "NOLOOP", "REDIRECT redirect", "OPTIN"),
+    "yes": _any((b"YES", b"NO", b"x")),
     "hello_option": _options("SETNAME client_name", "AUTH default x", "nonsense"),
 }
 
@@ -349,6 +355,57 @@ SET key value
 GET key
 MULTI
 EXEC
+"""
+
+
+# Without transactions and without what empties databases: those tell less, or at another time.
+TRACKING = """
+CLIENT TRACKING ON
+CLIENT TRACKING ON tracking_option*
+CLIENT TRACKING ON tracking_option*
+CLIENT TRACKING ON BCAST broadcast_option*
+CLIENT TRACKING ON BCAST broadcast_option*
+CLIENT TRACKING OFF
+CLIENT CACHING yes
+CLIENT CACHING yes
+CLIENT GETREDIR
+CLIENT TRACKINGINFO
+CLIENT ID value
+GET key
+GET key
+GET key
+MGET key+
+EXISTS key+
+STRLEN key
+GETRANGE key index index
+TTL key
+TYPE key
+BITCOUNT key
+SORT_RO key
+LCS key key
+SET key value
+SET key value
+SET key value set_option*
+MSET key value key value
+MSETNX key value key value
+DEL key+
+APPEND key value
+SETRANGE key offset value
+INCR key
+INCRBYFLOAT key float
+SETBIT key bit_offset bit
+BITOP bit_operation key key+
+PFADD key value
+GETDEL key
+GETEX key
+GETEX key PERSIST
+EXPIRE key period
+PERSIST key
+RENAME key key
+RENAMENX key key
+COPY key key copy_option*
+MOVE key database
+SELECT database
 """
 
 

@@ -2,7 +2,9 @@
 //!
 //! Mostly nobody wants to know anything, and all that a command then costs is this load from a line that nobody writes.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use rustix::thread::{MembarrierCommand, membarrier};
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 
 /// The commands themselves: somebody monitors them.
 pub const COMMANDS: u32 = 1;
@@ -21,6 +23,25 @@ impl Attention {
     #[inline]
     pub fn wanted(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// The bits, as they are after all that this thread has done before: what was not wanted then was done before [`Attention::announce`] returned.
+    #[inline]
+    pub fn wanted_now(&self) -> u32 {
+        // The processor's part is done by who announces.
+        compiler_fence(Ordering::SeqCst);
+        self.wanted()
+    }
+
+    /// Somebody wants to know, and every thread of the process knows it: one that does not find the bit any time later has looked before, and
+    /// all that it had done until then can be seen by now.
+    ///
+    /// # Errors
+    /// Where the system has no barrier for all threads (Linux has since 4.14).
+    pub fn announce(&self, what: u32) -> io::Result<()> {
+        membarrier(MembarrierCommand::RegisterPrivateExpedited)?;
+        self.set(what, true);
+        Ok(membarrier(MembarrierCommand::PrivateExpedited)?)
     }
 
     /// Somebody wants to know, or nobody any more. What was wanted before is up to the caller's lock.

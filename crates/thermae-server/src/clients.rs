@@ -122,6 +122,11 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// One of them.
+    pub fn find(&self, id: u64) -> Option<Arc<Client>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
     /// Notes that one is to be ended, and that others see it no more; whether it was there. Its loop is to be told by the caller.
     pub fn mark_killed(&self, id: u64) -> bool {
         let client = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);

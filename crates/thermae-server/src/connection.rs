@@ -133,6 +133,11 @@ impl Connection {
 
     /// Puts bytes that the client did not ask for behind what it has not taken yet; false where that is too much.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
+        // It may have gone back to RESP2 since this was written, where nothing begins like this.
+        let is_resp2 = matches!(&self.face, Face::Redis(pipeline) if !pipeline.session.is_resp3);
+        if is_resp2 && bytes.first() == Some(&b'>') {
+            return true;
+        }
         let fits = self.output.len() - self.sent + bytes.len() <= PUSHED_BYTES_MAX;
         if fits {
             self.output.extend_from_slice(bytes);

@@ -23,6 +23,8 @@ pub struct Events {
     pub events: Vec<Event>,
     /// Keys that have another value than before, or none, as the store has them.
     pub changed: Vec<Vec<u8>>,
+    /// Databases were emptied; their keys need not be listed. Not taken back: that clients forget too much does no harm.
+    pub is_flushed: bool,
 }
 
 impl Events {
@@ -30,6 +32,12 @@ impl Events {
     #[inline]
     pub fn want(&mut self, wanted: u32) {
         self.wanted = wanted;
+    }
+
+    /// Whether this is to be collected: a bit of [`crate::attention`].
+    #[inline]
+    pub fn wants(&self, what: u32) -> bool {
+        self.wanted & what != 0
     }
 
     /// An event.
@@ -48,10 +56,17 @@ impl Events {
         }
     }
 
+    /// All keys of a database, or of all, are gone.
+    pub fn note_flush(&mut self) {
+        if self.wanted & CHANGES != 0 {
+            self.is_flushed = true;
+        }
+    }
+
     /// Whether there is nothing to be told.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.changed.is_empty()
+        self.events.is_empty() && self.changed.is_empty() && !self.is_flushed
     }
 
     /// What was collected so far, for [`Events::take_back`].
@@ -69,6 +84,7 @@ impl Events {
     pub fn clear(&mut self) {
         self.events.clear();
         self.changed.clear();
+        self.is_flushed = false;
     }
 }
 
@@ -96,6 +112,13 @@ mod tests {
         events.take_back(mark);
         assert_eq!(events.changed, [b"b".to_vec()]);
         events.clear();
+        assert!(events.is_empty());
+        events.note_flush();
+        assert!(!events.is_empty());
+        events.clear();
+        assert!(events.is_empty());
+        events.want(EVENTS);
+        events.note_flush();
         assert!(events.is_empty());
     }
 }

@@ -9,6 +9,7 @@
 //! - memcache: the memcached protocol
 //! - redis: the Redis protocol
 //! - shared: what all clients of a server share
+//! - tracking: who is told that copies of values are outdated
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
 //! - pause: clients made to wait
@@ -72,6 +73,7 @@ pub mod slow_log;
 pub mod socket;
 pub mod space;
 pub mod tls;
+pub mod tracking;
 pub mod transport;
 
 pub use error::{Error, Result};

@@ -4,12 +4,14 @@ use crate::attention::Attention;
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
 use crate::counts::Counts;
+use crate::databases::database_of;
 use crate::flusher::Flusher;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
 use crate::pause::Pause;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
+use crate::tracking::{Letters, Tracking};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -116,6 +118,8 @@ pub struct Shared {
     pub pause: Pause,
     /// What of all commands somebody wants to know.
     pub attention: Attention,
+    /// Who is told that copies of values are outdated.
+    pub tracking: Tracking,
     /// Set where there is a server, not in tests of commands.
     pub reach: OnceLock<Reach>,
     /// Drawn at the start, 40 hexadecimal digits.
@@ -175,6 +179,7 @@ impl Shared {
             slow_log: SlowLog::default(),
             pause: Pause::default(),
             attention: Attention::default(),
+            tracking: Tracking::default(),
             reach: OnceLock::new(),
             run_id: draw_run_id(),
             used_bytes_peak: AtomicU64::new(0),
@@ -201,6 +206,25 @@ impl Shared {
         if let Some(reach) = self.reach.get() {
             reach.mailboxes[place.event_loop].deliver(Message { token: place.token, bytes });
         }
+    }
+
+    /// Sends messages to their clients.
+    pub fn post(&self, letters: Letters) {
+        for (client, bytes) in letters {
+            self.deliver(client.place, bytes.into());
+        }
+    }
+
+    /// Keys have changed, as the store has them: who may have copies of their values is told. For changes that no command of a Redis client made, or
+    /// made by the one with this number.
+    pub fn invalidate<'k>(&self, stored_keys: impl IntoIterator<Item = &'k [u8]>, by: Option<u64>) {
+        let keys = stored_keys.into_iter().map(|stored| database_of(stored).1);
+        self.post(self.tracking.changed(&self.clients, keys, by));
+    }
+
+    /// Any key may have changed.
+    pub fn invalidate_all(&self) {
+        self.post(self.tracking.flushed(&self.clients));
     }
 
     /// Ends a client; whether it was still there.

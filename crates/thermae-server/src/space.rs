@@ -252,15 +252,13 @@ impl<'a> Space<'a> {
                     return Err(failure);
                 }
                 Ok(answer) => match overlay.apply(self.store) {
-                    Ok(()) => {
-                        overlay.written.keys().for_each(|key| self.events.note_change(key));
-                        return Ok(Some(answer));
-                    }
+                    Ok(()) => return Ok(Some(answer)),
                     Err(Error::Conflict(_)) => {}
                     Err(error) => return Err(error.into()),
                 },
             }
         }
+        self.events.take_back(mark);
         if !self.have(expected)? {
             return Ok(None);
         }
@@ -286,6 +284,8 @@ impl<'a> Space<'a> {
                 ));
             }
             overlay.written.insert(key.to_vec(), written);
+            // In the order in which it happened. If it does not happen, this is taken back.
+            self.events.note_change(key);
         }
         Ok(())
     }

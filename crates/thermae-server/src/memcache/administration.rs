@@ -1,5 +1,6 @@
 //! Commands that concern no item: flush_all, version, verbosity, and those that tune what this server does not have.
 
+use crate::attention::CHANGES;
 use crate::counts::Count;
 use crate::databases::database_of;
 use crate::memcache::request::BAD_FORMAT;
@@ -41,13 +42,23 @@ pub fn flush_all(turn: &mut Turn<'_>, words: Words<'_>) {
 
 /// Deletes all keys of database 0, which memcached's clients share with Redis's and Python, but no key of another database.
 fn flush(shared: &Shared) -> Result<(), Error> {
+    let deleted = delete_all(shared);
+    // Of what was deleted before an error, others have to know as well.
+    if shared.attention.wanted_now() & CHANGES != 0 {
+        shared.invalidate_all();
+    }
+    deleted?;
+    shared.marks.forget_all();
+    Ok(())
+}
+
+fn delete_all(shared: &Shared) -> Result<(), Error> {
     let mut scan = shared.store.scan(b"");
     while let Some(batch) = scan.next_batch()? {
         let keys: Vec<&[u8]> =
             batch.iter().map(|(key, _)| key.as_slice()).filter(|key| database_of(key).0 == 0).collect();
         shared.store.delete_many(&keys)?;
     }
-    shared.marks.forget_all();
     Ok(())
 }
 

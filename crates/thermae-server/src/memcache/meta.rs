@@ -421,6 +421,7 @@ fn remove(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Outcome, Error> {
     }
     let is_deleted = matches!(outcome, Outcome::Stored(_));
     if is_deleted {
+        turn.changed(&asked.key);
         turn.marks().forget(&asked.key);
     }
     turn.tally.choose(is_deleted, Count::DeleteHits, Count::DeleteMisses);

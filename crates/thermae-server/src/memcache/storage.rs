@@ -96,6 +96,7 @@ pub fn lose(turn: &mut Turn<'_>, key: &[u8]) {
     turn.marks().forget(&key);
     // Whoever could not store is told so; that the old value can't be deleted either changes nothing about that.
     let _ = turn.store().delete(&key);
+    turn.changed(&key);
 }
 
 /// Stores a value in one of the ways there are.
@@ -240,6 +241,7 @@ pub fn count_as(turn: &mut Turn<'_>, key: &[u8], counting: Counting) -> Result<C
     })?;
     if let (Some(version), Counted::To { before, after, .. }) = (stored, &mut counted) {
         after.version = version;
+        turn.changed(key);
         // Counting makes nothing fresh that is stale.
         turn.marks().carry(key, before.version, version);
     }
@@ -301,6 +303,7 @@ pub fn delete(turn: &mut Turn<'_>, words: Words<'_>) {
     let key = key_of(key);
     let text = match turn.store().delete(&key) {
         Ok(was_present) => {
+            turn.changed(&key);
             turn.marks().forget(&key);
             turn.tally.choose(was_present, Count::DeleteHits, Count::DeleteMisses);
             if was_present { "DELETED" } else { "NOT_FOUND" }

@@ -1,5 +1,6 @@
 //! One turn of a client: what its commands may use while they are executed, and what all of them have in common.
 
+use crate::attention::CHANGES;
 use crate::counts::{Count, Tally};
 use crate::databases::stored_key;
 use crate::marks::{Displaced, Marks};
@@ -113,9 +114,18 @@ impl<'a> Turn<'a> {
         self.now_ms / 1000
     }
 
+    /// An item has changed: clients of Redis that keep copies are told.
+    #[inline]
+    pub fn changed(&self, key: &[u8]) {
+        if self.shared.attention.wanted_now() & CHANGES != 0 {
+            self.shared.invalidate([key], None);
+        }
+    }
+
     /// An item was stored, as this version: what was said of an earlier one is void.
     #[inline]
     pub fn stored(&mut self, key: &[u8], version: u64) {
+        self.changed(key);
         self.marks().forget(key);
         self.marks().note(key, version, self.now_seconds(), false);
     }
@@ -136,7 +146,9 @@ impl<'a> Turn<'a> {
             let is_same = current.is_some_and(|current| current.meta.version == version);
             Ok(if is_same { Update::Delete } else { Update::Keep })
         };
-        self.store().update(&key, delete).map(|_| ())
+        self.store().update(&key, delete)?;
+        self.changed(&key);
+        Ok(())
     }
 
     /// Gives an item another expiry, and all else that is known of it to its new version. Returns that; `None` where there is no item.
@@ -173,6 +185,7 @@ impl<'a> Turn<'a> {
         })?;
         let Some(before) = before else { return Ok(None) };
         let Some(version) = version else { return Ok(Some(None)) };
+        self.changed(key);
         self.marks().carry(key, before.version, version);
         let expires_at_ms = expires_at_ms.unwrap_or(before.expires_at_ms);
         Ok(Some(Some(RecordMeta { version, expires_at_ms, ..before })))

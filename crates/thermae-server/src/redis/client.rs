@@ -8,6 +8,8 @@ use crate::redis::connection::rename;
 use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::session::ReplyMode;
 use crate::redis::table::{self, Command, NO_KEYS, flags};
+use crate::redis::tracking::{self, NOT_TRACKING};
+use crate::shared::Shared;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -176,6 +178,10 @@ static SUBCOMMANDS: &[Command] = &[
         run: unpause,
         subcommands: &[],
     },
+    tracking::TRACKING,
+    tracking::CACHING,
+    tracking::GETREDIR,
+    tracking::TRACKINGINFO,
     Command {
         name: "help",
         arity: 2,
@@ -237,7 +243,7 @@ fn list(call: &mut Call<'_, '_>) -> Result<()> {
     call.session.publish();
     let mut lines = String::new();
     for client in listed {
-        describe(&client, now_ms, &mut lines);
+        describe(&client, call.shared, now_ms, &mut lines);
     }
     call.reply.verbatim("txt", &lines);
     Ok(())
@@ -247,7 +253,7 @@ fn info(call: &mut Call<'_, '_>) -> Result<()> {
     let now_ms = call.space.now_ms();
     call.session.publish();
     let mut line = String::new();
-    describe(&call.session.client, now_ms, &mut line);
+    describe(&call.session.client, call.shared, now_ms, &mut line);
     call.reply.verbatim("txt", &line);
     Ok(())
 }
@@ -262,13 +268,17 @@ fn is_of_type(name: &[u8]) -> Result<bool> {
 }
 
 /// One line of CLIENT LIST. What Redis has no counterpart for here is 0: a connection at rest has no buffers.
-fn describe(client: &Client, now_ms: u64, lines: &mut String) {
+fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
     let command = table::entries().get(client.command.load(Ordering::Relaxed));
     let flags = client.flags.load(Ordering::Relaxed);
     let has = |mark| flags & mark != 0;
+    let tracks = shared.tracking.seen(client.id);
     let mut letters = String::new();
     for (is_so, letter) in [
         (has(marks::IN_TRANSACTION), 'x'),
+        (tracks.is_some(), 't'),
+        (tracks.is_some_and(|tracks| tracks.is_broken), 'R'),
+        (tracks.is_some_and(|tracks| tracks.is_broadcast), 'B'),
         (has(marks::CLOSES), 'c'),
         (client.address.starts_with("unix:"), 'U'),
         (has(marks::NO_EVICT), 'e'),
@@ -286,7 +296,7 @@ fn describe(client: &Client, now_ms: u64, lines: &mut String) {
     let _ = writeln!(
         lines,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input_bytes} \
-         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user=default redir=-1 resp={}",
+         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user=default redir={} resp={}",
         client.id,
         client.address.strip_prefix("unix:").unwrap_or(&client.address),
         client.local_address.strip_prefix("unix:").unwrap_or(&client.local_address),
@@ -299,6 +309,7 @@ fn describe(client: &Client, now_ms: u64, lines: &mut String) {
         BYTES_AT_REST + input_bytes + output_bytes,
         if output_bytes == 0 { "r" } else { "rw" },
         command.map_or("NULL", |command| &command.full_name),
+        tracks.map_or(NOT_TRACKING, |tracks| tracks.redirect.cast_signed()),
         if has(marks::RESP3) { 3 } else { 2 },
     );
 }

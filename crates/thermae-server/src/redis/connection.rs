@@ -8,6 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::session::ReplyMode;
 use crate::redis::table::{Command, NO_KEYS, flags};
+use crate::redis::tracking;
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::PoisonError;
@@ -156,7 +157,9 @@ fn reset(call: &mut Call<'_, '_>) -> Result<()> {
     session.database = 0;
     session.is_resp3 = false;
     session.is_authenticated = needs_no_password;
+    tracking::turn_off(session, call.shared);
     session.settle();
+    session.publish();
     session.client.rename(b"");
     call.reply.speak(false);
     call.reply.status("RESET");
@@ -237,6 +240,8 @@ fn hello(call: &mut Call<'_, '_>) -> Result<()> {
     if let Some(version) = version {
         call.session.is_resp3 = version == 3;
         call.reply.speak(version == 3);
+        // Who has something to tell the client from now on tells it in this version.
+        call.session.publish();
     }
     greet(call);
     Ok(())

@@ -7,6 +7,7 @@ use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
 use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, Entry, flags};
+use crate::redis::tracking;
 use crate::shared::Shared;
 use crate::space::Space;
 use std::borrow::Cow;
@@ -36,17 +37,25 @@ pub fn execute(
         Ok(command) => execute_found(command, arguments, session, space, shared, output),
         Err(failure) => refuse(arguments, session, &failure, shared, output),
     }
-    if wanted != 0 && !space.events.is_empty() {
-        tell(session, space, shared);
-    }
     if mode != ReplyMode::On || session.reply_mode != ReplyMode::On {
         keep_silent(session, mode, start, output);
+    }
+    let wanted_now = shared.attention.wanted_now();
+    if wanted | wanted_now != 0 && (wanted != wanted_now || !space.events.is_empty()) {
+        tell(arguments, session, space, shared, output);
     }
 }
 
 /// Tells those who want to know what the command did.
 #[cold]
-fn tell(_session: &Session, space: &mut Space<'_>, _shared: &Shared) {
+fn tell(
+    arguments: Arguments<'_>,
+    session: &Session,
+    space: &mut Space<'_>,
+    shared: &Shared,
+    output: &mut Vec<u8>,
+) {
+    tracking::tell(arguments, session, space, shared, output);
     space.events.clear();
 }
 
@@ -126,6 +135,7 @@ fn refuse(
     } else if let Some(queue) = &mut session.queue {
         queue.is_refused = true;
     }
+    tracking::refused(arguments, session);
     shared.statistics.note_error(&line);
     Reply::new(output, session.is_resp3).error(&line);
 }
@@ -140,7 +150,7 @@ fn execute_found(
     output: &mut Vec<u8>,
 ) {
     if !session.is_plain
-        && let Err(failure) = admit(command, session, shared)
+        && let Err(failure) = admit(command, arguments, session, shared)
     {
         return refuse(arguments, session, &failure, shared, output);
     }
@@ -170,10 +180,16 @@ fn execute_found(
 /// # Errors
 /// Why it may not.
 #[cold]
-fn admit(command: &Entry, session: &mut Session, shared: &Shared) -> Result<(), Failure> {
+fn admit(
+    command: &Entry,
+    arguments: Arguments<'_>,
+    session: &mut Session,
+    shared: &Shared,
+) -> Result<(), Failure> {
     if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
         return Err(Failure::from("NOAUTH Authentication required."));
     }
+    tracking::before(command, arguments, session, shared);
     Ok(())
 }
 

@@ -160,7 +160,7 @@ fn clients(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("client_recent_max_input_buffer", input_bytes.unwrap_or(0));
     lines.add("client_recent_max_output_buffer", output_bytes.unwrap_or(0));
     lines.add("blocked_clients", 0);
-    lines.add("tracking_clients", 0);
+    lines.add("tracking_clients", shared.tracking.totals().clients);
     lines.add("clients_in_timeout_table", 0);
     Ok(())
 }
@@ -273,9 +273,10 @@ fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("slave_expires_tracked_keys", 0);
     lines.add("active_defrag_hits", 0);
     lines.add("active_defrag_misses", 0);
-    lines.add("tracking_total_keys", 0);
-    lines.add("tracking_total_items", 0);
-    lines.add("tracking_total_prefixes", 0);
+    let tracked = facts.call.shared.tracking.totals();
+    lines.add("tracking_total_keys", tracked.keys);
+    lines.add("tracking_total_items", tracked.items);
+    lines.add("tracking_total_prefixes", tracked.prefixes);
     lines.add("unexpected_error_replies", 0);
     lines.add("total_error_replies", errors);
     Ok(())

@@ -178,10 +178,11 @@ fn transfer(space: &mut Space<'_>, from: &[u8], to: &[u8], replaces: bool, moves
         if !replaces && space.meta(to)?.is_some() {
             return Ok(Transfer::TargetTaken);
         }
-        space.set(to, &value, &unchanged(&meta))?;
+        // In the order in which Redis tells of it.
         if moves {
             space.delete(from)?;
         }
+        space.set(to, &value, &unchanged(&meta))?;
         Ok(Transfer::Done)
     })
 }

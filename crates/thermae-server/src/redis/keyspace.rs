@@ -12,6 +12,7 @@ use crate::redis::call::{Call, SYNTAX};
 use crate::redis::keys::{NO_SUCH_DATABASE, database_number, unchanged};
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::space::Space;
+use thermae_core::Store;
 
 use flags::{FAST, READONLY, WRITE};
 
@@ -122,19 +123,27 @@ fn flush(call: &mut Call<'_, '_>, database: Option<u8>) -> Result<()> {
         _ => return Err(Failure::from(SYNTAX)),
     }
     if call.space.is_plain() {
-        let store = call.space.store();
-        let mut walk = store.scan(&prefix_of(database));
-        while let Some(batch) = walk.next_batch()? {
-            let stored = batch.iter().map(|(stored, _)| stored.as_slice());
-            let stored: Vec<&[u8]> = stored.filter(|stored| is_of(database, stored)).collect();
-            store.delete_many(&stored)?;
-        }
+        let deleted = delete_all(call.space.store(), database);
+        // Of what was deleted before an error, others have to know as well.
+        call.space.events.note_flush();
+        deleted?;
     } else {
         for stored in stored_keys(call.space, database)? {
             call.space.delete(&stored)?;
         }
+        call.space.events.note_flush();
     }
     call.reply.ok();
+    Ok(())
+}
+
+fn delete_all(store: &Store, database: Option<u8>) -> Result<()> {
+    let mut walk = store.scan(&prefix_of(database));
+    while let Some(batch) = walk.next_batch()? {
+        let stored = batch.iter().map(|(stored, _)| stored.as_slice());
+        let stored: Vec<&[u8]> = stored.filter(|stored| is_of(database, stored)).collect();
+        store.delete_many(&stored)?;
+    }
     Ok(())
 }
 

@@ -35,5 +35,6 @@ pub mod strings;
 pub mod table;
 #[cfg(test)]
 pub mod test_support;
+pub mod tracking;
 pub mod transactions;
 pub mod values;

@@ -3,6 +3,7 @@
 use crate::clients::{self, Client, Place, marks};
 use crate::redis::request::OwnedArguments;
 use crate::redis::table::Entry;
+use crate::redis::tracking::{self, Caching};
 use crate::shared::Shared;
 use crate::slow_log::Started;
 use std::collections::HashMap;
@@ -65,6 +66,8 @@ pub struct Session {
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
     pub watched: HashMap<Vec<u8>, Option<u64>>,
+    /// With CLIENT TRACKING.
+    pub tracking: Option<Caching>,
 }
 
 impl Session {
@@ -97,16 +100,19 @@ impl Session {
             began: None,
             queue: None,
             watched: HashMap::new(),
+            tracking: None,
         }
     }
 
     /// Decides whether its commands have to be looked at before they are run. After each change of what that rests on.
     pub fn settle(&mut self) {
-        self.is_plain = self.is_authenticated;
+        self.is_plain = self.is_authenticated && self.tracking.is_none();
     }
 
     /// The client is gone: nobody is to reach it any more.
-    pub fn leave(&mut self, _shared: &Shared) {}
+    pub fn leave(&mut self, shared: &Shared) {
+        tracking::turn_off(self, shared);
+    }
 
     /// Lets others see what the client is at.
     pub fn publish(&self) {

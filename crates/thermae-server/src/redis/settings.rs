@@ -123,6 +123,7 @@ struct Draft {
     when_full: WhenFull,
     slower_than_microseconds: i64,
     slow_entries_max: u64,
+    tracked_keys_max: u64,
 }
 
 type Get = fn(&Present<'_>) -> String;
@@ -182,6 +183,11 @@ const PARAMETERS: &[Parameter] = &[
     ("tcp-keepalive", |_| "0".to_owned(), None),
     ("timeout", |present| present.config.timeout_seconds.to_string(), Some(set_timeout)),
     ("tls-port", |present| port_of(present.shared, &present.config, true), None),
+    (
+        "tracking-table-max-keys",
+        |present| present.shared.tracking.keys_max().to_string(),
+        Some(set_tracked_keys_max),
+    ),
     ("unixsocket", unix_socket, None),
     ("unixsocketperm", |present| if present.config.unix.is_some() { "600" } else { "0" }.to_owned(), None),
 ];
@@ -352,6 +358,11 @@ fn set_slow_entries_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Resul
     Ok(())
 }
 
+fn set_tracked_keys_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.tracked_keys_max = integer(text, 0, i64::MAX)?.unsigned_abs();
+    Ok(())
+}
+
 impl<'a> Present<'a> {
     fn new(shared: &'a Shared) -> Self {
         let config = shared.config.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -398,6 +409,7 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
         when_full: present.store.when_full.parse()?,
         slower_than_microseconds: call.shared.slow_log.slower_than_microseconds(),
         slow_entries_max: call.shared.slow_log.entries_max(),
+        tracked_keys_max: call.shared.tracking.keys_max(),
     };
     for (name, value, set) in pairs {
         if let Some(set) = set {
@@ -460,6 +472,7 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
         }
         return Err(failed("appendfsync", &error.to_string()));
     }
+    shared.post(shared.tracking.set_keys_max(&shared.clients, draft.tracked_keys_max));
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;

@@ -5,6 +5,7 @@ use crate::redis::call::Call;
 use crate::redis::execute::{find, run};
 use crate::redis::session::Queue;
 use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, flags};
+use crate::redis::tracking::{self, forget_caching};
 use std::collections::HashMap;
 
 use flags::{ALLOW_BUSY, FAST, LOADING, NOSCRIPT, SKIP_SLOWLOG, STALE};
@@ -90,6 +91,7 @@ fn multi(call: &mut Call<'_, '_>) -> Result<()> {
 fn discard(call: &mut Call<'_, '_>) -> Result<()> {
     call.session.queue.take().ok_or("ERR DISCARD without MULTI")?;
     call.session.watched = HashMap::new();
+    forget_caching(call.session);
     call.reply.ok();
     Ok(())
 }
@@ -119,25 +121,32 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
     let queue = call.session.queue.take().ok_or("ERR EXEC without MULTI")?;
     let watched = std::mem::take(&mut call.session.watched);
     if queue.is_refused {
+        forget_caching(call.session);
         return Err(Failure::from("EXECABORT Transaction discarded because of previous errors."));
     }
     // What the commands do to the session they do once more each time that the whole has to be run again, and not at all where it
     // does not happen.
     let (database, is_resp3, reply_mode) =
         (call.session.database, call.session.is_resp3, call.session.reply_mode);
+    let tracking = tracking::Before::new(call.session, call.shared);
     let (shared, session) = (call.shared, &mut *call.session);
     let replies = call.space.atomically_if(&watched, |space| {
         (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
+        tracking.restore(session, shared);
         let mut replies = Vec::new();
         for queued in &queue.commands {
             let arguments = queued.arguments();
-            run(find(arguments)?, arguments, session, space, shared, &mut replies);
+            let command = find(arguments)?;
+            tracking::note_reads(command, arguments, session, shared);
+            run(command, arguments, session, space, shared, &mut replies);
         }
         Ok(replies)
     });
     if !matches!(replies, Ok(Some(_))) {
         (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
+        tracking.restore(session, shared);
     }
+    forget_caching(session);
     match replies? {
         Some(replies) => {
             call.reply.array(queue.commands.len());
