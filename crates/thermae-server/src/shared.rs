@@ -1,16 +1,18 @@
 //! What all loops and all clients of a server share.
 
 use crate::attention::Attention;
+use crate::channels::Channels;
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
 use crate::counts::Counts;
 use crate::flusher::Flusher;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
+use crate::monitors::Monitors;
 use crate::pause::Pause;
 use crate::slow_log::SlowLog;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use thermae_core::Store;
@@ -115,6 +117,12 @@ pub struct Shared {
     pub pause: Pause,
     /// What of all commands somebody wants to know.
     pub attention: Attention,
+    /// Who is subscribed to what.
+    pub channels: Channels,
+    /// Who is shown every command.
+    pub monitors: Monitors,
+    /// Which events of keys are published, and how: bits of [`crate::events::classes`].
+    pub notified: AtomicU32,
     /// Set where there is a server, not in tests of commands.
     pub reach: OnceLock<Reach>,
     /// Drawn at the start, 40 hexadecimal digits.
@@ -173,6 +181,9 @@ impl Shared {
             slow_log: SlowLog::default(),
             pause: Pause::default(),
             attention: Attention::default(),
+            channels: Channels::default(),
+            monitors: Monitors::default(),
+            notified: AtomicU32::new(0),
             reach: OnceLock::new(),
             run_id: draw_run_id(),
             last_save: Mutex::new((0, now_seconds)),
@@ -200,6 +211,13 @@ impl Shared {
         if let Some(reach) = self.reach.get() {
             reach.mailboxes[place.event_loop].deliver(Message { token: place.token, bytes });
         }
+    }
+
+    /// Takes what was sent to a client with [`Shared::deliver`] and has not reached it yet, in order.
+    pub fn take_messages(&self, place: Place) -> Vec<Arc<[u8]>> {
+        let mailbox = self.reach.get().map(|reach| &reach.mailboxes[place.event_loop]);
+        let messages = mailbox.map(|mailbox| mailbox.take_messages_for(place.token)).unwrap_or_default();
+        messages.into_iter().map(|message| message.bytes).collect()
     }
 
     /// Ends a client; whether it was still there.

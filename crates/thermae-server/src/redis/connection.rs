@@ -6,6 +6,7 @@
 use crate::databases::DATABASES;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
+use crate::redis::pubsub::reply_messages;
 use crate::redis::session::ReplyMode;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use std::collections::HashMap;
@@ -116,6 +117,12 @@ pub static COMMANDS: &[Command] = &[
 
 fn ping(call: &mut Call<'_, '_>) -> Result<()> {
     match call.arguments.len() {
+        1 | 2 if call.session.only_listens() => {
+            let given = if call.arguments.len() == 2 { call.argument(1) } else { b"" };
+            call.reply.array(2);
+            call.reply.bulk(b"pong");
+            call.reply.bulk(given);
+        }
         1 => call.reply.status("PONG"),
         2 => call.reply.bulk(call.arguments.at(1)),
         _ => return Err(Failure::from("ERR wrong number of arguments for 'ping' command")),
@@ -149,6 +156,8 @@ fn quit(call: &mut Call<'_, '_>) -> Result<()> {
 
 fn reset(call: &mut Call<'_, '_>) -> Result<()> {
     let needs_no_password = !has_password(call);
+    call.session.leave(call.shared);
+    reply_messages(call);
     let session = &mut *call.session;
     session.queue = None;
     session.watched = HashMap::new();
@@ -235,11 +244,23 @@ fn hello(call: &mut Call<'_, '_>) -> Result<()> {
         ));
     }
     if let Some(version) = version {
-        call.session.is_resp3 = version == 3;
-        call.reply.speak(version == 3);
+        speak(call, version == 3);
     }
     greet(call);
     Ok(())
+}
+
+/// Goes on in this version of the protocol; what was published before is told in the one before.
+fn speak(call: &mut Call<'_, '_>, is_resp3: bool) {
+    call.session.is_resp3 = is_resp3;
+    if call.session.client.is_subscribed() {
+        call.shared.channels.while_silent(|| call.session.publish());
+        if call.space.is_plain() {
+            reply_messages(call);
+        }
+    }
+    call.session.settle();
+    call.reply.speak(is_resp3);
 }
 
 /// Says who the server is.

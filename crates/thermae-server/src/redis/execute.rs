@@ -1,12 +1,15 @@
 //! The way of a command: found in the table, checked, queued or run, answered.
 
+use crate::attention::COMMANDS;
 use crate::failure::Failure;
 use crate::redis::call::Call;
 use crate::redis::diagnostics::note_slow;
+use crate::redis::pubsub::is_about_subscriptions;
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
 use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, Entry, flags};
+use crate::redis::{monitor, telling};
 use crate::shared::Shared;
 use crate::space::Space;
 use std::borrow::Cow;
@@ -32,28 +35,50 @@ pub fn execute(
     let mode = session.reply_mode;
     let wanted = shared.attention.wanted();
     space.events.want(wanted);
-    match find(arguments) {
-        Ok(command) => execute_found(command, arguments, session, space, shared, output),
-        Err(failure) => refuse(arguments, session, &failure, shared, output),
-    }
-    if wanted != 0 && !space.events.is_empty() {
+    let ran = match find(arguments) {
+        Ok(command) => execute_found(command, arguments, session, space, shared, output).then_some(command),
+        Err(failure) => {
+            refuse(arguments, session, &failure, shared, output);
+            None
+        }
+    };
+    if wanted != 0 && (wanted & COMMANDS != 0 || !space.events.is_empty()) {
+        if let Some(command) = ran {
+            note_command(command, arguments, session, space);
+        }
         tell(session, space, shared);
     }
     if mode != ReplyMode::On || session.reply_mode != ReplyMode::On {
-        keep_silent(session, mode, start, output);
+        keep_silent(session, mode, ran, start, output);
+    }
+}
+
+/// Notes that a command ran, where somebody wants to know.
+#[inline]
+pub fn note_command(command: &Command, arguments: Arguments<'_>, session: &Session, space: &mut Space<'_>) {
+    if space.events.wants(COMMANDS) {
+        let now_ms = space.now_ms();
+        monitor::note(command, arguments, session, now_ms, &mut space.events);
     }
 }
 
 /// Tells those who want to know what the command did.
 #[cold]
-fn tell(_session: &Session, space: &mut Space<'_>, _shared: &Shared) {
+fn tell(_session: &Session, space: &mut Space<'_>, shared: &Shared) {
+    telling::tell_foreign(shared, &space.events);
     space.events.clear();
 }
 
-/// Drops a reply that the client does not want. The command that asked for silence is silent itself.
+/// Drops a reply that the client does not want. The command that asked for silence is silent itself; what one is subscribed to is no reply.
 #[cold]
-fn keep_silent(session: &mut Session, before: ReplyMode, start: usize, output: &mut Vec<u8>) {
-    if session.reply_mode != ReplyMode::On {
+fn keep_silent(
+    session: &mut Session,
+    before: ReplyMode,
+    ran: Option<&Entry>,
+    start: usize,
+    output: &mut Vec<u8>,
+) {
+    if session.reply_mode != ReplyMode::On && !ran.is_some_and(|command| is_about_subscriptions(command)) {
         output.truncate(start);
     }
     session.reply_mode = match (before, session.reply_mode) {
@@ -130,6 +155,7 @@ fn refuse(
     Reply::new(output, session.is_resp3).error(&line);
 }
 
+/// Whether the command ran: it may be refused, or be queued.
 #[inline]
 fn execute_found(
     command: &'static Entry,
@@ -138,17 +164,19 @@ fn execute_found(
     space: &mut Space<'_>,
     shared: &Shared,
     output: &mut Vec<u8>,
-) {
+) -> bool {
     if !session.is_plain
         && let Err(failure) = admit(command, session, shared)
     {
-        return refuse(arguments, session, &failure, shared, output);
+        refuse(arguments, session, &failure, shared, output);
+        return false;
     }
     session.last_command = Some(command);
     if session.queue.is_some() && !is_of_transactions(command) {
         if command.has(flags::NO_MULTI) {
             let failure = Failure::from("ERR Command not allowed inside a transaction");
-            return refuse(arguments, session, &failure, shared, output);
+            refuse(arguments, session, &failure, shared, output);
+            return false;
         }
         let bytes: usize = arguments.from(0).map(|argument| argument.len() + ARGUMENT_BYTES).sum();
         if let Some(queue) = &mut session.queue {
@@ -156,13 +184,16 @@ fn execute_found(
             if queue.bytes > QUEUED_BYTES_MAX {
                 queue.commands = Vec::new();
                 let failure = Failure::from("ERR the transaction's commands take more than 64 MiB: split it");
-                return refuse(arguments, session, &failure, shared, output);
+                refuse(arguments, session, &failure, shared, output);
+                return false;
             }
             queue.commands.push(arguments.into());
         }
-        return Reply::new(output, session.is_resp3).status("QUEUED");
+        Reply::new(output, session.is_resp3).status("QUEUED");
+        return false;
     }
     run(command, arguments, session, space, shared, output);
+    true
 }
 
 /// Whether a client that is not [`Session::is_plain`] may run this command now; what has to be known of it is noted.
@@ -174,7 +205,24 @@ fn admit(command: &Entry, session: &mut Session, shared: &Shared) -> Result<(), 
     if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
         return Err(Failure::from("NOAUTH Authentication required."));
     }
+    if session.only_listens()
+        && !is_about_subscriptions(command)
+        && !(command.group == "connection" && matches!(command.name, "ping" | "quit" | "reset"))
+    {
+        return Err(Failure::text(format!(
+            "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+            command.full_name
+        )));
+    }
+    if session.monitors && (command.has(flags::READONLY | flags::WRITE) || is_publishing(command)) {
+        return Err(Failure::from("ERR Replica can't interact with the keyspace"));
+    }
     Ok(())
+}
+
+/// Whether it is a command that Redis would replicate although it changes no key.
+fn is_publishing(command: &Command) -> bool {
+    command.group == "pubsub" && matches!(command.name, "publish" | "spublish")
 }
 
 /// Whether a client that has not said who it is need not any more, the password having been taken away meanwhile.
