@@ -318,7 +318,7 @@ fn expiry_if(options: &SetOptions, present: Option<&RecordMeta>) -> Option<u64> 
         Condition::IfPresent => present.is_some(),
         Condition::IfVersion(version) => present.map_or(0, |present| present.version) == version,
     };
-    holds.then(|| match present {
+    holds.then_some(match present {
         Some(present) if options.keep_ttl => present.expires_at_ms,
         _ => options.expires_at_ms,
     })

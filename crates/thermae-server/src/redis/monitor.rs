@@ -167,7 +167,7 @@ mod tests {
             assert_eq!(shown(&server), line);
         }
         assert_eq!(server.line("GET a"), "-ERR Replica can't interact with the keyspace\r\n");
-        server.call(&[b"echo", &[b'x'; 16385]]);
+        server.call(&[b"echo", &vec![b'x'; 16385]]);
         assert!(shown(&server).ends_with("xx\"... (1 more bytes)"));
         server.call(&[&[b"watch".as_slice()][..], &[[b'x'; 9000].as_slice(); 100]].concat());
         assert!(shown(&server).ends_with("xx\" ... (92 more arguments)"));
