@@ -12,6 +12,10 @@ pub const COMMANDS: u32 = 1;
 pub const EVENTS: u32 = 1 << 1;
 /// Which keys change: clients keep copies of values.
 pub const CHANGES: u32 = 1 << 2;
+/// What is published: somebody is subscribed.
+pub const MESSAGES: u32 = 1 << 3;
+/// Which keys are new: somebody is notified of it, for which it has to be found out.
+pub const NEW_KEYS: u32 = 1 << 4;
 
 /// Bits of what is wanted. On a line of its own: it is read for each command, and what lies beside it may be written as often.
 #[derive(Debug, Default)]

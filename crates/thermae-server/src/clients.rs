@@ -18,6 +18,8 @@ pub mod marks {
     pub const IN_TRANSACTION: u32 = 1 << 2;
     /// Is closed once it has its replies.
     pub const CLOSES: u32 = 1 << 3;
+    /// Is shown every command.
+    pub const MONITORS: u32 = 1 << 4;
 }
 
 /// For [`Client::command`].
@@ -61,6 +63,8 @@ pub struct Client {
     pub input_bytes: AtomicUsize,
     /// Bytes of replies that it has not taken yet.
     pub output_bytes: AtomicUsize,
+    /// How many channels, patterns and channels of shards it is subscribed to.
+    pub subscriptions: [AtomicUsize; 3],
     name: Mutex<Vec<u8>>,
     is_killed: AtomicBool,
 }
@@ -81,6 +85,7 @@ impl Client {
             command: AtomicUsize::new(NO_COMMAND),
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
+            subscriptions: Default::default(),
             name: Mutex::new(Vec::new()),
             is_killed: AtomicBool::new(false),
         }
@@ -94,6 +99,22 @@ impl Client {
     /// It calls itself something else.
     pub fn rename(&self, name: &[u8]) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name.to_vec();
+    }
+
+    /// How many channels, patterns or channels of shards it is subscribed to, by their place in [`Client::subscriptions`].
+    pub fn subscribed_to(&self, kind: usize) -> usize {
+        self.subscriptions[kind].load(Ordering::Relaxed)
+    }
+
+    /// Whether it is subscribed to anything.
+    #[inline]
+    pub fn is_subscribed(&self) -> bool {
+        self.subscriptions.iter().any(|count| count.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Whether it waits for what others do, and so is not idle when it says nothing.
+    pub fn is_listening(&self) -> bool {
+        self.is_subscribed() || self.flags.load(Ordering::Relaxed) & marks::MONITORS != 0
     }
 
     /// Whether somebody ended it.

@@ -376,9 +376,10 @@ impl EventLoop {
         let before_ms = self.woke_at_ms.saturating_sub(timeout_seconds.saturating_mul(1000));
         for index in 0..self.places.len() {
             let connection = self.places[index].connection.as_ref();
-            // Who waits for the server is not idle; who takes no replies is.
+            // Who waits for the server, or for what others do, is not idle; who takes no replies is.
             if connection.is_some_and(|connection| {
                 matches!(connection.waits_for, Next::Read | Next::Write)
+                    && !connection.client.is_listening()
                     && connection.client.active_at_ms.load(Ordering::Relaxed) < before_ms
             }) {
                 self.close(index as u32);

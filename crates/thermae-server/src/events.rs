@@ -1,25 +1,71 @@
-//! What a command did to keys, collected while it runs: for those who are told afterwards.
+//! What a command did that others are told of, collected while it runs: to keys, and in a transaction what it published and that it ran at all.
 //!
 //! A command that has to be run again (see [`crate::space`]) takes back what it said before. Nothing is collected that nobody wants to know.
 
-use crate::attention::{CHANGES, EVENTS};
+use crate::attention::{CHANGES, EVENTS, NEW_KEYS};
 
-/// Something that happened to a key.
+/// Classes of what happens to keys, and how it is published: bits of what `notify-keyspace-events` says.
+pub mod classes {
+    /// Under the key's name.
+    pub const KEYSPACE: u32 = 1;
+    /// Under the event's name.
+    pub const KEYEVENT: u32 = 1 << 1;
+    /// Whatever the key holds: deleted, renamed, given an expiry.
+    pub const GENERIC: u32 = 1 << 2;
+    /// Commands on strings.
+    pub const STRING: u32 = 1 << 3;
+    /// Commands on lists.
+    pub const LIST: u32 = 1 << 4;
+    /// Commands on sets.
+    pub const SET: u32 = 1 << 5;
+    /// Commands on hashes.
+    pub const HASH: u32 = 1 << 6;
+    /// Commands on sorted sets.
+    pub const SORTED_SET: u32 = 1 << 7;
+    /// A key has expired.
+    pub const EXPIRED: u32 = 1 << 8;
+    /// A key had to make room.
+    pub const EVICTED: u32 = 1 << 9;
+    /// Commands on streams.
+    pub const STREAM: u32 = 1 << 10;
+    /// A key was looked for that is not there.
+    pub const KEY_MISS: u32 = 1 << 11;
+    /// Commands of modules.
+    pub const MODULE: u32 = 1 << 12;
+    /// A key was not there before.
+    pub const NEW: u32 = 1 << 13;
+}
+
+/// Something that others are told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Class of the event, a bit of `notify-keyspace-events`.
-    pub class: u32,
-    /// Such as `set`.
-    pub name: &'static str,
-    /// The key, as the store has it.
-    pub key: Vec<u8>,
+pub enum Event {
+    /// It happened to a key.
+    Key {
+        /// One of [`classes`].
+        class: u32,
+        /// Such as `set`.
+        name: &'static str,
+        /// The key, as the store has it.
+        key: Vec<u8>,
+    },
+    /// It is a message to all who are subscribed to a channel.
+    Message {
+        /// The channel is one of a shard.
+        is_sharded: bool,
+        /// Its name.
+        channel: Vec<u8>,
+        /// What is published.
+        message: Vec<u8>,
+    },
+    /// It is a command that ran, as those are shown it who monitor commands.
+    Command(Vec<u8>),
 }
 
 /// What happened.
 #[derive(Debug, Default)]
 pub struct Events {
     wanted: u32,
-    /// What is to be told by its name, in order.
+    /// What is to be told, in order.
     pub events: Vec<Event>,
     /// Keys that have another value than before, or none, as the store has them.
     pub changed: Vec<Vec<u8>>,
@@ -40,18 +86,37 @@ impl Events {
         self.wanted & what != 0
     }
 
-    /// An event.
+    /// Something that happened to a key.
     #[inline]
     pub fn note(&mut self, class: u32, name: &'static str, key: &[u8]) {
-        if self.wanted & EVENTS != 0 {
-            self.events.push(Event { class, name, key: key.to_vec() });
+        if self.wants(EVENTS) {
+            self.push_key(class, name, key);
         }
+    }
+
+    /// A key was looked for in vain.
+    #[inline]
+    pub fn note_miss(&mut self, key: &[u8]) {
+        self.note(classes::KEY_MISS, "keymiss", key);
+    }
+
+    /// A key was not there before.
+    #[inline]
+    pub fn note_new(&mut self, key: &[u8]) {
+        if self.wants(NEW_KEYS) {
+            self.push_key(classes::NEW, "new", key);
+        }
+    }
+
+    #[cold]
+    fn push_key(&mut self, class: u32, name: &'static str, key: &[u8]) {
+        self.events.push(Event::Key { class, name, key: key.to_vec() });
     }
 
     /// A key has changed.
     #[inline]
     pub fn note_change(&mut self, key: &[u8]) {
-        if self.wanted & CHANGES != 0 {
+        if self.wants(CHANGES) {
             self.changed.push(key.to_vec());
         }
     }
@@ -72,6 +137,18 @@ impl Events {
     /// What was collected so far, for [`Events::take_back`].
     pub fn mark(&self) -> (usize, usize) {
         (self.events.len(), self.changed.len())
+    }
+
+    /// Whether something is known to be new that was not when this mark was made.
+    pub fn has_new_since(&self, (events, _): (usize, usize)) -> bool {
+        self.events[events..].iter().any(|event| matches!(event, Event::Key { class: classes::NEW, .. }))
+    }
+
+    /// A key was looked for in vain, before what was collected since this mark.
+    pub fn note_miss_before(&mut self, key: &[u8], (events, _): (usize, usize)) {
+        let since = self.events.split_off(events);
+        self.note_miss(key);
+        self.events.extend(since);
     }
 
     /// Forgets what was collected since.
@@ -101,7 +178,9 @@ mod tests {
         events.want(EVENTS);
         events.note(1, "set", b"a");
         events.note_change(b"a");
-        assert_eq!(events.events, [Event { class: 1, name: "set", key: b"a".to_vec() }]);
+        events.note_new(b"a");
+        let set = Event::Key { class: 1, name: "set", key: b"a".to_vec() };
+        assert_eq!(events.events, [set]);
         assert!(events.changed.is_empty());
         events.want(CHANGES);
         events.note(1, "del", b"b");

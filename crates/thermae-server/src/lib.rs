@@ -10,6 +10,8 @@
 //! - redis: the Redis protocol
 //! - shared: what all clients of a server share
 //! - tracking: who is told that copies of values are outdated
+//! - channels: who is subscribed to which channels and patterns
+//! - monitors: who is shown every command
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
 //! - pause: clients made to wait
@@ -43,6 +45,7 @@
 pub mod attention;
 pub mod bitfield;
 pub mod bits;
+pub mod channels;
 pub mod clients;
 pub mod config;
 pub mod connection;
@@ -60,6 +63,7 @@ pub mod hyperloglog;
 pub mod mailbox;
 pub mod marks;
 pub mod memcache;
+pub mod monitors;
 mod murmur;
 mod natural;
 pub mod numbers;

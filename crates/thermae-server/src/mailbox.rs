@@ -2,6 +2,7 @@
 
 use crate::socket::Accepted;
 use rustix::event::{EventfdFlags, eventfd};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +23,20 @@ pub struct Mailbox {
     accepted: Mutex<Vec<Accepted>>,
     /// Tokens; each client is ended once, so that there are never more than clients.
     closing: Mutex<Vec<u64>>,
-    /// Bounded by what clients may leave unread, as the loop takes them each time that it wakes.
-    messages: Mutex<Vec<Message>>,
+    messages: Mutex<Messages>,
+}
+
+/// What may wait for one client until its loop takes it: a loop can be busy for long, and those who publish do not wait.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+/// What a message takes beside its bytes, about.
+const MESSAGE_BYTES: usize = 64;
+
+/// Messages that wait for the loop.
+#[derive(Debug, Default)]
+struct Messages {
+    waiting: Vec<Message>,
+    /// Bytes that wait for each client; `None`: it is to be ended, for there were too many.
+    bytes: HashMap<u64, Option<usize>>,
 }
 
 impl Mailbox {
@@ -53,19 +66,39 @@ impl Mailbox {
         self.ring();
     }
 
-    /// Sends a message, behind all that were sent before.
+    /// Sends a message, behind all that were sent before. A client for which too much waits is ended instead.
     pub fn deliver(&self, message: Message) {
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        messages.push(message);
+        let bytes = messages.bytes.entry(message.token).or_insert(Some(0));
+        let Some(before) = *bytes else { return };
+        let after = before + message.bytes.len() + MESSAGE_BYTES;
+        // One message alone is the connection's to judge.
+        if before != 0 && after > WAITING_BYTES_MAX {
+            *bytes = None;
+            drop(messages);
+            return self.close(message.token);
+        }
+        *bytes = Some(after);
+        messages.waiting.push(message);
         // Who left the first one has rung.
-        if messages.len() == 1 {
+        if messages.waiting.len() == 1 {
             self.ring();
         }
     }
 
     /// Takes the messages. After [`Mailbox::take`], which silences the bell.
     pub fn take_messages(&self) -> Vec<Message> {
-        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner)).waiting
+    }
+
+    /// Takes the messages for one client.
+    pub fn take_messages_for(&self, token: u64) -> Vec<Message> {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(messages.bytes.get(&token), Some(Some(_))) {
+            return Vec::new();
+        }
+        messages.bytes.remove(&token);
+        messages.waiting.extract_if(.., |message| message.token == token).collect()
     }
 
     /// Has the client with this token ended.
@@ -84,5 +117,47 @@ impl Mailbox {
         let mut count = [0_u8; 8];
         let _ = rustix::io::read(&self.bell, &mut count);
         std::mem::take(&mut *self.accepted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(token: u64, length: usize) -> Message {
+        Message { token, bytes: vec![b'x'; length].into() }
+    }
+
+    #[test]
+    fn messages_for_one_client_can_be_taken_alone() {
+        let mailbox = Mailbox::new().unwrap();
+        [(1, 10), (2, 20), (1, 30)]
+            .into_iter()
+            .for_each(|(token, length)| mailbox.deliver(message(token, length)));
+        let lengths = |messages: Vec<Message>| -> Vec<usize> {
+            messages.iter().map(|message| message.bytes.len()).collect()
+        };
+        assert_eq!(lengths(mailbox.take_messages_for(1)), [10, 30]);
+        assert!(mailbox.take_messages_for(1).is_empty());
+        mailbox.deliver(message(1, 40));
+        assert_eq!(lengths(mailbox.take_messages()), [20, 40]);
+        assert!(mailbox.take_messages().is_empty());
+    }
+
+    #[test]
+    fn a_client_for_which_too_much_waits_is_ended_once() {
+        let mailbox = Mailbox::new().unwrap();
+        for _ in 0..100 {
+            mailbox.deliver(message(1, 1 << 20));
+            mailbox.deliver(message(2, 10));
+        }
+        assert_eq!(mailbox.take_closing(), [1]);
+        assert!(mailbox.take_messages_for(1).is_empty());
+        let messages = mailbox.take_messages();
+        assert_eq!(messages.iter().filter(|message| message.token == 2).count(), 100);
+        assert!(messages.iter().map(|message| message.bytes.len()).sum::<usize>() < WAITING_BYTES_MAX + 1000);
+        // One that has been taken by its loop begins anew, however large the first one is.
+        mailbox.deliver(message(1, WAITING_BYTES_MAX));
+        assert_eq!(mailbox.take_messages().len(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! What all loops and all clients of a server share.
 
 use crate::attention::Attention;
+use crate::channels::Channels;
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
 use crate::counts::Counts;
@@ -8,12 +9,13 @@ use crate::databases::database_of;
 use crate::flusher::Flusher;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
+use crate::monitors::Monitors;
 use crate::pause::Pause;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
 use crate::tracking::{Letters, Tracking};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use thermae_core::Store;
@@ -120,6 +122,12 @@ pub struct Shared {
     pub attention: Attention,
     /// Who is told that copies of values are outdated.
     pub tracking: Tracking,
+    /// Who is subscribed to what.
+    pub channels: Channels,
+    /// Who is shown every command.
+    pub monitors: Monitors,
+    /// Which events of keys are published, and how: bits of [`crate::events::classes`].
+    pub notified: AtomicU32,
     /// Set where there is a server, not in tests of commands.
     pub reach: OnceLock<Reach>,
     /// Drawn at the start, 40 hexadecimal digits.
@@ -180,6 +188,9 @@ impl Shared {
             pause: Pause::default(),
             attention: Attention::default(),
             tracking: Tracking::default(),
+            channels: Channels::default(),
+            monitors: Monitors::default(),
+            notified: AtomicU32::new(0),
             reach: OnceLock::new(),
             run_id: draw_run_id(),
             used_bytes_peak: AtomicU64::new(0),
@@ -225,6 +236,13 @@ impl Shared {
     /// Any key may have changed.
     pub fn invalidate_all(&self) {
         self.post(self.tracking.flushed(&self.clients));
+    }
+
+    /// Takes what was sent to a client with [`Shared::deliver`] and has not reached it yet, in order.
+    pub fn take_messages(&self, place: Place) -> Vec<Arc<[u8]>> {
+        let mailbox = self.reach.get().map(|reach| &reach.mailboxes[place.event_loop]);
+        let messages = mailbox.map(|mailbox| mailbox.take_messages_for(place.token)).unwrap_or_default();
+        messages.into_iter().map(|message| message.bytes).collect()
     }
 
     /// Ends a client; whether it was still there.

@@ -7,6 +7,7 @@
 //!
 //! A single key's change goes straight to the store, which decides by version in the same way.
 
+use crate::attention::NEW_KEYS;
 use crate::events::Events;
 use crate::failure::{Failure, Result};
 use std::collections::HashMap;
@@ -103,6 +104,9 @@ impl<'a> Space<'a> {
     /// Those of the store.
     pub fn set(&mut self, key: &[u8], value: &[u8], options: &SetOptions) -> Result<bool> {
         if self.is_plain() {
+            if self.events.wants(NEW_KEYS) {
+                return self.set_looking(key, value, options);
+            }
             let is_stored = matches!(self.store.set(key, value, options)?, SetOutcome::Stored(_));
             if is_stored {
                 self.events.note_change(key);
@@ -110,21 +114,25 @@ impl<'a> Space<'a> {
             return Ok(is_stored);
         }
         let present = self.meta(key)?;
-        let holds = match options.condition {
-            Condition::Always => true,
-            Condition::IfAbsent => present.is_none(),
-            Condition::IfPresent => present.is_some(),
-            Condition::IfVersion(version) => present.map_or(0, |present| present.version) == version,
-        };
-        if !holds {
-            return Ok(false);
+        let Some(expires_at_ms) = expiry_if(options, present.as_ref()) else { return Ok(false) };
+        if present.is_none() {
+            self.events.note_new(key);
         }
-        let expires_at_ms = match present {
-            Some(present) if options.keep_ttl => present.expires_at_ms,
-            _ => options.expires_at_ms,
-        };
         self.write(key, Some(Written::new(value.to_vec(), options.encoding, expires_at_ms, options.flags)))?;
         Ok(true)
+    }
+
+    /// The same in the store itself, finding out whether the key is new.
+    #[cold]
+    fn set_looking(&mut self, key: &[u8], value: &[u8], options: &SetOptions) -> Result<bool> {
+        self.update(key, |current| {
+            let Some(expires_at_ms) = expiry_if(options, current.as_ref().map(|current| &current.meta))
+            else {
+                return Ok((Update::Keep, false));
+            };
+            let (encoding, flags) = (options.encoding, options.flags);
+            Ok((Update::Set { value: value.to_vec(), encoding, expires_at_ms, flags }, true))
+        })
     }
 
     /// Deletes a key; false where it was absent.
@@ -157,9 +165,10 @@ impl<'a> Space<'a> {
     ) -> Result<T> {
         if self.is_plain() {
             let mut said = None;
-            let mut changes = false;
+            let (mut changes, mut is_new) = (false, false);
             self.store.update(key, &mut |current| match decide(current) {
                 Ok((update, answer)) => {
+                    is_new = current.is_none();
                     changes = match update {
                         Update::Keep => false,
                         Update::Set { .. } => true,
@@ -176,6 +185,9 @@ impl<'a> Space<'a> {
             })?;
             if changes {
                 self.events.note_change(key);
+                if is_new {
+                    self.events.note_new(key);
+                }
             }
             return said.unwrap_or_else(|| Err(Failure::from("ERR the store decided without asking")));
         }
@@ -184,6 +196,9 @@ impl<'a> Space<'a> {
         match update {
             Update::Keep => {}
             Update::Set { value, encoding, expires_at_ms, flags } => {
+                if current.is_none() {
+                    self.events.note_new(key);
+                }
                 self.write(key, Some(Written::new(value, encoding, expires_at_ms, flags)))?;
             }
             Update::Delete if current.is_none() => {}
@@ -254,7 +269,10 @@ impl<'a> Space<'a> {
                 Ok(answer) => match overlay.apply(self.store) {
                     Ok(()) => return Ok(Some(answer)),
                     Err(Error::Conflict(_)) => {}
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        self.events.take_back(mark);
+                        return Err(error.into());
+                    }
                 },
             }
         }
@@ -289,6 +307,20 @@ impl<'a> Space<'a> {
         }
         Ok(())
     }
+}
+
+/// When a value expires that is stored with these options where there is this one, or none; `None`: it is not stored there.
+fn expiry_if(options: &SetOptions, present: Option<&RecordMeta>) -> Option<u64> {
+    let holds = match options.condition {
+        Condition::Always => true,
+        Condition::IfAbsent => present.is_none(),
+        Condition::IfPresent => present.is_some(),
+        Condition::IfVersion(version) => present.map_or(0, |present| present.version) == version,
+    };
+    holds.then_some(match present {
+        Some(present) if options.keep_ttl => present.expires_at_ms,
+        _ => options.expires_at_ms,
+    })
 }
 
 impl Written {

@@ -430,8 +430,8 @@ impl Post<'_> {
             return;
         };
         let is_resp3 = speaks_resp3(&target);
-        if !is_resp3 && redirect == 0 {
-            // RESP2 has no way to tell a client what it did not ask for.
+        if !is_resp3 && (redirect == 0 || !target.is_subscribed()) {
+            // RESP2 has no way to tell a client what it did not ask for, unless it is one that listens.
             return;
         }
         let letter = self.letter(&target);
@@ -576,6 +576,7 @@ mod tests {
         // In RESP2 it is a message of a channel.
         let target = world.clients.find(1).unwrap();
         target.flags.store(0, Ordering::Relaxed);
+        target.subscriptions[0].store(1, Ordering::Relaxed);
         world.note("a", 1);
         world.note("a", 2);
         let message = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$1\r\na\r\n".to_owned();

@@ -249,7 +249,7 @@ fn make(
     match turn.store().set(key, value, &options)? {
         SetOutcome::NotStored => Ok(None),
         SetOutcome::Stored(version) => {
-            turn.stored(key, version);
+            turn.stored(key, version, expires_at_ms);
             let value_len = value.len() as u64;
             Ok(Some(RecordMeta { version, encoding, expires_at_ms, value_len, ..RecordMeta::default() }))
         }
@@ -343,7 +343,7 @@ fn set_stale(
             turn.store().set(key, data, &SetOptions { condition, ..options })?
         {
             let was_won = turn.marks().was_won(key, present.version);
-            turn.stored(key, version);
+            turn.stored(key, version, options.expires_at_ms);
             let displaced = turn.marks().set_stale(key, version, was_won);
             turn.displace(displaced)?;
             return Ok(Outcome::Stored(version));
@@ -423,6 +423,7 @@ fn remove(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Outcome, Error> {
     if is_deleted {
         turn.changed(&asked.key);
         turn.marks().forget(&asked.key);
+        turn.note("del", &asked.key);
     }
     turn.tally.choose(is_deleted, Count::DeleteHits, Count::DeleteMisses);
     Ok(outcome)

@@ -6,6 +6,7 @@ use crate::memcache::retrieval::{Listed, go_on, retrieve};
 use crate::memcache::turn::Turn;
 use crate::memcache::words::Words;
 use crate::memcache::{administration, meta, statistics, storage};
+use crate::redis::telling;
 use crate::shared::Shared;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -47,6 +48,9 @@ impl Session {
         self.is_new &= buffer.is_empty();
         let mut turn = Turn::new(shared, output);
         let done = self.execute(buffer, &mut turn);
+        if !turn.events.is_empty() {
+            telling::tell(shared, &turn.events);
+        }
         shared.counts.add(&turn.tally);
         shared.statistics.commands.fetch_add(turn.commands, Ordering::Relaxed);
         done

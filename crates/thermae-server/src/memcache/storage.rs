@@ -95,8 +95,11 @@ pub fn lose(turn: &mut Turn<'_>, key: &[u8]) {
     let key = key_of(key);
     turn.marks().forget(&key);
     // Whoever could not store is told so; that the old value can't be deleted either changes nothing about that.
-    let _ = turn.store().delete(&key);
+    let was_deleted = turn.store().delete(&key).unwrap_or(false);
     turn.changed(&key);
+    if was_deleted {
+        turn.note("del", &key);
+    }
 }
 
 /// Stores a value in one of the ways there are.
@@ -121,7 +124,7 @@ pub fn store_as(
     };
     match turn.store().set(key, data, &SetOptions { condition, ..options })? {
         SetOutcome::Stored(version) => {
-            turn.stored(key, version);
+            turn.stored(key, version, options.expires_at_ms);
             Ok(Outcome::Stored(version))
         }
         SetOutcome::NotStored => Ok(Outcome::NotStored),
@@ -146,7 +149,7 @@ pub fn store_if_version(
             turn.store().set(key, data, &SetOptions { condition, ..options })?
         {
             turn.tally.add(Count::CasHits);
-            turn.stored(key, version);
+            turn.stored(key, version, options.expires_at_ms);
             return Ok(Outcome::Stored(version));
         }
     }
@@ -182,7 +185,8 @@ pub fn join(
         Ok(Update::Set { value, encoding: 0, expires_at_ms: meta.expires_at_ms, flags: meta.flags })
     })?;
     if let Some(version) = stored {
-        turn.stored(key, version);
+        // It keeps its expiry, which is nothing to be told.
+        turn.stored(key, version, 0);
         outcome = Outcome::Stored(version);
     }
     Ok(outcome)
@@ -242,6 +246,10 @@ pub fn count_as(turn: &mut Turn<'_>, key: &[u8], counting: Counting) -> Result<C
     if let (Some(version), Counted::To { before, after, .. }) = (stored, &mut counted) {
         after.version = version;
         turn.changed(key);
+        turn.note("set", key);
+        if expires_at_ms.is_some_and(|expires_at_ms| expires_at_ms != 0) {
+            turn.note("expire", key);
+        }
         // Counting makes nothing fresh that is stale.
         turn.marks().carry(key, before.version, version);
     }
@@ -305,6 +313,9 @@ pub fn delete(turn: &mut Turn<'_>, words: Words<'_>) {
         Ok(was_present) => {
             turn.changed(&key);
             turn.marks().forget(&key);
+            if was_present {
+                turn.note("del", &key);
+            }
             turn.tally.choose(was_present, Count::DeleteHits, Count::DeleteMisses);
             if was_present { "DELETED" } else { "NOT_FOUND" }
         }

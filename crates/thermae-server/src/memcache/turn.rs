@@ -3,6 +3,8 @@
 use crate::attention::CHANGES;
 use crate::counts::{Count, Tally};
 use crate::databases::stored_key;
+use crate::events::Events;
+use crate::events::classes::{GENERIC, STRING};
 use crate::marks::{Displaced, Marks};
 use crate::memcache::request::TOO_LARGE;
 use crate::memcache::words::push_number;
@@ -35,12 +37,16 @@ pub struct Turn<'a> {
     pub tally: Tally,
     /// Commands executed.
     pub commands: u64,
+    /// What was done to items, to be told at the end of the turn.
+    pub events: Events,
 }
 
 impl<'a> Turn<'a> {
     /// One that begins now.
     pub fn new(shared: &'a Shared, output: &'a mut Vec<u8>) -> Self {
-        Self { shared, output, now_ms: shared.store.now_ms(), tally: Tally::default(), commands: 0 }
+        let mut events = Events::default();
+        events.want(shared.attention.wanted());
+        Self { shared, output, now_ms: shared.store.now_ms(), tally: Tally::default(), commands: 0, events }
     }
 
     /// The store.
@@ -122,12 +128,23 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// An item was stored, as this version: what was said of an earlier one is void.
+    /// An item was stored, as this version and with this expiry: what was said of an earlier one is void.
     #[inline]
-    pub fn stored(&mut self, key: &[u8], version: u64) {
+    pub fn stored(&mut self, key: &[u8], version: u64, expires_at_ms: u64) {
         self.changed(key);
+        self.note("set", key);
+        if expires_at_ms != 0 {
+            self.note("expire", key);
+        }
         self.marks().forget(key);
         self.marks().note(key, version, self.now_seconds(), false);
+    }
+
+    /// Notes what was done to an item, as Redis names it for a string.
+    #[inline]
+    pub fn note(&mut self, name: &'static str, key: &[u8]) {
+        let class = if name == "set" { STRING } else { GENERIC };
+        self.events.note(class, name, key);
     }
 
     /// An item was read.
@@ -142,12 +159,15 @@ impl<'a> Turn<'a> {
     /// Those of the store.
     pub fn displace(&mut self, displaced: Option<Displaced>) -> Result<(), Error> {
         let Some(Displaced { key, version }) = displaced else { return Ok(()) };
-        let delete = &mut |current: Option<Current<'_>>| {
-            let is_same = current.is_some_and(|current| current.meta.version == version);
+        let mut is_same = false;
+        self.store().update(&key, &mut |current: Option<Current<'_>>| {
+            is_same = current.is_some_and(|current| current.meta.version == version);
             Ok(if is_same { Update::Delete } else { Update::Keep })
-        };
-        self.store().update(&key, delete)?;
+        })?;
         self.changed(&key);
+        if is_same {
+            self.note("del", &key);
+        }
         Ok(())
     }
 
@@ -186,6 +206,12 @@ impl<'a> Turn<'a> {
         let Some(before) = before else { return Ok(None) };
         let Some(version) = version else { return Ok(Some(None)) };
         self.changed(key);
+        match expires_at_ms {
+            Some(0) if before.expires_at_ms != 0 => self.note("persist", key),
+            None | Some(0) => {}
+            Some(expires_at_ms) if expires_at_ms <= self.now_ms => self.note("del", key),
+            Some(_) => self.note("expire", key),
+        }
         self.marks().carry(key, before.version, version);
         let expires_at_ms = expires_at_ms.unwrap_or(before.expires_at_ms);
         Ok(Some(Some(RecordMeta { version, expires_at_ms, ..before })))

@@ -5,6 +5,7 @@
 
 use crate::bitfield::{self, Action, FieldType, Operation, Overflow};
 use crate::bits::{self, Combination, Span, Unit};
+use crate::events::classes::{GENERIC, STRING};
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
@@ -132,15 +133,18 @@ fn setbit(call: &mut Call<'_, '_>) -> Result<()> {
         Some(1) => true,
         _ => return Err(Failure::from("ERR bit is not an integer or out of range")),
     };
-    let old = call.space.update(&key, |current| {
+    let (old, is_changed) = call.space.update(&key, |current| {
         let (value, kept) = parts(current);
         if offset >> 3 < value.len() as u64 && bits::get_bit(value, offset) == bit {
-            return Ok((Update::Keep, bit));
+            return Ok((Update::Keep, (bit, false)));
         }
         let mut value = value.to_vec();
         let old = bits::set_bit(&mut value, offset, bit);
-        Ok((set_bytes(value, kept), old))
+        Ok((set_bytes(value, kept), (old, true)))
     })?;
+    if is_changed {
+        call.note(STRING, "setbit", &key);
+    }
     call.reply.flag(old);
     Ok(())
 }
@@ -230,7 +234,11 @@ fn bitop(call: &mut Call<'_, '_>) -> Result<()> {
     let length = call.space.atomically(|space| {
         let mut values = Vec::with_capacity(sources.len());
         for source in &sources {
-            values.push(space.get(source)?.map(|(_, value)| value).unwrap_or_default());
+            let found = space.get(source)?;
+            if found.is_none() {
+                space.events.note_miss(source);
+            }
+            values.push(found.map(|(_, value)| value).unwrap_or_default());
         }
         let inputs: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
         let result = match combination {
@@ -238,9 +246,12 @@ fn bitop(call: &mut Call<'_, '_>) -> Result<()> {
             None => bits::complement(inputs[0]),
         };
         if result.is_empty() {
-            space.delete(&target)?;
+            if space.delete(&target)? {
+                space.events.note(GENERIC, "del", &target);
+            }
         } else {
             space.set(&target, &result, &SetOptions::default())?;
+            space.events.note(STRING, "set", &target);
         }
         Ok(result.len())
     })?;
@@ -254,13 +265,16 @@ fn bitfield(call: &mut Call<'_, '_>) -> Result<()> {
         return read_fields(call, &operations);
     }
     let key = call.key(1);
-    let replies = call.space.update(&key, |current| {
+    let (replies, is_changed) = call.space.update(&key, |current| {
         let (value, kept) = parts(current);
         let mut value = value.to_vec();
         let applied = bitfield::apply(&mut value, &operations);
         let update = if applied.is_changed { set_bytes(value, kept) } else { Update::Keep };
-        Ok((update, applied.replies))
+        Ok((update, (applied.replies, applied.is_changed)))
     })?;
+    if is_changed {
+        call.note(STRING, "setbit", &key);
+    }
     reply_fields(call, &replies);
     Ok(())
 }

@@ -62,6 +62,12 @@ impl<'a> Call<'a, '_> {
         parse_integer(self.arguments.at(index)).ok_or(Failure::from(NOT_AN_INTEGER))
     }
 
+    /// Notes what happened to a key, of one of [`crate::events::classes`]: it is told once the command has run, or the transaction.
+    #[inline]
+    pub fn note(&mut self, class: u32, name: &'static str, key: &[u8]) {
+        self.space.events.note(class, name, key);
+    }
+
     /// Whether an argument is this word, in any case.
     #[inline]
     pub fn is(&self, index: usize, word: &str) -> bool {

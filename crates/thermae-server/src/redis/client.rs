@@ -223,11 +223,8 @@ fn list(call: &mut Call<'_, '_>) -> Result<()> {
     let listed: Vec<Arc<Client>> = match call.arguments.len() {
         2 => clients,
         4 if call.is(2, "TYPE") => {
-            if is_of_type(call.argument(3))? {
-                clients
-            } else {
-                Vec::new()
-            }
+            let of_type = Type::parse(call.argument(3))?;
+            clients.into_iter().filter(|client| of_type.is_of(client)).collect()
         }
         4.. if call.is(2, "ID") => {
             let mut listed = Vec::new();
@@ -258,12 +255,28 @@ fn info(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether the clients that there are, which are all of the same type, are of this one.
-fn is_of_type(name: &[u8]) -> Result<bool> {
-    match name.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(true),
-        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
-        _ => Err(Failure::text(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))),
+/// What a client is, to CLIENT LIST and CLIENT KILL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Normal,
+    /// Subscribed to something.
+    Subscriber,
+    /// Another server, of which there is none.
+    Server,
+}
+
+impl Type {
+    fn parse(name: &[u8]) -> Result<Self> {
+        match name.to_ascii_lowercase().as_slice() {
+            b"normal" => Ok(Self::Normal),
+            b"pubsub" => Ok(Self::Subscriber),
+            b"master" | b"replica" | b"slave" => Ok(Self::Server),
+            _ => Err(Failure::text(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))),
+        }
+    }
+
+    fn is_of(self, client: &Client) -> bool {
+        self == if client.is_subscribed() { Self::Subscriber } else { Self::Normal }
     }
 }
 
@@ -275,6 +288,8 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
     let tracks = shared.tracking.seen(client.id);
     let mut letters = String::new();
     for (is_so, letter) in [
+        (has(marks::MONITORS), 'O'),
+        (client.is_subscribed(), 'P'),
         (has(marks::IN_TRANSACTION), 'x'),
         (tracks.is_some(), 't'),
         (tracks.is_some_and(|tracks| tracks.is_broken), 'R'),
@@ -295,7 +310,7 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
     // Writing to a string does not fail.
     let _ = writeln!(
         lines,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input_bytes} \
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub={} psub={} ssub={} multi={} qbuf={input_bytes} \
          qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user=default redir={} resp={}",
         client.id,
         client.address.strip_prefix("unix:").unwrap_or(&client.address),
@@ -305,6 +320,9 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
         now_ms.saturating_sub(client.connected_at_ms) / 1000,
         now_ms.saturating_sub(client.active_at_ms.load(Ordering::Relaxed)) / 1000,
         client.database.load(Ordering::Relaxed),
+        client.subscribed_to(0),
+        client.subscribed_to(1),
+        client.subscribed_to(2),
         client.queued.load(Ordering::Relaxed),
         BYTES_AT_REST + input_bytes + output_bytes,
         if output_bytes == 0 { "r" } else { "rw" },
@@ -320,7 +338,7 @@ struct Conditions<'a> {
     id: Option<u64>,
     address: Option<&'a [u8]>,
     local_address: Option<&'a [u8]>,
-    is_of_other_type: bool,
+    of_type: Option<Type>,
     spares_caller: bool,
 }
 
@@ -332,7 +350,7 @@ impl Conditions<'_> {
         self.id.is_none_or(|id| id == client.id)
             && is(self.address, &client.address)
             && is(self.local_address, &client.local_address)
-            && !self.is_of_other_type
+            && self.of_type.is_none_or(|of_type| of_type.is_of(client))
             && !(self.spares_caller && client.id == caller)
     }
 }
@@ -367,7 +385,7 @@ fn conditions<'a>(call: &Call<'a, '_>) -> Result<Conditions<'a>> {
         } else if call.is(index, "LADDR") {
             conditions.local_address = Some(value);
         } else if call.is(index, "TYPE") {
-            conditions.is_of_other_type = !is_of_type(value)?;
+            conditions.of_type = Some(Type::parse(value)?);
         } else if call.is(index, "USER") {
             if value != b"default" {
                 let user = String::from_utf8_lossy(value);

@@ -6,9 +6,9 @@
 use crate::databases::DATABASES;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
+use crate::redis::pubsub::reply_messages;
 use crate::redis::session::ReplyMode;
 use crate::redis::table::{Command, NO_KEYS, flags};
-use crate::redis::tracking;
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::PoisonError;
@@ -117,6 +117,12 @@ pub static COMMANDS: &[Command] = &[
 
 fn ping(call: &mut Call<'_, '_>) -> Result<()> {
     match call.arguments.len() {
+        1 | 2 if call.session.only_listens() => {
+            let given = if call.arguments.len() == 2 { call.argument(1) } else { b"" };
+            call.reply.array(2);
+            call.reply.bulk(b"pong");
+            call.reply.bulk(given);
+        }
         1 => call.reply.status("PONG"),
         2 => call.reply.bulk(call.arguments.at(1)),
         _ => return Err(Failure::from("ERR wrong number of arguments for 'ping' command")),
@@ -150,6 +156,8 @@ fn quit(call: &mut Call<'_, '_>) -> Result<()> {
 
 fn reset(call: &mut Call<'_, '_>) -> Result<()> {
     let needs_no_password = !has_password(call);
+    call.session.leave(call.shared);
+    reply_messages(call);
     let session = &mut *call.session;
     session.queue = None;
     session.watched = HashMap::new();
@@ -157,7 +165,6 @@ fn reset(call: &mut Call<'_, '_>) -> Result<()> {
     session.database = 0;
     session.is_resp3 = false;
     session.is_authenticated = needs_no_password;
-    tracking::turn_off(session, call.shared);
     session.settle();
     session.publish();
     session.client.rename(b"");
@@ -238,13 +245,22 @@ fn hello(call: &mut Call<'_, '_>) -> Result<()> {
         ));
     }
     if let Some(version) = version {
-        call.session.is_resp3 = version == 3;
-        call.reply.speak(version == 3);
-        // Who has something to tell the client from now on tells it in this version.
-        call.session.publish();
+        speak(call, version == 3);
     }
     greet(call);
     Ok(())
+}
+
+/// Goes on in this version of the protocol; what was published before is told in the one before.
+fn speak(call: &mut Call<'_, '_>, is_resp3: bool) {
+    call.session.is_resp3 = is_resp3;
+    // Who has something to tell the client from now on tells it in this version.
+    call.shared.channels.while_silent(|| call.session.publish());
+    if call.session.client.is_subscribed() && call.space.is_plain() {
+        reply_messages(call);
+    }
+    call.session.settle();
+    call.reply.speak(is_resp3);
 }
 
 /// Says who the server is.

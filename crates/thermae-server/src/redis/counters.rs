@@ -3,6 +3,7 @@
 //! An integer is stored as Python stores its own, so that either reads what the other has counted; a number with a fraction is stored as the text that
 //! Redis has for it. What a number is, is as strict as in Redis: any other text is left alone.
 
+use crate::events::classes::STRING;
 use crate::extended::Extended;
 use crate::failure::Result;
 use crate::numbers::parse_integer;
@@ -109,6 +110,7 @@ fn add(call: &mut Call<'_, '_>, by: i64) -> Result<()> {
         let value = sum.to_string().into_bytes();
         Ok((set_encoded(value, ENCODING_INTEGER, kept), sum))
     })?;
+    call.note(STRING, "incrby", &key);
     call.reply.integer(sum);
     Ok(())
 }
@@ -124,6 +126,7 @@ fn incrbyfloat(call: &mut Call<'_, '_>) -> Result<()> {
         let sum = sum.to_string().into_bytes();
         Ok((set_bytes(sum.clone(), kept), sum))
     })?;
+    call.note(STRING, "incrbyfloat", &key);
     call.reply.bulk(&sum);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! DUMP and RESTORE: values as bytes that another server takes, Redis itself included.
 
+use crate::events::classes::GENERIC;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::payload::{Refused, decode_string, encode_string};
@@ -47,7 +48,10 @@ fn dump(call: &mut Call<'_, '_>) -> Result<()> {
     let key = call.key(1);
     match call.space.get(&key)? {
         Some((_, value)) => call.reply.bulk(&encode_string(&value)),
-        None => call.reply.null(),
+        None => {
+            call.space.events.note_miss(&key);
+            call.reply.null();
+        }
     }
     Ok(())
 }
@@ -112,14 +116,22 @@ fn restore(call: &mut Call<'_, '_>) -> Result<()> {
         ttl_ms => ttl_ms.checked_add(now_ms).filter(|sum| i64::try_from(*sum).is_ok()).unwrap_or(1),
     };
     if expires_at_ms != 0 && expires_at_ms <= now_ms {
-        call.space.delete(&key)?;
+        if call.space.delete(&key)? {
+            call.note(GENERIC, "del", &key);
+        }
     } else {
         let condition = if options.replaces { Condition::Always } else { Condition::IfAbsent };
+        let (replaces, mark) = (options.replaces, call.space.events.mark());
         let options = SetOptions { expires_at_ms, condition, ..SetOptions::default() };
         // Looked at again: somebody else may have stored the key meanwhile.
         if !call.space.set(&key, &value, &options)? {
             return Err(Failure::from(BUSY));
         }
+        // To Redis, what replaces another key is a new one.
+        if replaces && !call.space.events.has_new_since(mark) {
+            call.space.events.note_new(&key);
+        }
+        call.note(GENERIC, "restore", &key);
     }
     call.reply.ok();
     Ok(())

@@ -1,13 +1,15 @@
 //! The way of a command: found in the table, checked, queued or run, answered.
 
+use crate::attention::COMMANDS;
 use crate::failure::Failure;
 use crate::redis::call::Call;
 use crate::redis::diagnostics::note_slow;
+use crate::redis::pubsub::is_about_subscriptions;
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
 use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, Entry, flags};
-use crate::redis::tracking;
+use crate::redis::{monitor, telling, tracking};
 use crate::shared::Shared;
 use crate::space::Space;
 use std::borrow::Cow;
@@ -33,16 +35,33 @@ pub fn execute(
     let mode = session.reply_mode;
     let wanted = shared.attention.wanted();
     space.events.want(wanted);
-    match find(arguments) {
-        Ok(command) => execute_found(command, arguments, session, space, shared, output),
-        Err(failure) => refuse(arguments, session, &failure, shared, output),
-    }
+    let ran = match find(arguments) {
+        Ok(command) => execute_found(command, arguments, session, space, shared, output).then_some(command),
+        Err(failure) => {
+            refuse(arguments, session, &failure, shared, output);
+            None
+        }
+    };
     if mode != ReplyMode::On || session.reply_mode != ReplyMode::On {
-        keep_silent(session, mode, start, output);
+        keep_silent(session, mode, ran, start, output);
     }
     let wanted_now = shared.attention.wanted_now();
-    if wanted | wanted_now != 0 && (wanted != wanted_now || !space.events.is_empty()) {
+    if wanted | wanted_now != 0
+        && (wanted != wanted_now || wanted & COMMANDS != 0 || !space.events.is_empty())
+    {
+        if let Some(command) = ran {
+            note_command(command, arguments, session, space);
+        }
         tell(arguments, session, space, shared, output);
+    }
+}
+
+/// Notes that a command ran, where somebody wants to know.
+#[inline]
+pub fn note_command(command: &Command, arguments: Arguments<'_>, session: &Session, space: &mut Space<'_>) {
+    if space.events.wants(COMMANDS) {
+        let now_ms = space.now_ms();
+        monitor::note(command, arguments, session, now_ms, &mut space.events);
     }
 }
 
@@ -56,13 +75,20 @@ fn tell(
     output: &mut Vec<u8>,
 ) {
     tracking::tell(arguments, session, space, shared, output);
+    telling::tell(shared, &space.events);
     space.events.clear();
 }
 
-/// Drops a reply that the client does not want. The command that asked for silence is silent itself.
+/// Drops a reply that the client does not want. The command that asked for silence is silent itself; what one is subscribed to is no reply.
 #[cold]
-fn keep_silent(session: &mut Session, before: ReplyMode, start: usize, output: &mut Vec<u8>) {
-    if session.reply_mode != ReplyMode::On {
+fn keep_silent(
+    session: &mut Session,
+    before: ReplyMode,
+    ran: Option<&Entry>,
+    start: usize,
+    output: &mut Vec<u8>,
+) {
+    if session.reply_mode != ReplyMode::On && !ran.is_some_and(|command| is_about_subscriptions(command)) {
         output.truncate(start);
     }
     session.reply_mode = match (before, session.reply_mode) {
@@ -140,6 +166,7 @@ fn refuse(
     Reply::new(output, session.is_resp3).error(&line);
 }
 
+/// Whether the command ran: it may be refused, or be queued.
 #[inline]
 fn execute_found(
     command: &'static Entry,
@@ -148,17 +175,19 @@ fn execute_found(
     space: &mut Space<'_>,
     shared: &Shared,
     output: &mut Vec<u8>,
-) {
+) -> bool {
     if !session.is_plain
         && let Err(failure) = admit(command, arguments, session, shared)
     {
-        return refuse(arguments, session, &failure, shared, output);
+        refuse(arguments, session, &failure, shared, output);
+        return false;
     }
     session.last_command = Some(command);
     if session.queue.is_some() && !is_of_transactions(command) {
         if command.has(flags::NO_MULTI) {
             let failure = Failure::from("ERR Command not allowed inside a transaction");
-            return refuse(arguments, session, &failure, shared, output);
+            refuse(arguments, session, &failure, shared, output);
+            return false;
         }
         let bytes: usize = arguments.from(0).map(|argument| argument.len() + ARGUMENT_BYTES).sum();
         if let Some(queue) = &mut session.queue {
@@ -166,13 +195,16 @@ fn execute_found(
             if queue.bytes > QUEUED_BYTES_MAX {
                 queue.commands = Vec::new();
                 let failure = Failure::from("ERR the transaction's commands take more than 64 MiB: split it");
-                return refuse(arguments, session, &failure, shared, output);
+                refuse(arguments, session, &failure, shared, output);
+                return false;
             }
             queue.commands.push(arguments.into());
         }
-        return Reply::new(output, session.is_resp3).status("QUEUED");
+        Reply::new(output, session.is_resp3).status("QUEUED");
+        return false;
     }
     run(command, arguments, session, space, shared, output);
+    true
 }
 
 /// Whether a client that is not [`Session::is_plain`] may run this command now; what has to be known of it is noted.
@@ -189,8 +221,25 @@ fn admit(
     if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
         return Err(Failure::from("NOAUTH Authentication required."));
     }
+    if session.only_listens()
+        && !is_about_subscriptions(command)
+        && !(command.group == "connection" && matches!(command.name, "ping" | "quit" | "reset"))
+    {
+        return Err(Failure::text(format!(
+            "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+            command.full_name
+        )));
+    }
+    if session.monitors && (command.has(flags::READONLY | flags::WRITE) || is_publishing(command)) {
+        return Err(Failure::from("ERR Replica can't interact with the keyspace"));
+    }
     tracking::before(command, arguments, session, shared);
     Ok(())
+}
+
+/// Whether it is a command that Redis would replicate although it changes no key.
+fn is_publishing(command: &Command) -> bool {
+    command.group == "pubsub" && matches!(command.name, "publish" | "spublish")
 }
 
 /// Whether a client that has not said who it is need not any more, the password having been taken away meanwhile.

@@ -3,6 +3,7 @@
 //! Moments are those of the store's clock, in milliseconds since 1970; one that is past deletes the key at once, so that none is ever stored. All
 //! commands that set one do what PEXPIREAT does, with another unit or another beginning.
 
+use crate::events::classes::GENERIC;
 use crate::failure::{Failure, Result};
 use crate::redis::call::Call;
 use crate::redis::table::{Command, ONE_KEY, flags};
@@ -227,6 +228,9 @@ fn set_expiry(call: &mut Call<'_, '_>, unit_ms: i64, from_ms: i64) -> Result<()>
         };
         Ok((update, true))
     })?;
+    if is_set {
+        call.note(GENERIC, if expires_at_ms.is_some() { "expire" } else { "del" }, &key);
+    }
     call.reply.flag(is_set);
     Ok(())
 }
@@ -242,6 +246,9 @@ fn persist(call: &mut Call<'_, '_>) -> Result<()> {
             None => (Update::Keep, false),
         })
     })?;
+    if is_changed {
+        call.note(GENERIC, "persist", &key);
+    }
     call.reply.flag(is_changed);
     Ok(())
 }
@@ -271,7 +278,10 @@ fn seconds(ms: u64) -> u64 {
 fn reply_expiry(call: &mut Call<'_, '_>, number: impl FnOnce(u64, u64) -> u64) -> Result<()> {
     let key = call.key(1);
     match call.space.meta(&key)? {
-        None => call.reply.integer(-2),
+        None => {
+            call.space.events.note_miss(&key);
+            call.reply.integer(-2);
+        }
         Some(RecordMeta { expires_at_ms: 0, .. }) => call.reply.integer(-1),
         Some(meta) => {
             let now_ms = call.space.now_ms();

@@ -4,6 +4,7 @@
 //! next PFCOUNT need not make it again; where it can't be kept, for lack of room or of leave to write, it is answered all the same.
 
 use crate::error::Error;
+use crate::events::classes::STRING;
 use crate::failure::{Failure, Result};
 use crate::hyperloglog;
 use crate::redis::call::Call;
@@ -61,6 +62,15 @@ fn failure(error: Error) -> Failure {
     Failure::text(error.to_string())
 }
 
+/// A key's value.
+fn read(space: &mut Space<'_>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let found = space.get(key)?;
+    if found.is_none() {
+        space.events.note_miss(key);
+    }
+    Ok(found.map(|(_, value)| value))
+}
+
 fn pfadd(call: &mut Call<'_, '_>) -> Result<()> {
     let (key, arguments) = (call.key(1), call.arguments);
     let is_changed = call.space.update(&key, |current| {
@@ -74,6 +84,9 @@ fn pfadd(call: &mut Call<'_, '_>) -> Result<()> {
         let update = if is_changed { set_bytes(sketch, kept) } else { Update::Keep };
         Ok((update, is_changed))
     })?;
+    if is_changed {
+        call.note(STRING, "pfadd", &key);
+    }
     call.reply.flag(is_changed);
     Ok(())
 }
@@ -111,7 +124,7 @@ fn count_union(call: &mut Call<'_, '_>) -> Result<()> {
     let sketches = call.space.atomically(|space| {
         let mut sketches = Vec::new();
         for key in &keys {
-            sketches.extend(space.get(key)?.map(|(_, sketch)| sketch));
+            sketches.extend(read(space, key)?);
         }
         Ok(sketches)
     })?;
@@ -124,14 +137,16 @@ fn pfmerge(call: &mut Call<'_, '_>) -> Result<()> {
     let target = call.key(1);
     let keys: Vec<_> = (2..call.arguments.len()).map(|index| call.key(index)).collect();
     call.space.atomically(|space| {
-        let mut merged = space.get(&target)?.map_or_else(hyperloglog::create, |(_, sketch)| sketch);
+        let mut merged = read(space, &target)?.unwrap_or_else(hyperloglog::create);
         let mut sketches = Vec::new();
         for key in &keys {
-            sketches.extend(space.get(key)?.map(|(_, sketch)| sketch));
+            sketches.extend(read(space, key)?);
         }
         let sketches: Vec<&[u8]> = sketches.iter().map(Vec::as_slice).collect();
         hyperloglog::merge(&mut merged, &sketches).map_err(failure)?;
-        space.set(&target, &merged, &SetOptions { keep_ttl: true, ..SetOptions::default() })
+        space.set(&target, &merged, &SetOptions { keep_ttl: true, ..SetOptions::default() })?;
+        space.events.note(STRING, "pfadd", &target);
+        Ok(())
     })?;
     call.reply.ok();
     Ok(())

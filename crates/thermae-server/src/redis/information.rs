@@ -3,6 +3,7 @@
 //! Each number is one that somebody counts here; fields of Redis that would be made up are left out. Whatever has a counterpart in the store
 //! has Redis's name; the rest is in a section of its own, `thermae`.
 
+use crate::channels::Kind;
 use crate::databases::{DATABASES, database_of};
 use crate::failure::Result;
 use crate::redis::call::Call;
@@ -264,9 +265,10 @@ fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("evicted_clients", 0);
     lines.add("keyspace_hits", stats.hits);
     lines.add("keyspace_misses", stats.misses);
-    lines.add("pubsub_channels", 0);
-    lines.add("pubsub_patterns", 0);
-    lines.add("pubsubshard_channels", 0);
+    let channels = &facts.call.shared.channels;
+    lines.add("pubsub_channels", channels.count(Kind::Channel));
+    lines.add("pubsub_patterns", channels.count(Kind::Pattern));
+    lines.add("pubsubshard_channels", channels.count(Kind::Shard));
     lines.add("latest_fork_usec", 0);
     lines.add("total_forks", 0);
     lines.add("migrate_cached_sockets", 0);

@@ -4,6 +4,7 @@
 //! encoding, which is Python's, and when it expires.
 
 use crate::databases::{DATABASES, stored_key};
+use crate::events::classes::GENERIC;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::table::{ALL_KEYS, Command, Keys, NO_KEYS, ONE_KEY, flags};
@@ -171,26 +172,67 @@ enum Transfer {
     TargetTaken,
 }
 
+/// What is noted of a key that is copied: nothing of itself, and this of where it comes to. Others have gone from where they were.
+const COPIED: [&str; 2] = ["", "copy_to"];
+const RENAMED: [&str; 2] = ["rename_from", "rename_to"];
+const MOVED: [&str; 2] = ["move_from", "move_to"];
+
 /// Copies a value from one stored key to another one, or moves it.
-fn transfer(space: &mut Space<'_>, from: &[u8], to: &[u8], replaces: bool, moves: bool) -> Result<Transfer> {
+fn transfer(
+    space: &mut Space<'_>,
+    from: &[u8],
+    to: &[u8],
+    replaces: bool,
+    noted: [&'static str; 2],
+) -> Result<Transfer> {
     space.atomically(|space| {
-        let Some((meta, value)) = space.get(from)? else { return Ok(Transfer::NothingThere) };
-        if !replaces && space.meta(to)?.is_some() {
+        let Some((meta, value)) = space.get(from)? else {
+            if noted == COPIED {
+                space.events.note_miss(from);
+            }
+            return Ok(Transfer::NothingThere);
+        };
+        let is_taken = space.meta(to)?.is_some();
+        if is_taken && !replaces {
             return Ok(Transfer::TargetTaken);
         }
-        // In the order in which Redis tells of it.
-        if moves {
+        // Changes are told in the order in which Redis tells of them.
+        if noted != COPIED {
             space.delete(from)?;
         }
+        if is_taken {
+            // So that the one which comes in its place is new.
+            space.delete(to)?;
+        }
         space.set(to, &value, &unchanged(&meta))?;
+        if noted != COPIED {
+            space.events.note(GENERIC, noted[0], from);
+        }
+        space.events.note(GENERIC, noted[1], to);
         Ok(Transfer::Done)
     })
+}
+
+fn delete_one(space: &mut Space<'_>, key: &[u8]) -> Result<bool> {
+    let was_present = space.delete(key)?;
+    if was_present {
+        space.events.note(GENERIC, "del", key);
+    }
+    Ok(was_present)
+}
+
+fn is_present(space: &mut Space<'_>, key: &[u8]) -> Result<bool> {
+    let is_present = space.meta(key)?.is_some();
+    if !is_present {
+        space.events.note_miss(key);
+    }
+    Ok(is_present)
 }
 
 fn delete(call: &mut Call<'_, '_>) -> Result<()> {
     if call.arguments.len() == 2 {
         let key = call.key(1);
-        let is_deleted = call.space.delete(&key)?;
+        let is_deleted = delete_one(call.space, &key)?;
         call.reply.flag(is_deleted);
         return Ok(());
     }
@@ -198,7 +240,7 @@ fn delete(call: &mut Call<'_, '_>) -> Result<()> {
     let count = call.space.atomically(|space| {
         let mut count = 0;
         for key in arguments.from(1) {
-            count += u64::from(space.delete(&stored_key(database, key))?);
+            count += u64::from(delete_one(space, &stored_key(database, key))?);
         }
         Ok(count)
     })?;
@@ -209,7 +251,7 @@ fn delete(call: &mut Call<'_, '_>) -> Result<()> {
 fn count_existing(call: &mut Call<'_, '_>) -> Result<()> {
     if call.arguments.len() == 2 {
         let key = call.key(1);
-        let is_present = call.space.meta(&key)?.is_some();
+        let is_present = is_present(call.space, &key)?;
         call.reply.flag(is_present);
         return Ok(());
     }
@@ -217,7 +259,7 @@ fn count_existing(call: &mut Call<'_, '_>) -> Result<()> {
     let count = call.space.atomically(|space| {
         let mut count = 0;
         for key in arguments.from(1) {
-            count += u64::from(space.meta(&stored_key(database, key))?.is_some());
+            count += u64::from(is_present(space, &stored_key(database, key))?);
         }
         Ok(count)
     })?;
@@ -227,7 +269,7 @@ fn count_existing(call: &mut Call<'_, '_>) -> Result<()> {
 
 fn type_of(call: &mut Call<'_, '_>) -> Result<()> {
     let key = call.key(1);
-    let is_present = call.space.meta(&key)?.is_some();
+    let is_present = is_present(call.space, &key)?;
     call.reply.status(if is_present { "string" } else { "none" });
     Ok(())
 }
@@ -250,7 +292,7 @@ fn rename_to(call: &mut Call<'_, '_>, replaces: bool) -> Result<bool> {
     if from == to {
         return call.space.meta(&from)?.map(|_| false).ok_or(Failure::from(NO_SUCH_KEY));
     }
-    match transfer(call.space, &from, &to, replaces, true)? {
+    match transfer(call.space, &from, &to, replaces, RENAMED)? {
         Transfer::Done => Ok(true),
         Transfer::TargetTaken => Ok(false),
         Transfer::NothingThere => Err(Failure::from(NO_SUCH_KEY)),
@@ -289,7 +331,7 @@ fn copy(call: &mut Call<'_, '_>) -> Result<()> {
     if from == to {
         return Err(Failure::from(SAME_OBJECT));
     }
-    let outcome = transfer(call.space, &from, &to, replaces, false)?;
+    let outcome = transfer(call.space, &from, &to, replaces, COPIED)?;
     call.reply.flag(outcome == Transfer::Done);
     Ok(())
 }
@@ -300,7 +342,7 @@ fn move_to_database(call: &mut Call<'_, '_>) -> Result<()> {
         return Err(Failure::from(SAME_OBJECT));
     }
     let (from, to) = (call.key(1), stored_key(database, call.argument(1)));
-    let outcome = transfer(call.space, &from, &to, false, true)?;
+    let outcome = transfer(call.space, &from, &to, false, MOVED)?;
     call.reply.flag(outcome == Transfer::Done);
     Ok(())
 }

@@ -177,7 +177,7 @@ fn swap(call: &mut Call<'_, '_>) -> Result<()> {
     let (Some(first), Some(second)) = (first, second) else { return Err(Failure::from(NO_SUCH_DATABASE)) };
     if first != second {
         call.space.atomically(|space| {
-            let mut moved = Vec::new();
+            let (mut moved, (events, _)) = (Vec::new(), space.events.mark());
             for (from, to) in [(first, second), (second, first)] {
                 for stored in stored_keys(space, Some(from))? {
                     if let Some((meta, value)) = space.get(&stored)? {
@@ -192,6 +192,8 @@ fn swap(call: &mut Call<'_, '_>) -> Result<()> {
             for (_, target, meta, value) in &moved {
                 space.set(target, value, &unchanged(meta))?;
             }
+            // No key of a database that has another number is told as new.
+            space.events.take_back((events, usize::MAX));
             Ok(())
         })?;
     }

@@ -141,8 +141,14 @@ fn lcs(call: &mut Call<'_, '_>) -> Result<()> {
     let (first, second) = (call.key(1), call.key(2));
     let words = Words::parse(call)?;
     let values = call.space.atomically(|space| {
-        let value = |found: Option<(_, Vec<u8>)>| found.map(|(_, value)| value).unwrap_or_default();
-        Ok([value(space.get(&first)?), value(space.get(&second)?)])
+        let mut values = [Vec::new(), Vec::new()];
+        for (key, value) in [&first, &second].into_iter().zip(&mut values) {
+            match space.get(key)? {
+                Some((_, found)) => *value = found,
+                None => space.events.note_miss(key),
+            }
+        }
+        Ok(values)
     });
     let [first, second] = values?;
     if Table::bytes(&first, &second) > call.shared.argument_bytes_max.load(Ordering::Relaxed) {

@@ -3,6 +3,7 @@
 //! The store never changes a value in place, which readers may be looking at: what becomes longer, or other, is written anew. So APPEND takes as long as
 //! the whole value does, not as long as what is appended.
 
+use crate::events::classes::STRING;
 use crate::failure::{Failure, Result};
 use crate::redis::call::Call;
 use crate::redis::table::{Command, ONE_KEY, flags};
@@ -100,6 +101,7 @@ fn append(call: &mut Call<'_, '_>) -> Result<()> {
         let length = checked_end(value.len(), suffix.len(), bytes_max)?;
         Ok((set_bytes([value, suffix].concat(), kept), length))
     })?;
+    call.note(STRING, "append", &key);
     call.reply.count(length as u64);
     Ok(())
 }
@@ -107,6 +109,9 @@ fn append(call: &mut Call<'_, '_>) -> Result<()> {
 fn strlen(call: &mut Call<'_, '_>) -> Result<()> {
     let key = call.key(1);
     let meta = call.space.meta(&key)?;
+    if meta.is_none() {
+        call.space.events.note_miss(&key);
+    }
     call.reply.count(meta.map_or(0, |meta| meta.value_len));
     Ok(())
 }
@@ -151,6 +156,9 @@ fn setrange(call: &mut Call<'_, '_>) -> Result<()> {
         let length = value.len();
         Ok((set_bytes(value, kept), length))
     })?;
+    if !patch.is_empty() {
+        call.note(STRING, "setrange", &key);
+    }
     call.reply.count(length as u64);
     Ok(())
 }

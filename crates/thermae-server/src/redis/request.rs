@@ -97,7 +97,7 @@ impl<'a> Arguments<'a> {
     }
 
     /// All from this one on.
-    pub fn from(&self, index: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+    pub fn from(&self, index: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let (bytes, spans) = (self.bytes, &self.spans[index.min(self.spans.len())..]);
         spans.iter().map(move |span| bytes.get(span.start as usize..span.end as usize).unwrap_or_default())
     }

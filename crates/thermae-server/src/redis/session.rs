@@ -58,6 +58,8 @@ pub struct Session {
     pub is_paused: bool,
     /// Is to be kept when clients have to go.
     pub no_evict: bool,
+    /// Is shown every command.
+    pub monitors: bool,
     /// The last command that could have been executed.
     pub last_command: Option<&'static Entry>,
     /// When the command began that comes next, where it is known.
@@ -96,6 +98,7 @@ impl Session {
             closes: false,
             is_paused: false,
             no_evict: false,
+            monitors: false,
             last_command: None,
             began: None,
             queue: None,
@@ -106,12 +109,23 @@ impl Session {
 
     /// Decides whether its commands have to be looked at before they are run. After each change of what that rests on.
     pub fn settle(&mut self) {
-        self.is_plain = self.is_authenticated && self.tracking.is_none();
+        self.is_plain =
+            self.is_authenticated && self.tracking.is_none() && !self.monitors && !self.only_listens();
     }
 
-    /// The client is gone: nobody is to reach it any more.
+    /// Whether it is subscribed to something in a version of the protocol in which messages can't be told from replies.
+    #[inline]
+    pub fn only_listens(&self) -> bool {
+        !self.is_resp3 && self.client.is_subscribed()
+    }
+
+    /// The client is gone, or begins anew: nobody is to reach it any more.
     pub fn leave(&mut self, shared: &Shared) {
         tracking::turn_off(self, shared);
+        shared.channels.leave(&self.client, &shared.attention);
+        if std::mem::take(&mut self.monitors) {
+            shared.monitors.remove(&self.client, &shared.attention);
+        }
     }
 
     /// Lets others see what the client is at.
@@ -120,7 +134,8 @@ impl Session {
         let flags = flag(self.is_resp3, marks::RESP3)
             | flag(self.no_evict, marks::NO_EVICT)
             | flag(self.queue.is_some(), marks::IN_TRANSACTION)
-            | flag(self.closes, marks::CLOSES);
+            | flag(self.closes, marks::CLOSES)
+            | flag(self.monitors, marks::MONITORS);
         let queued = self.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
         let command = self.last_command.map_or(clients::NO_COMMAND, |command| command.number);
         let client = &self.client;

@@ -9,6 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::glob;
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::introspection::help;
+use crate::redis::notifications;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::shared::Shared;
 use std::collections::{BTreeMap, HashSet};
@@ -124,6 +125,7 @@ struct Draft {
     slower_than_microseconds: i64,
     slow_entries_max: u64,
     tracked_keys_max: u64,
+    notified: u32,
 }
 
 type Get = fn(&Present<'_>) -> String;
@@ -154,7 +156,11 @@ const PARAMETERS: &[Parameter] = &[
     ("maxmemory", |present| present.store.hot_bytes.to_string(), Some(set_maxmemory)),
     ("maxmemory-clients", |_| "0".to_owned(), None),
     ("maxmemory-policy", |present| policy(&present.store.when_full).to_owned(), Some(set_policy)),
-    ("notify-keyspace-events", |_| String::new(), None),
+    (
+        "notify-keyspace-events",
+        |present| notifications::format(present.shared.notified.load(Ordering::Relaxed)),
+        Some(set_notified),
+    ),
     ("pidfile", |_| String::new(), None),
     ("port", |present| port_of(present.shared, &present.config, false), None),
     ("protected-mode", |present| yes_or_no(present.config.protected_mode), Some(set_protected_mode)),
@@ -363,6 +369,11 @@ fn set_tracked_keys_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Resul
     Ok(())
 }
 
+fn set_notified(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.notified = notifications::parse(text)?;
+    Ok(())
+}
+
 impl<'a> Present<'a> {
     fn new(shared: &'a Shared) -> Self {
         let config = shared.config.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -410,6 +421,7 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
         slower_than_microseconds: call.shared.slow_log.slower_than_microseconds(),
         slow_entries_max: call.shared.slow_log.entries_max(),
         tracked_keys_max: call.shared.tracking.keys_max(),
+        notified: call.shared.notified.load(Ordering::Relaxed),
     };
     for (name, value, set) in pairs {
         if let Some(set) = set {
@@ -473,6 +485,7 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
         return Err(failed("appendfsync", &error.to_string()));
     }
     shared.post(shared.tracking.set_keys_max(&shared.clients, draft.tracked_keys_max));
+    notifications::apply(shared, draft.notified);
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
@@ -541,6 +554,15 @@ mod tests {
                     "CONFIG SET appendfsync foo",
                     &failed("appendfsync", "argument(s) must be one of the following: everysec, always, no"),
                 ),
+                (
+                    "CONFIG SET notify-keyspace-events q",
+                    &failed(
+                        "notify-keyspace-events",
+                        "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.",
+                    ),
+                ),
+                ("CONFIG SET notify-keyspace-events KxEe$", "+OK\r\n"),
+                ("CONFIG GET notify-keyspace-events", "*2\r\n$22\r\nnotify-keyspace-events\r\n$5\r\n$xeKE\r\n"),
                 ("CONFIG REWRITE", "-ERR The server is running without a config file\r\n"),
                 ("CONFIG RESETSTAT", "+OK\r\n"),
                 ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.\r\n"),

@@ -4,6 +4,7 @@
 //! a pattern makes of it. Elements of equal weight are in the order of their bytes, as Redis has it.
 
 use crate::databases::stored_key;
+use crate::events::classes::GENERIC;
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_double;
 use crate::redis::call::{Call, SYNTAX, WRONG_TYPE};
@@ -99,7 +100,9 @@ fn sort(call: &mut Call<'_, '_>) -> Result<()> {
     let count = call.space.atomically(|space| {
         let answers = answers(space, database, &key, &options)?;
         // Nothing is stored as nothing at all.
-        space.delete(&store)?;
+        if space.delete(&store)? {
+            space.events.note(GENERIC, "del", &store);
+        }
         Ok(answers.len())
     })?;
     call.reply.count(count as u64);
@@ -149,7 +152,10 @@ fn answers(
 /// The elements of a key's value.
 fn elements(space: &mut Space<'_>, key: &[u8]) -> Result<Vec<Vec<u8>>> {
     match space.meta(key)? {
-        None => Ok(Vec::new()),
+        None => {
+            space.events.note_miss(key);
+            Ok(Vec::new())
+        }
         Some(_) => Err(Failure::from(WRONG_TYPE)),
     }
 }

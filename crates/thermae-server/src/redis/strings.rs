@@ -3,11 +3,14 @@
 //! What reads and writes one key is one step of the store, decided on the version that was read; what concerns several keys is one
 //! transaction. A value that expires at a time that has passed is not stored: its key is deleted.
 
+use crate::attention::NEW_KEYS;
+use crate::events::classes::{EXPIRED, GENERIC, KEY_MISS, STRING};
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::expiry_options::{Expiry, Lifetime, TimeUnit, has_passed};
 use crate::redis::table::{ALL_KEYS, Command, Keys, ONE_KEY, flags};
 use crate::redis::values::{ENCODING_BYTES, reply_bytes, reply_value};
+use crate::space::Space;
 use std::borrow::Cow;
 use thermae_core::{BatchOp, Condition, SetOptions, Update};
 
@@ -174,6 +177,7 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
     }
     let key = call.key(1);
     call.space.set(&key, call.argument(2), &SetOptions::default())?;
+    call.note(STRING, "set", &key);
     call.reply.ok();
     Ok(())
 }
@@ -243,19 +247,25 @@ fn holds(condition: Condition, is_present: bool) -> bool {
 /// Stores the argument `value_index` at the key that is the first argument; false where the condition did not hold.
 fn store(call: &mut Call<'_, '_>, value_index: usize, options: &SetOptions) -> Result<bool> {
     let key = call.key(1);
-    if !has_passed(options.expires_at_ms, call.space.now_ms()) {
-        return call.space.set(&key, call.argument(value_index), options);
+    let (now_ms, value) = (call.space.now_ms(), call.argument(value_index));
+    let (is_stored, is_new) = if has_passed(options.expires_at_ms, now_ms) {
+        call.space.update(&key, |current| {
+            let holds = holds(options.condition, current.is_some());
+            Ok((if holds { Update::Delete } else { Update::Keep }, (holds, current.is_none())))
+        })?
+    } else {
+        (call.space.set(&key, value, options)?, false)
+    };
+    if is_stored {
+        note_stored(call, &key, is_new, options.expires_at_ms, now_ms);
     }
-    call.space.update(&key, |current| {
-        let holds = holds(options.condition, current.is_some());
-        Ok((if holds { Update::Delete } else { Update::Keep }, holds))
-    })
+    Ok(is_stored)
 }
 
 /// The same, answering the value before, whether or not the condition held.
 fn exchange(call: &mut Call<'_, '_>, value_index: usize, options: &SetOptions) -> Result<()> {
     let (key, value) = (call.key(1), call.argument(value_index));
-    let now_ms = call.space.now_ms();
+    let (now_ms, mark) = (call.space.now_ms(), call.space.events.mark());
     let old = call.space.update(&key, |current| {
         let update = if !holds(options.condition, current.is_some()) {
             Update::Keep
@@ -270,8 +280,30 @@ fn exchange(call: &mut Call<'_, '_>, value_index: usize, options: &SetOptions) -
         };
         Ok((update, current.map(|current| current.value.to_vec())))
     })?;
+    // The change itself has noted that the key is new, if it is; it was looked for before.
+    if old.is_none() {
+        call.space.events.note_miss_before(&key, mark);
+    }
+    if holds(options.condition, old.is_some()) {
+        let is_new = old.is_none() && has_passed(options.expires_at_ms, now_ms);
+        note_stored(call, &key, is_new, options.expires_at_ms, now_ms);
+    }
     reply_bytes(&mut call.reply, old.as_deref());
     Ok(())
+}
+
+/// Notes that a value was stored. One that had expired by then was there, as far as others are told; `is_new`: and nothing before it.
+fn note_stored(call: &mut Call<'_, '_>, key: &[u8], is_new: bool, expires_at_ms: u64, now_ms: u64) {
+    if is_new {
+        call.space.events.note_new(key);
+    }
+    call.note(STRING, "set", key);
+    if expires_at_ms != 0 {
+        call.note(GENERIC, "expire", key);
+        if has_passed(expires_at_ms, now_ms) {
+            call.note(EXPIRED, "expired", key);
+        }
+    }
 }
 
 fn setnx(call: &mut Call<'_, '_>) -> Result<()> {
@@ -305,6 +337,10 @@ fn getdel(call: &mut Call<'_, '_>) -> Result<()> {
     let old = call
         .space
         .update(&key, |current| Ok((Update::Delete, current.map(|current| current.value.to_vec()))))?;
+    match old {
+        Some(_) => call.note(GENERIC, "del", &key),
+        None => call.space.events.note_miss(&key),
+    }
     reply_bytes(&mut call.reply, old.as_deref());
     Ok(())
 }
@@ -323,10 +359,19 @@ fn getex(call: &mut Call<'_, '_>) -> Result<()> {
         Lifetime::Until(expiry) => Some(expiry),
     };
     let (now_ms, name) = (call.space.now_ms(), call.command.name);
+    let mut event = None;
     let value = call.space.update(&key, |current| {
-        let Some(current) = current else { return Ok((Update::Keep, None)) };
+        let Some(current) = current else {
+            event = Some((KEY_MISS, "keymiss"));
+            return Ok((Update::Keep, None));
+        };
         let expires_at_ms = expiry.map_or(Ok(0), |expiry| expiry.at_ms(now_ms, name))?;
         let value = current.value.to_vec();
+        event = match expiry {
+            None => (current.meta.expires_at_ms != 0).then_some((GENERIC, "persist")),
+            Some(_) if has_passed(expires_at_ms, now_ms) => Some((GENERIC, "del")),
+            Some(_) => Some((GENERIC, "expire")),
+        };
         let update = if has_passed(expires_at_ms, now_ms) {
             Update::Delete
         } else if expires_at_ms == current.meta.expires_at_ms {
@@ -337,6 +382,9 @@ fn getex(call: &mut Call<'_, '_>) -> Result<()> {
         };
         Ok((update, Some(value)))
     })?;
+    if let Some((class, name)) = event {
+        call.note(class, name, &key);
+    }
     reply_bytes(&mut call.reply, value.as_deref());
     Ok(())
 }
@@ -371,18 +419,30 @@ fn pairs<'a>(call: &Call<'a, '_>) -> Result<Vec<Pair<'a>>> {
         .collect())
 }
 
+fn set_all(space: &mut Space<'_>, pairs: &[Pair<'_>]) -> Result<()> {
+    for (key, value) in pairs {
+        space.set(key, value, &SetOptions::default())?;
+        space.events.note(STRING, "set", key);
+    }
+    Ok(())
+}
+
 fn mset(call: &mut Call<'_, '_>) -> Result<()> {
     let pairs = pairs(call)?;
-    if call.space.is_plain() && pairs.len() > 1 {
+    if call.space.is_plain() && pairs.len() > 1 && !call.space.events.wants(NEW_KEYS) {
         let set =
             |(key, value)| BatchOp::Set { key, value, encoding: ENCODING_BYTES, expires_at_ms: 0, flags: 0 };
         let ops: Vec<BatchOp<'_>> = pairs.iter().map(|(key, value)| set((&**key, *value))).collect();
         call.space.store().transaction(&ops, &[])?;
-        pairs.iter().for_each(|(key, _)| call.space.events.note_change(key));
-    } else {
-        for (key, value) in &pairs {
-            call.space.set(key, value, &SetOptions::default())?;
+        for (key, _) in &pairs {
+            call.space.events.note_change(key);
+            call.note(STRING, "set", key);
         }
+    } else if let [(key, value)] = &pairs[..] {
+        call.space.set(key, value, &SetOptions::default())?;
+        call.note(STRING, "set", key);
+    } else {
+        call.space.atomically(|space| set_all(space, &pairs))?;
     }
     call.reply.ok();
     Ok(())
@@ -396,9 +456,7 @@ fn msetnx(call: &mut Call<'_, '_>) -> Result<()> {
                 return Ok(false);
             }
         }
-        for (key, value) in &pairs {
-            space.set(key, value, &SetOptions::default())?;
-        }
+        set_all(space, &pairs)?;
         Ok(true)
     })?;
     call.reply.flag(is_stored);

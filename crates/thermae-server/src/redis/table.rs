@@ -5,7 +5,8 @@
 use crate::redis::call::Handler;
 use crate::redis::{
     absent, bitmaps, client, connection, counters, diagnostics, dump, expiry, hyperloglog, introspection,
-    keys, keyspace, lcs, object, ranges, scan, server, settings, sort, strings, transactions,
+    keys, keyspace, lcs, monitor, object, pubsub, ranges, scan, server, settings, sort, strings,
+    transactions,
 };
 use std::ops::Deref;
 use std::sync::LazyLock;
@@ -140,6 +141,8 @@ static GROUPS: &[&[Command]] = &[
     diagnostics::COMMANDS,
     absent::COMMANDS,
     transactions::COMMANDS,
+    pubsub::COMMANDS,
+    monitor::COMMANDS,
 ];
 
 const SLOTS: usize = 1024;

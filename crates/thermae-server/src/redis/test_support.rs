@@ -1,11 +1,14 @@
 //! A server without sockets, for tests of commands: lines in, raw replies out.
 
+use crate::clients::{Client, Place};
 use crate::config::Config;
+use crate::mailbox::Mailbox;
 use crate::redis::execute::execute;
 use crate::redis::request::{Batch, Limits, parse, split_words};
 use crate::redis::session::Session;
-use crate::shared::Shared;
+use crate::shared::{Reach, Shared};
 use crate::space::Space;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thermae_core::env::SystemEnv;
 use thermae_core::{Location, Options, Store, destroy};
@@ -33,6 +36,27 @@ impl TestServer {
         let store = Store::open(&location, &options).unwrap();
         let session = Session::new(1, "test".to_owned(), "test".to_owned(), true, store.now_ms());
         Self { shared: Some(Shared::new(store, Config::default())), location, session }
+    }
+
+    /// The same, whose clients can be sent what they did not ask for.
+    pub fn reachable() -> Self {
+        let server = Self::new();
+        let mailboxes = Arc::new([Mailbox::new().unwrap()]);
+        server.shared().reach.set(Reach { mailboxes, addresses: Vec::new() }).unwrap();
+        server
+    }
+
+    /// Another client, to be put in the place of the one before. Its number is its token.
+    pub fn client(&self, id: u64) -> Session {
+        let place = Place { token: id, ..Place::default() };
+        let client = Client::new(id, "test".to_owned(), "test".to_owned(), place, self.store().now_ms());
+        Session::of(Arc::new(client), true)
+    }
+
+    /// What a client was sent that it did not ask for, as text.
+    pub fn messages(&self, client: &Session) -> Vec<String> {
+        let messages = self.shared().take_messages(client.client.place);
+        messages.iter().map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).collect()
     }
 
     /// What clients share.

@@ -2,8 +2,9 @@
 
 use crate::failure::{Failure, Result};
 use crate::redis::call::Call;
-use crate::redis::execute::{find, run};
-use crate::redis::session::Queue;
+use crate::redis::execute::{find, note_command, run};
+use crate::redis::pubsub::{is_about_subscriptions, reply_messages};
+use crate::redis::session::{Queue, Session};
 use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, flags};
 use crate::redis::tracking::{self, forget_caching};
 use std::collections::HashMap;
@@ -130,25 +131,40 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
         (call.session.database, call.session.is_resp3, call.session.reply_mode);
     let tracking = tracking::Before::new(call.session, call.shared);
     let (shared, session) = (call.shared, &mut *call.session);
-    let replies = call.space.atomically_if(&watched, |space| {
+    let subscribes = queue
+        .commands
+        .iter()
+        .any(|queued| find(queued.arguments()).is_ok_and(|command| is_about_subscriptions(command)));
+    let subscriptions = subscribes.then(|| shared.channels.of(&session.client));
+    let undo = |session: &mut Session| {
         (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
         tracking.restore(session, shared);
+        if let Some(subscriptions) = &subscriptions {
+            shared.channels.restore(&session.client, subscriptions, &shared.attention);
+        }
+        session.settle();
+    };
+    let replies = call.space.atomically_if(&watched, |space| {
+        undo(session);
         let mut replies = Vec::new();
         for queued in &queue.commands {
             let arguments = queued.arguments();
             let command = find(arguments)?;
             tracking::note_reads(command, arguments, session, shared);
             run(command, arguments, session, space, shared, &mut replies);
+            note_command(command, arguments, session, space);
         }
         Ok(replies)
     });
     if !matches!(replies, Ok(Some(_))) {
-        (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
-        tracking.restore(session, shared);
+        undo(session);
     }
     forget_caching(session);
     match replies? {
         Some(replies) => {
+            if subscribes {
+                reply_messages(call);
+            }
             call.reply.array(queue.commands.len());
             call.reply.raw(&replies);
             call.reply.speak(call.session.is_resp3);

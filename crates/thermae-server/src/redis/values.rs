@@ -20,6 +20,9 @@ const COPIED_BYTES_MAX: u64 = 4096;
 pub fn reply_value(call: &mut Call<'_, '_>, key: &[u8]) -> Result<()> {
     if !call.space.is_plain() {
         let found = call.space.get(key)?;
+        if found.is_none() {
+            call.space.events.note_miss(key);
+        }
         reply_bytes(&mut call.reply, found.as_ref().map(|(_, value)| value.as_slice()));
         return Ok(());
     }
@@ -36,6 +39,7 @@ pub fn reply_value(call: &mut Call<'_, '_>, key: &[u8]) -> Result<()> {
         None => {
             call.reply.take_back(start);
             call.reply.null();
+            call.space.events.note_miss(key);
         }
     }
     Ok(())
@@ -55,7 +59,11 @@ pub fn reply_bytes(reply: &mut Reply<'_>, bytes: Option<&[u8]>) {
 /// Those of the store.
 pub fn look_at<T>(space: &mut Space<'_>, key: &[u8], look: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
     if !space.is_plain() {
-        return Ok(space.get(key)?.map(|(_, value)| look(&value)));
+        let found = space.get(key)?;
+        if found.is_none() {
+            space.events.note_miss(key);
+        }
+        return Ok(found.map(|(_, value)| look(&value)));
     }
     let mut copy: Vec<u8> = Vec::new();
     let found = space.store().get_into(key, |meta| {
@@ -66,7 +74,10 @@ pub fn look_at<T>(space: &mut Space<'_>, key: &[u8], look: impl FnOnce(&[u8]) ->
         copy.as_mut_ptr()
     })?;
     match found {
-        None => Ok(None),
+        None => {
+            space.events.note_miss(key);
+            Ok(None)
+        }
         Some(meta) if meta.value_len <= COPIED_BYTES_MAX => Ok(Some(look(&copy))),
         Some(_) => Ok(space.store().view(key)?.map(|view| look(&view))),
     }
