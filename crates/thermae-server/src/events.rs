@@ -4,6 +4,18 @@
 
 use crate::attention::{CHANGES, EVENTS};
 
+/// Classes of what happens to keys: bits of what `notify-keyspace-events` says.
+pub mod classes {
+    /// Whatever the key holds: deleted, renamed, given an expiry.
+    pub const GENERIC: u32 = 1 << 2;
+    /// Commands on strings.
+    pub const STRING: u32 = 1 << 3;
+    /// A key has expired.
+    pub const EXPIRED: u32 = 1 << 8;
+    /// A key had to make room.
+    pub const EVICTED: u32 = 1 << 9;
+}
+
 /// Something that happened to a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

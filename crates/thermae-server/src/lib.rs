@@ -15,6 +15,7 @@
 //! - counts: what memcached clients are told of what was done
 //! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
+//! - observer: what others do to keys
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
 //! - events: what a command did to keys
@@ -61,6 +62,7 @@ pub mod memcache;
 mod murmur;
 mod natural;
 pub mod numbers;
+pub mod observer;
 pub mod pause;
 pub mod redis;
 pub mod server;

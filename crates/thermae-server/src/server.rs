@@ -3,6 +3,8 @@
 use crate::config::Config;
 use crate::event_loop::EventLoop;
 use crate::mailbox::Mailbox;
+use crate::observer::Told;
+use crate::redis::telling::{tell_foreign, tell_overrun};
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
 use crate::tls::{TlsError, server_config};
@@ -44,6 +46,7 @@ pub struct Server {
     addresses: Vec<(Protocol, String)>,
     loops: Mutex<Vec<JoinHandle<io::Result<()>>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
+    observer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Server {
@@ -70,6 +73,7 @@ impl Server {
             addresses,
             loops: Mutex::new(Vec::new()),
             flusher: Mutex::new(None),
+            observer: Mutex::new(None),
         };
         let mut listeners = Some(listeners);
         for number in 0..threads {
@@ -82,6 +86,17 @@ impl Server {
                 .map_err(StartError::Threads)?;
             server.loops.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
+        let observed = Arc::clone(&shared);
+        let observer = Builder::new()
+            .name("thermae-observer".to_owned())
+            .spawn(move || {
+                observed.observing.run(&observed.attention, |told| match told {
+                    Told::Events(events) => tell_foreign(&observed, events),
+                    Told::Overrun => tell_overrun(&observed),
+                });
+            })
+            .map_err(StartError::Threads)?;
+        *server.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(observer);
         let flusher = Builder::new()
             .name("thermae-flusher".to_owned())
             .spawn(move || shared.flusher.run(&shared.store, &mailboxes))
@@ -127,6 +142,10 @@ impl Server {
         let loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in loops {
             // One that failed has nothing left to do.
+            drop(thread.join());
+        }
+        self.shared.observing.end();
+        if let Some(thread) = self.observer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             drop(thread.join());
         }
         self.shared.flusher.end();

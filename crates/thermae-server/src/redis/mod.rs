@@ -33,6 +33,7 @@ pub mod settings;
 pub mod sort;
 pub mod strings;
 pub mod table;
+pub mod telling;
 #[cfg(test)]
 pub mod test_support;
 pub mod transactions;
