@@ -6,8 +6,8 @@
 //! - restore: stores made from snapshots
 //! - snapshot: a consistent copy while writers go on
 //! - walks: what a caller sees of all keys together
-//! - store: what a caller sees
 //! - observer: what others changed, told to who wants to know
+//! - store: what a caller sees
 //! - stats: what a store holds, has done, and is configured as
 //! - keeper: the background threads and which duty runs when
 //! - scan: walking over all keys

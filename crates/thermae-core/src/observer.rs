@@ -3,7 +3,7 @@
 //! An observer is a participant's, and reads at its own pace with a cursor of its own; nobody waits for it. What it can't be told one by one, because
 //! it was too slow, or because somebody died before he said what he did, it is told as [`Change::Overrun`]: any key may have changed.
 //!
-//! A change that is published after [`Observer::new`] returned is told, or an overrun is; see `feed` for why. A change is done when it is told. One
+//! A change that is published after [`Store::observe`] returned is told, or an overrun is; see `feed` for why. A change is done when it is told. One
 //! observer's calls exclude each other (`&mut`); several observers, of one process or many, know nothing of each other.
 //!
 //! **Sleep.** Who sleeps says so in a word that writers look at, and the first who sees it takes it back and wakes all: one system call by one writer.
@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::feed::ChangeKind;
 use crate::ring::{Next, Reader};
+use crate::store::Store;
 use crate::sync::futex_wait;
 use crate::waiting::before_wait;
 use std::sync::Arc;
@@ -60,13 +61,20 @@ pub struct Observer {
     is_overrun: bool,
 }
 
-impl Observer {
-    /// Begins to observe.
+impl Store {
+    /// Begins to observe: from here on every change of a key is told, whoever makes it, this handle's own included; so are expiry and eviction.
+    /// Costs one pass over the locks of the index, and from then on each change somewhat more.
     ///
     /// # Errors
-    /// ReadOnly: who observes has to say so in shared memory. Closed.
-    pub(crate) fn new(engine: &Arc<Engine>) -> Result<Self> {
-        engine.check_usable()?;
+    /// Closed; ReadOnly, for who observes has to say so in shared memory.
+    pub fn observe(&self) -> Result<Observer> {
+        self.enter()?;
+        Observer::new(self.engine())
+    }
+}
+
+impl Observer {
+    fn new(engine: &Arc<Engine>) -> Result<Self> {
         if engine.read_only {
             return Err(engine.unwritable());
         }

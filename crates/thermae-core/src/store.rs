@@ -9,7 +9,6 @@ use crate::forked::PerProcess;
 use crate::keeper::Keeper;
 use crate::large::write_large;
 use crate::names::LockToken;
-use crate::observer::Observer;
 use crate::open;
 use crate::options::{Durability, Location, Options, WhenFull};
 use crate::read::{RecordMeta, Wanted, show_key};
@@ -611,16 +610,6 @@ impl Store {
     pub fn lock_release(&self, token: &LockToken) -> Result<bool> {
         self.enter()?;
         Ok(self.engine.release_name(token))
-    }
-
-    /// Begins to observe: from here on every change of a key is told, whoever makes it, this handle's own included; so are expiry and eviction.
-    /// Costs one pass over the locks of the index, and from then on each change somewhat more.
-    ///
-    /// # Errors
-    /// Closed; ReadOnly, for who observes has to say so in shared memory.
-    pub fn observe(&self) -> Result<Observer> {
-        self.enter()?;
-        Observer::new(&self.engine)
     }
 
     /// The store's clock in milliseconds: close to the wall clock's, but it never jumps with it.
