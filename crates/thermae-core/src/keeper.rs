@@ -176,6 +176,7 @@ impl Engine {
 
     fn release_what_was_of(&self, dead: u32) {
         self.inherit_all_locks(dead);
+        self.forget_observers_of(dead);
         self.await_repairs(dead);
         self.release_segments_of(dead);
     }

@@ -1,7 +1,7 @@
 //! Every struct that lives in shared memory, and where it lies in the control file.
 //!
 //! ```text
-//! control:  header page | globals page | named locks | participants | segments | directory | partitions | free hot | free warm | free cold | index frames
+//! control:  header page | globals page | named locks | participants | segments | directory | partitions | free hot | free warm | free cold | index frames | feed
 //! ```
 //! Positions follow from the [`Geometry`] alone, which follows from the superblock; so attaching computes
 //! nothing that depends on how much is stored. Sizes and offsets are asserted at compile time. All fields are atomics: any of them
@@ -54,6 +54,17 @@ pub const SLOT_BITS: u32 = 22;
 pub const SEGMENT_NUMBER_MAX: u64 = 1 << 41;
 /// Frames that only evictors, compactors and tombstones may take.
 pub const RESERVE_FRAMES: u32 = 2;
+
+/// Bytes at the start of the feed: its words, on cache lines of their own.
+pub const FEED_HEADER_BYTES: usize = 128;
+/// Bytes of a slot of the feed: a cache line.
+pub const FEED_SLOT_BYTES: usize = 64;
+/// Fewest slots of the feed: the longest key takes about a thousand.
+pub const FEED_SLOTS_MIN: u32 = 1 << 11;
+/// Most slots of the feed: 30 ms of two million changes a second.
+pub const FEED_SLOTS_MAX: u32 = 1 << 16;
+/// The feed's part of the hot tier's bytes, one in so many, between those bounds.
+const FEED_SHARE: u64 = 128;
 
 /// A segment's state.
 pub mod state {
@@ -112,6 +123,8 @@ pub struct Geometry {
     pub participants: u32,
     /// Pages of one participant.
     pub participant_pages: u32,
+    /// Slots of the feed of changes, a power of two.
+    pub feed_slots: u32,
 }
 
 /// What a store's index refers to, and so can't change: neither with the sizes of its tiers, nor in a copy.
@@ -160,6 +173,7 @@ impl Geometry {
             participants,
             participant_pages: u32::try_from((PINS_OFFSET as u64 + pin_bytes).div_ceil(PAGE_BYTES as u64))
                 .ok()?,
+            feed_slots: feed_slots(tiers.hot),
         };
         let left = tiers.hot.checked_sub(geometry.control_bytes() as u64)?;
         geometry.hot_frames = u32::try_from(left / frame).ok()?;
@@ -226,9 +240,15 @@ impl Geometry {
         self.free_cold_offset() + self.cold_frames as usize * 4
     }
 
+    /// Offset of the feed of changes: a page's start.
+    pub const fn feed_offset(&self) -> usize {
+        let end = self.index_frames_offset() + (self.hot_frames_bound() + self.warm_frames as usize) * 4;
+        end.div_ceil(PAGE_BYTES) * PAGE_BYTES
+    }
+
     /// Bytes of the control file.
     pub const fn control_bytes(&self) -> usize {
-        let end = self.index_frames_offset() + (self.hot_frames_bound() + self.warm_frames as usize) * 4;
+        let end = self.feed_offset() + FEED_HEADER_BYTES + self.feed_slots as usize * FEED_SLOT_BYTES;
         end.div_ceil(PAGE_BYTES) * PAGE_BYTES
     }
 
@@ -251,6 +271,13 @@ impl Geometry {
     pub const fn inline_value_max(&self) -> usize {
         self.frame_bytes as usize / 4
     }
+}
+
+/// Slots of the feed beside a hot tier.
+fn feed_slots(hot_bytes: u64) -> u32 {
+    let slots = hot_bytes / FEED_SHARE / FEED_SLOT_BYTES as u64;
+    let slots = slots.clamp(u64::from(FEED_SLOTS_MIN), u64::from(FEED_SLOTS_MAX));
+    1 << slots.ilog2()
 }
 
 /// First page of the control file: written once, when the store's shared half is made.
@@ -285,6 +312,8 @@ pub struct ControlHeader {
     pub partitions: AtomicU32,
     /// See [`Geometry`].
     pub participants: AtomicU32,
+    /// See [`Geometry`].
+    pub feed_slots: AtomicU32,
     /// Store clock = boot clock + this, in milliseconds.
     pub clock_offset_ms: AtomicI64,
     /// Seed of the key hash.
@@ -402,11 +431,15 @@ pub struct Globals {
     pub heads: [Head; HEADS],
     /// Whether there may be keys that begin with [`crate::KEY_MARK`], see `marked`.
     pub marked_keys: AtomicU64,
+    /// Observers of the feed of changes, see `feed`. Read for each change, and so on a line that is hardly ever written.
+    pub observers: AtomicU32,
+    /// Held by who counts them.
+    pub observers_lock: SharedLock,
 }
 
 impl Globals {
     /// All locks but those of the heads.
-    pub fn locks(&self) -> [&SharedLock; 8] {
+    pub fn locks(&self) -> [&SharedLock; 9] {
         [
             &self.pool_lock,
             &self.arena_lock,
@@ -416,6 +449,7 @@ impl Globals {
             &self.checkpoint_lock,
             &self.snapshot_lock,
             &self.names_lock,
+            &self.observers_lock,
         ]
     }
 }
@@ -559,7 +593,8 @@ pub struct Participant {
     pub pid: AtomicU32,
     /// 1 = may only read.
     pub read_only: AtomicU32,
-    _pad: u32,
+    /// How many observers of the feed it has.
+    pub observers: AtomicU32,
     /// Differs for every use of the slot.
     pub incarnation: AtomicU64,
     /// When it attached (store clock).
@@ -650,7 +685,9 @@ pub const STRUCT_BYTES: u32 = (size_of::<ControlHeader>()
     + size_of::<Segment>()
     + size_of::<Partition>()
     + size_of::<NamedLock>()
-    + size_of::<Participant>()) as u32;
+    + size_of::<Participant>()
+    + FEED_HEADER_BYTES
+    + FEED_SLOT_BYTES) as u32;
 
 const _: () = {
     assert!(size_of::<ControlHeader>() <= PAGE_BYTES);
@@ -660,6 +697,8 @@ const _: () = {
     assert!(size_of::<Head>() == 64);
     assert!(size_of::<NamedLock>() == 32 && (NAMED_LOCKS * 32).is_multiple_of(PAGE_BYTES));
     assert!(size_of::<Participant>() <= PINS_OFFSET);
+    // The word that each change reads shares its line with words that are hardly ever written.
+    assert!(std::mem::offset_of!(Globals, observers) / 64 == std::mem::offset_of!(Globals, marked_keys) / 64);
     assert!(size_of::<AtomicU8>() == 1 && size_of::<AtomicU16>() == 2);
     // A slot and an offset fit an address with every frame size from 1 MiB on.
     assert!(SLOT_BITS + 17 < ADDRESS_BITS && ADDRESS_BITS + 24 == 64);

@@ -6,6 +6,7 @@
 //! - restore: stores made from snapshots
 //! - snapshot: a consistent copy while writers go on
 //! - walks: what a caller sees of all keys together
+//! - observer: what others changed, told to who wants to know
 //! - store: what a caller sees
 //! - stats: what a store holds, has done, and is configured as
 //! - keeper: the background threads and which duty runs when
@@ -41,6 +42,7 @@
 //! - index: from hash to address
 //! - arena: memory for index tables
 //! - segment: the segment table and the frames
+//! - feed: changes put where observers read them
 //! - marked: whether any key begins with a byte that no text has
 //! - participants: pins, liveness, reaping, forks
 //! - engine: an attached store
@@ -54,6 +56,7 @@
 //! - superblock: identity and configuration
 //! - pool: mapped memory
 //! - lines: cache lines written back to memory
+//! - ring: entries that many write and many read, by tickets
 //! - bucket: entries of the index, and where they are looked for
 //! - layout: everything in shared memory
 //! - block: checksummed blocks of a file
@@ -91,6 +94,7 @@ pub mod env_test;
 mod error;
 mod evict;
 mod expire;
+mod feed;
 mod flush;
 mod forked;
 pub mod frame_file;
@@ -107,6 +111,7 @@ mod marked;
 mod membership;
 mod migrate;
 mod names;
+mod observer;
 mod open;
 mod options;
 mod pack;
@@ -123,6 +128,7 @@ mod relocate;
 mod remove;
 mod replay;
 mod restore;
+mod ring;
 mod room;
 mod scan;
 mod segment;
@@ -143,9 +149,11 @@ mod write;
 
 pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
+pub use feed::ChangeKind;
 pub use leftovers::{MemoryState, SharedMemory, remove_orphaned_memory, shared_memory};
 pub use marked::KEY_MARK;
 pub use names::LockToken;
+pub use observer::{Change, Observer};
 pub use options::{Durability, IndexPlacement, Location, Options, ShmPlacement, WhenFull};
 pub use read::RecordMeta;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};

@@ -306,6 +306,7 @@ pub(crate) fn claim_slot<'a>(
         participant.pid.store(std::process::id(), Ordering::Relaxed);
         participant.read_only.store(u32::from(read_only), Ordering::Relaxed);
         participant.attached_ms.store(now_ms, Ordering::Relaxed);
+        participant.observers.store(0, Ordering::Relaxed);
         participant.state.store(participant_state::ACTIVE, Ordering::Release);
         return Ok(Some((slot, incarnation)));
     }

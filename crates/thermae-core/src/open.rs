@@ -174,7 +174,8 @@ fn judge(header: &ControlHeader, stamp: &Stamp, geometry: &Geometry, path: &Path
         && load(&header.cold_frames) == geometry.cold_frames
         && load(&header.slots) == geometry.slots
         && load(&header.partitions) == geometry.partitions
-        && load(&header.participants) == geometry.participants;
+        && load(&header.participants) == geometry.participants
+        && load(&header.feed_slots) == geometry.feed_slots;
     Ok(is_this_boots
         && same(&header.store_id, stamp.store_id)
         && header.device.load(Ordering::Relaxed) == stamp.device
@@ -523,6 +524,7 @@ fn build(
     header.slots.store(geometry.slots, Ordering::Relaxed);
     header.partitions.store(geometry.partitions, Ordering::Relaxed);
     header.participants.store(geometry.participants, Ordering::Relaxed);
+    header.feed_slots.store(geometry.feed_slots, Ordering::Relaxed);
     header.hash_seed.store(superblock.hash_seed, Ordering::Relaxed);
     let offset =
         i64::try_from(env.wall_time_ms()).unwrap_or(0) - i64::try_from(env.boot_time_ms()).unwrap_or(0);

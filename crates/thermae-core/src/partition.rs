@@ -52,6 +52,8 @@ impl Engine {
         self.retire_forgotten_extents(guard);
         let count = self.locked_entries(guard).count();
         guard.partition.count.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+        // Whatever was changed here, by the dead one or just now, nobody was told of it.
+        self.note_anything(guard);
     }
 
     /// Puts back the entries that an undecided transaction replaced; does what is left to do for one that happened. Whoever began it held

@@ -14,6 +14,7 @@
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::error::Result;
+use crate::feed::ChangeKind;
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry};
 use crate::layout::{
     HEADS, OLD_SURVIVOR_HEAD_FIRST, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state,
@@ -429,6 +430,11 @@ impl Engine {
             .unwrap_or_default();
         self.retire_extents(&extents);
         tally.extents += extents.len();
+        if is_expired {
+            self.note_change(&guard, ChangeKind::Expired, live.record.key, item.hash);
+        } else if live.record.word.base_kind() != kind::TOMBSTONE {
+            self.note_change(&guard, ChangeKind::Evicted, live.record.key, item.hash);
+        }
         drop(guard);
         if is_expired {
             Self::count(&self.counters().expired, 1);

@@ -7,6 +7,7 @@
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::error::{Error, Result};
+use crate::feed::ChangeKind;
 use crate::index::{EntryRef, entry};
 use crate::large::{LargeValue, write_large};
 use crate::log::Sequence;
@@ -193,6 +194,25 @@ impl Engine {
         }
     }
 
+    /// A change of a batch has happened.
+    fn note_batch_change(
+        &self,
+        guard: &PartitionGuard<'_>,
+        item: &Planned<'_>,
+        before: Option<&Present<'_>>,
+    ) {
+        let Wanted { key, hash } = item.wanted;
+        let had_expired = before.is_some_and(|before| before.is_expired);
+        if had_expired {
+            self.note_change(guard, ChangeKind::Expired, key, hash);
+        }
+        if item.draft.word.base_kind() != kind::TOMBSTONE {
+            self.note_change(guard, ChangeKind::Set, key, hash);
+        } else if before.is_some() && !had_expired {
+            self.note_change(guard, ChangeKind::Deleted, key, hash);
+        }
+    }
+
     fn apply_locked(
         &self,
         guards: &[PartitionGuard<'_>],
@@ -304,6 +324,7 @@ impl Engine {
                 self.count_dead(present);
                 dead_extents.append(&mut present.extents);
             }
+            self.note_batch_change(guard_of(item.wanted.hash), item, present.as_ref());
         }
         Ok((reserved.sequence + u64::from(count) - 1, dead_extents))
     }

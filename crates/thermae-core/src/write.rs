@@ -8,6 +8,7 @@
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::error::{Error, Result};
+use crate::feed::ChangeKind;
 use crate::index::{ADDRESS_MASK, EntryRef, entry};
 use crate::layout::{ADDRESS_MIN, Place, state};
 use crate::log::{Reserved, Sequence};
@@ -370,6 +371,10 @@ impl Engine {
         }
         crash_point!("put.published");
         self.note_published(wanted.key);
+        if present.is_some_and(|present| present.is_expired) {
+            self.note_change(guard, ChangeKind::Expired, wanted.key, wanted.hash);
+        }
+        self.note_change(guard, ChangeKind::Set, wanted.key, wanted.hash);
         self.count_live(reserved.slot, reserved.total, value.expires_at_ms);
         // Last: until the expiry is noted, whoever inherits the lock has something to complete.
         guard.partition.in_flight.store(0, Ordering::Release);
@@ -407,6 +412,8 @@ impl Engine {
         self.remove_entry(guard, present.place, false);
         guard.partition.in_flight.store(0, Ordering::Release);
         crash_point!("delete.published");
+        let kind = if present.is_expired { ChangeKind::Expired } else { ChangeKind::Deleted };
+        self.note_change(guard, kind, wanted.key, wanted.hash);
         self.count_dead(present);
         Ok(sequence)
     }

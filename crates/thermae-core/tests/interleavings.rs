@@ -1,4 +1,4 @@
-//! The real sources of the locks and of the index's buckets under a scheduler that tries thousands of interleavings.
+//! The real sources of the locks, of the index's buckets and of the feed's ring under a scheduler that tries thousands of interleavings.
 //!
 //! `sync` is what those sources import; here it is the scheduler's. Their own unit tests are what runs: `explore` repeats each under one
 //! random schedule after the other. It explores sequentially consistent executions; that the orderings suffice on real processors is for the
@@ -59,7 +59,7 @@ mod sync {
 
 /// The numbers that the sources need of the shared layout.
 mod layout {
-    pub use thermae_core::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_ENTRIES};
+    pub use thermae_core::layout::{ADDRESS_BITS, ADDRESS_MIN, BUCKET_ENTRIES, FEED_SLOT_BYTES};
 }
 
 #[allow(dead_code, missing_docs, reason = "the crate uses all of it")]
@@ -69,3 +69,7 @@ mod bucket;
 #[allow(dead_code, missing_docs, reason = "the crate uses all of it")]
 #[path = "../src/lock.rs"]
 mod lock;
+
+#[allow(dead_code, missing_docs, reason = "the crate uses all of it")]
+#[path = "../src/ring.rs"]
+mod ring;

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thermae_core::env::SystemEnv;
 use thermae_core::{
-    Durability, Error, IndexPlacement, Options, SetOptions, Store, WhenFull, forget_shared_memory,
+    Durability, Error, IndexPlacement, Observer, Options, SetOptions, Store, WhenFull, forget_shared_memory,
 };
 use workload::{COUNTERS, EXPIRY_MS_MAX, GROUPS, MEMBERS, SHARED_KEYS, Writer};
 
@@ -86,11 +86,20 @@ struct Survivor {
     requests: AtomicU64,
 }
 
+/// While nobody writes, and after those who died were seen to, the feed comes to an end: who died with a ticket in his hand is waited for, but not for ever.
+fn drain(feed: &mut Observer) {
+    wait_until("the feed is read to its end", TAKEOVER_MAX, || {
+        feed.drain(&mut |_| ()).unwrap();
+        !feed.has_more()
+    });
+}
+
 /// A store, somebody who goes on using it, and what is known of it.
 struct Arena {
     kind: Kind,
     place: Place,
     observer: Option<Store>,
+    feed: Option<Observer>,
     survivor: Arc<Survivor>,
     thread: Option<JoinHandle<()>>,
     victims: u32,
@@ -108,6 +117,7 @@ impl Arena {
             kind,
             place,
             observer: None,
+            feed: None,
             survivor: Arc::default(),
             thread: None,
             victims: 0,
@@ -125,6 +135,7 @@ impl Arena {
 
     fn open(&mut self) {
         self.observer = Some(self.place.open(&self.kind.options()));
+        self.feed = Some(self.observer().observe().unwrap());
         self.survivor = Arc::default();
         let (store, shared) =
             (self.place.open(&Options { background: false, ..Options::default() }), self.survivor.clone());
@@ -150,6 +161,7 @@ impl Arena {
                 "the survivor failed; its message is above"
             );
         }
+        self.feed = None;
         if let Some(observer) = self.observer.take() {
             assert!(observer.close().is_ok() || std::thread::panicking());
         }
@@ -269,6 +281,7 @@ impl Arena {
             self.count(&notes);
         }
         self.check_all();
+        drain(self.feed.as_mut().unwrap());
         drop(gate);
     }
 

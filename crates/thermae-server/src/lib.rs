@@ -19,6 +19,7 @@
 //! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
 //! - saves: snapshots that clients ask for
+//! - observer: what others do to keys
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
 //! - events: what a command did to keys
@@ -67,6 +68,7 @@ pub mod monitors;
 mod murmur;
 mod natural;
 pub mod numbers;
+pub mod observer;
 pub mod pause;
 pub mod redis;
 pub mod saves;

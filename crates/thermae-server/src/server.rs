@@ -3,6 +3,8 @@
 use crate::config::Config;
 use crate::event_loop::EventLoop;
 use crate::mailbox::Mailbox;
+use crate::observer::Told;
+use crate::redis::telling::tell_foreign;
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
 use crate::tls::{TlsError, server_config};
@@ -83,6 +85,17 @@ impl Server {
                 .map_err(StartError::Threads)?;
             server.loops.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
+        let observed = Arc::clone(&shared);
+        let observer = Builder::new()
+            .name("thermae-observer".to_owned())
+            .spawn(move || {
+                observed.observing.run(&observed.attention, |told| match told {
+                    Told::Events(events) => tell_foreign(&observed, events),
+                    Told::Overrun => observed.invalidate_all(),
+                });
+            })
+            .map_err(StartError::Threads)?;
+        server.aside.lock().unwrap_or_else(PoisonError::into_inner).push(observer);
         let saver = Arc::clone(&shared);
         let flusher = Builder::new()
             .name("thermae-flusher".to_owned())
@@ -138,6 +151,7 @@ impl Server {
             // One that failed has nothing left to do.
             drop(thread.join());
         }
+        self.shared.observing.end();
         self.shared.flusher.end();
         self.shared.saves.end();
         for thread in std::mem::take(&mut *self.aside.lock().unwrap_or_else(PoisonError::into_inner)) {

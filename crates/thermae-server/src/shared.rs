@@ -10,6 +10,7 @@ use crate::flusher::Flusher;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
 use crate::monitors::Monitors;
+use crate::observer::Observing;
 use crate::pause::Pause;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
@@ -102,6 +103,8 @@ pub struct Shared {
     pub counts: Counts,
     /// Waits for durability.
     pub flusher: Flusher,
+    /// Who wants to know of all changes calls [`Observing::begin`] for it.
+    pub observing: Observing,
     /// Counts.
     pub statistics: Statistics,
     /// The next client's number.
@@ -177,6 +180,7 @@ impl Shared {
             marks: Marks::default(),
             counts: Counts::default(),
             flusher: Flusher::default(),
+            observing: Observing::default(),
             config: RwLock::new(config),
             statistics: Statistics::default(),
             next_client_id: AtomicU64::new(1),

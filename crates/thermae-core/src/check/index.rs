@@ -462,6 +462,7 @@ impl Checker<'_> {
         let Ok(vacancy) = engine.vacancy(&guard, word >> ADDRESS_BITS) else { return Ok(None) };
         engine.fill_entry(&guard, vacancy, word);
         engine.note_published(&facts.key);
+        engine.note_anything(&guard);
         Ok(Some(facts))
     }
 
@@ -515,6 +516,7 @@ impl Checker<'_> {
             Some(home) => place.store(home),
             None => self.engine.remove_entry(&guard, place, false),
         }
+        self.engine.note_anything(&guard);
         self.changed = true;
         Ok(true)
     }

@@ -59,6 +59,9 @@ pub fn apply(shared: &Shared, notified: u32) {
     let is_published = notified & (KEYSPACE | KEYEVENT) != 0;
     shared.attention.set(EVENTS, is_published && notified & !(KEYSPACE | KEYEVENT) != 0);
     shared.attention.set(NEW_KEYS, is_published && notified & NEW != 0);
+    if is_published {
+        shared.observing.begin(&shared.store);
+    }
 }
 
 #[cfg(test)]

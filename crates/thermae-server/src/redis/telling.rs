@@ -26,6 +26,14 @@ pub fn tell(shared: &Shared, events: &Events) {
     }
 }
 
+/// Tells those who want to know what others did to keys, or the store by itself: nothing that a command of this server did.
+pub fn tell_foreign(shared: &Shared, events: &Events) {
+    tell(shared, events);
+    if !events.changed.is_empty() {
+        shared.invalidate(events.changed.iter().map(Vec::as_slice), None);
+    }
+}
+
 /// Sends a message to all who are subscribed to a channel. Returns how many times it was sent.
 pub fn publish(shared: &Shared, is_sharded: bool, channel: &[u8], message: &[u8]) -> usize {
     if shared.attention.wanted() & MESSAGES == 0 {

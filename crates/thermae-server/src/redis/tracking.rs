@@ -118,6 +118,8 @@ fn tracking(call: &mut Call<'_, '_>) -> Result<()> {
                 "ERR client-side caching needs the system call membarrier, which fails here: {error}"
             ))
         })?;
+        // What others do counts from before the client is answered.
+        shared.observing.begin(&shared.store);
         call.session.tracking = Some(Caching { noted, is_given: false });
         // What this transaction changes from here on counts as well.
         call.space.events.want(shared.attention.wanted());
@@ -411,6 +413,7 @@ impl Before {
             if let Some(options) = &self.options {
                 // It worked the first time.
                 let _ = shared.tracking.turn_on(&shared.attention, &session.client, options.clone());
+                shared.observing.begin(&shared.store);
                 // What was noted may have been forgotten meanwhile.
                 shared.invalidate_all();
             }
