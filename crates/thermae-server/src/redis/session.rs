@@ -1,10 +1,11 @@
 //! What the server knows of one client.
 
 use crate::clients::{self, Client, Place, marks};
+use crate::latency::Moment;
 use crate::redis::request::OwnedArguments;
 use crate::redis::table::Entry;
 use crate::shared::Shared;
-use crate::slow_log::Started;
+use crate::statistics::LoopCounts;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -60,7 +61,7 @@ pub struct Session {
     /// The last command that could have been executed.
     pub last_command: Option<&'static Entry>,
     /// When the command began that comes next, where it is known.
-    pub began: Option<Started>,
+    pub began: Option<Moment>,
     /// After MULTI.
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
@@ -103,6 +104,12 @@ impl Session {
     /// Decides whether its commands have to be looked at before they are run. After each change of what that rests on.
     pub fn settle(&mut self) {
         self.is_plain = self.is_authenticated;
+    }
+
+    /// Those of the loop that serves it.
+    #[inline]
+    pub fn counts<'a>(&self, shared: &'a Shared) -> &'a LoopCounts {
+        shared.statistics.of_loop(self.client.place.event_loop)
     }
 
     /// The client is gone: nobody is to reach it any more.

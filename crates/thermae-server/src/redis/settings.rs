@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::glob;
 use crate::redis::call::{Call, SYNTAX};
+use crate::redis::command_statistics::percentile_text;
 use crate::redis::introspection::help;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::shared::Shared;
@@ -18,6 +19,8 @@ use thermae_core::{Durability, WhenFull};
 
 use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
 
+/// Percentiles that INFO shows of each command.
+const PERCENTILES_MAX: usize = 64;
 const IMMUTABLE: &str = "can't set immutable config";
 /// What listeners' addresses end with that speak TLS.
 const TLS_MARK: &str = " (TLS)";
@@ -123,6 +126,8 @@ struct Draft {
     when_full: WhenFull,
     slower_than_microseconds: i64,
     slow_entries_max: u64,
+    is_latency_tracked: bool,
+    latency_percentiles: Vec<f64>,
 }
 
 type Get = fn(&Present<'_>) -> String;
@@ -146,7 +151,12 @@ const PARAMETERS: &[Parameter] = &[
     ("hz", |_| "10".to_owned(), None),
     ("io-threads", |present| present.config.threads.to_string(), None),
     ("latency-monitor-threshold", |_| "0".to_owned(), None),
-    ("latency-tracking", |_| "no".to_owned(), None),
+    (
+        "latency-tracking",
+        |present| yes_or_no(present.shared.latency.is_tracked()),
+        Some(set_latency_tracking),
+    ),
+    ("latency-tracking-info-percentiles", latency_percentiles, Some(set_latency_percentiles)),
     ("logfile", |_| String::new(), None),
     ("loglevel", |_| "notice".to_owned(), None),
     ("maxclients", |present| present.config.clients_max.to_string(), Some(set_clients_max)),
@@ -329,11 +339,41 @@ fn set_argument_bytes_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Res
 }
 
 fn set_protected_mode(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
-    draft.config.protected_mode = match text.to_ascii_lowercase().as_str() {
-        "yes" => true,
-        "no" => false,
-        _ => return Err("argument must be 'yes' or 'no'".to_owned()),
-    };
+    draft.config.protected_mode = is_yes(text)?;
+    Ok(())
+}
+
+fn is_yes(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("argument must be 'yes' or 'no'".to_owned()),
+    }
+}
+
+fn set_latency_tracking(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.is_latency_tracked = is_yes(text)?;
+    Ok(())
+}
+
+fn latency_percentiles(present: &Present<'_>) -> String {
+    let percentiles = present.shared.latency.percentiles();
+    percentiles.into_iter().map(percentile_text).collect::<Vec<_>>().join(" ")
+}
+
+/// Numbers with a blank between each two; none where the text is empty.
+fn set_latency_percentiles(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    let words: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(' ').collect() };
+    if words.len() > PERCENTILES_MAX {
+        return Err(format!("latency-tracking-info-percentiles takes at most {PERCENTILES_MAX} parameters"));
+    }
+    let numbers: Option<Vec<f64>> =
+        words.iter().map(|word| word.parse().ok().filter(|number: &f64| !number.is_nan())).collect();
+    let numbers = numbers.ok_or("Invalid latency-tracking-info-percentiles parameters")?;
+    if !numbers.iter().all(|number| (0.0..=100.0).contains(number)) {
+        return Err("latency-tracking-info-percentiles parameters should sit between [0.0,100.0]".to_owned());
+    }
+    draft.latency_percentiles = numbers;
     Ok(())
 }
 
@@ -398,6 +438,8 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
         when_full: present.store.when_full.parse()?,
         slower_than_microseconds: call.shared.slow_log.slower_than_microseconds(),
         slow_entries_max: call.shared.slow_log.entries_max(),
+        is_latency_tracked: call.shared.latency.is_tracked(),
+        latency_percentiles: call.shared.latency.percentiles(),
     };
     for (name, value, set) in pairs {
         if let Some(set) = set {
@@ -460,6 +502,7 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
         }
         return Err(failed("appendfsync", &error.to_string()));
     }
+    shared.latency.set(draft.is_latency_tracked, draft.latency_percentiles);
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
@@ -527,6 +570,28 @@ mod tests {
                 (
                     "CONFIG SET appendfsync foo",
                     &failed("appendfsync", "argument(s) must be one of the following: everysec, always, no"),
+                ),
+                (
+                    "CONFIG SET latency-tracking-info-percentiles x",
+                    &failed(
+                        "latency-tracking-info-percentiles",
+                        "Invalid latency-tracking-info-percentiles parameters",
+                    ),
+                ),
+                (
+                    "CONFIG SET latency-tracking-info-percentiles \"50 101\"",
+                    &failed(
+                        "latency-tracking-info-percentiles",
+                        "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]",
+                    ),
+                ),
+                (
+                    "CONFIG SET latency-tracking maybe",
+                    &failed("latency-tracking", "argument must be 'yes' or 'no'"),
+                ),
+                (
+                    "CONFIG GET latency-tracking*",
+                    "*4\r\n$16\r\nlatency-tracking\r\n$3\r\nyes\r\n$33\r\nlatency-tracking-info-percentiles\r\n$10\r\n50 99 99.9\r\n",
                 ),
                 ("CONFIG REWRITE", "-ERR The server is running without a config file\r\n"),
                 ("CONFIG RESETSTAT", "+OK\r\n"),
