@@ -25,7 +25,8 @@ START_SECONDS_MAX = 60.0
 END_SECONDS_MAX = 30.0
 
 _PROGRAM = "from thermae.cli import main; main(prog_name='thermae')"
-_ADDRESS = re.compile(r"(redis|memcached) clients: (\S+)\n")
+_ADDRESS = re.compile(r"(redis|memcached|metrics)(?: clients)?: (\S+)\n")
+_ADDRESSED = ("--redis", "--memcached", "--metrics", "--unix")
 
 
 class Serving:
@@ -48,6 +49,11 @@ class Serving:
     def memcached(self) -> str:
         """The first address for memcached clients."""
         return self.addresses("memcached")[0]
+
+    @property
+    def metrics(self) -> str:
+        """The URL of its metrics."""
+        return self.addresses("metrics")[0]
 
     def connection(self, protocol: int | None = None) -> Connection:
         """A new Redis client."""
@@ -95,7 +101,7 @@ def thermae_serve(
 
 def _announced(process: subprocess.Popen[str], options: tuple[str, ...]) -> list[tuple[str, str]]:
     """The addresses that it writes to standard error, one a line, before it serves."""
-    expected = sum(option in ("--redis", "--memcached", "--unix") for option in options)
+    expected = sum(option in _ADDRESSED for option in options)
     addresses: list[tuple[str, str]] = []
     lines: list[str] = []
     assert process.stderr is not None

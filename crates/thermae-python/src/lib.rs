@@ -21,6 +21,7 @@
 //! - `wait`: long work on another thread, so that Ctrl-C stops it
 //! - `value`: Python value to bytes and encoding, and back
 //! - `destination`: fresh Python memory that the engine copies a value into
+//! - `report`: what the engine or a server reports, as JSON
 //! - `opened`: the engine's store, until it is closed and the last call has left
 //! - `encoding`: the encodings' numbers
 //! - `arguments`: numbers and flags that verbs take
@@ -41,6 +42,7 @@ mod measure;
 mod opened;
 mod options;
 mod paced;
+mod report;
 mod scan;
 mod server;
 mod store;

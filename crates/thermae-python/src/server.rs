@@ -12,6 +12,7 @@ use thermae_server::socket::Protocol;
 use crate::errors::{IntoPython, invalid_option};
 use crate::gil;
 use crate::options::engine_options;
+use crate::report::json;
 
 /// A running server. Its threads never touch Python.
 #[pyclass(module = "thermae._thermae", frozen)]
@@ -41,6 +42,12 @@ impl Server {
             Protocol::Memcached => "memcached",
         };
         self.0.addresses().iter().map(|(protocol, address)| (name(*protocol), address.clone())).collect()
+    }
+
+    /// What monitoring wants to know, as JSON.
+    fn metrics(&self, py: Python<'_>) -> PyResult<String> {
+        let metrics = gil::detached(py, || thermae_server::metrics::metrics(self.0.shared()));
+        json(&metrics.into_python(py)?)
     }
 
     /// Waits for the end, at most so many seconds; whether it has come.

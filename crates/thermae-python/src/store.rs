@@ -19,6 +19,7 @@ use crate::key::{key_bytes, missing};
 use crate::lock::{self, LockToken};
 use crate::opened::Opened;
 use crate::options::{engine_options, word};
+use crate::report::json;
 use crate::scan::Scan;
 use crate::value::{Encoded, Naming};
 use crate::view::View;
@@ -40,12 +41,6 @@ impl<'py> FromPyObject<'_, 'py> for Given<'py> {
 
 fn default_or_none<'py>(py: Python<'py>, default: Option<Bound<'py, PyAny>>) -> Bound<'py, PyAny> {
     default.unwrap_or_else(|| py.None().into_bound(py))
-}
-
-/// A report of the engine as JSON, which `thermae.reports` reads.
-fn json(report: &impl serde::Serialize) -> PyResult<String> {
-    serde_json::to_string(report)
-        .map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
 }
 
 /// The engine's half of `thermae.Store`.

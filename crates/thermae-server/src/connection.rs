@@ -10,6 +10,7 @@ use crate::memcache;
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
 use crate::redis::request::Batch;
 use crate::shared::Shared;
+use crate::statistics::LoopCounts;
 use crate::transport::{Received, Sent, Transport};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -145,6 +146,12 @@ impl Connection {
         fits
     }
 
+    /// Those of the loop that serves it.
+    #[inline]
+    fn counts<'a>(&self, shared: &'a Shared) -> &'a LoopCounts {
+        shared.statistics.of_loop(self.client.place.event_loop)
+    }
+
     /// The client is gone: nobody is to reach it any more.
     pub fn leave(&mut self, shared: &Shared) {
         if let Face::Redis(pipeline) = &mut self.face {
@@ -238,7 +245,7 @@ impl Connection {
             }
             Received::End => return Err(Next::Close),
         };
-        shared.statistics.received_bytes.fetch_add(received as u64, Ordering::Relaxed);
+        self.counts(shared).received_bytes.add(received as u64);
         let length = input.len();
         let (done, next) = self.execute(&input, length, argument_bytes_max, buffers, shared);
         let is_too_long = length - done > INPUT_BYTES_MAX;
@@ -308,7 +315,7 @@ impl Connection {
     fn send(&mut self, buffers: &mut Buffers, shared: &Shared) -> Next {
         let output = &mut buffers.output;
         let Sent::Bytes(sent) = self.transport.send(output) else { return Next::Close };
-        shared.statistics.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        self.counts(shared).sent_bytes.add(sent as u64);
         if sent < output.len() {
             (self.output, self.sent) = (output[sent..].to_vec(), 0);
         }
@@ -320,7 +327,7 @@ impl Connection {
     /// Sends what was kept.
     fn send_rest(&mut self, shared: &Shared) -> Next {
         let Sent::Bytes(sent) = self.transport.send(&self.output[self.sent..]) else { return Next::Close };
-        shared.statistics.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        self.counts(shared).sent_bytes.add(sent as u64);
         self.sent += sent;
         if self.sent < self.output.len() || self.transport.is_behind() {
             return Next::Write;

@@ -1,9 +1,8 @@
 //! What the memcached face counts: under the names by which `stats` reports it.
 //!
-//! A loop adds to a [`Tally`] of its own while it serves a client, and to the [`Counts`] that all loops share once at the end: so that a pipeline of
-//! a hundred gets takes a shared cache line twice, not two hundred times.
+//! A loop adds to a [`Tally`] while it serves a client, and to its [`Counts`], which others read, once at the end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::counter::Counter;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +81,9 @@ pub const NAMES: [&str; 22] = [
 
 const _: () = assert!(Count::AuthErrors as usize + 1 == NAMES.len());
 
-/// Counts of all loops.
+/// Counts of one loop.
 #[derive(Debug, Default)]
-pub struct Counts([AtomicU64; NAMES.len()]);
+pub struct Counts([Counter; NAMES.len()]);
 
 /// Counts of one turn of one loop.
 #[derive(Debug, Default)]
@@ -109,24 +108,14 @@ impl Counts {
     pub fn add(&self, tally: &Tally) {
         for (total, &count) in self.0.iter().zip(&tally.0) {
             if count != 0 {
-                total.fetch_add(u64::from(count), Ordering::Relaxed);
+                total.add(u64::from(count));
             }
         }
     }
 
-    /// One of them.
-    pub fn get(&self, count: Count) -> u64 {
-        self.0[count as usize].load(Ordering::Relaxed)
-    }
-
-    /// All, with their names.
-    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        NAMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed)))
-    }
-
-    /// All are 0 again.
-    pub fn reset(&self) {
-        self.0.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+    /// Adds them to sums in the order of [`NAMES`].
+    pub fn add_to(&self, sums: &mut [u64; NAMES.len()]) {
+        sums.iter_mut().zip(&self.0).for_each(|(sum, count)| *sum += count.get());
     }
 }
 
@@ -143,9 +132,9 @@ mod tests {
         tally.choose(false, Count::GetHits, Count::GetMisses);
         counts.add(&tally);
         counts.add(&tally);
-        let all: Vec<(&str, u64)> = counts.all().filter(|(_, count)| *count != 0).collect();
+        let mut sums = [0; NAMES.len()];
+        counts.add_to(&mut sums);
+        let all: Vec<(&str, u64)> = NAMES.into_iter().zip(sums).filter(|(_, count)| *count != 0).collect();
         assert_eq!(all, [("get_hits", 2), ("get_misses", 2), ("auth_errors", 2)]);
-        counts.reset();
-        assert!(counts.all().all(|(_, count)| count == 0));
     }
 }

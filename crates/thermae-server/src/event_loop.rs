@@ -270,7 +270,9 @@ impl EventLoop {
         self.shared.clients.add(&client);
         let face = match protocol {
             Protocol::Redis => Face::Redis(Pipeline::new(Session::of(Arc::clone(&client), is_authenticated))),
-            Protocol::Memcached => Face::Memcached(memcache::session::Session::new(is_authenticated)),
+            Protocol::Memcached => {
+                Face::Memcached(memcache::session::Session::new(is_authenticated, self.number))
+            }
         };
         place.connection = Some(Box::new(Connection::new(transport, face, client)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);

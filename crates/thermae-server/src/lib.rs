@@ -4,6 +4,7 @@
 //! layers, top to bottom; each uses only those below it (a test holds this):
 //!
 //! - server: listeners, threads, the end
+//! - metrics: all that monitoring wants to know
 //! - event_loop: one thread's connections
 //! - connection: a client's bytes
 //! - memcache: the memcached protocol
@@ -14,8 +15,13 @@
 //! - monitors: who is shown every command
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
+//! - latency: how long commands take
 //! - pause: clients made to wait
+//! - statistics: what is counted, loop by loop
+//! - usage: how often each command was called, and how long that took
+//! - histogram: how often what took how long
 //! - counts: what memcached clients are told of what was done
+//! - counter: a count that one thread writes and all may read
 //! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
 //! - saves: snapshots that clients ask for
@@ -50,6 +56,7 @@ pub mod channels;
 pub mod clients;
 pub mod config;
 pub mod connection;
+pub mod counter;
 pub mod counts;
 pub mod databases;
 mod error;
@@ -60,10 +67,13 @@ pub mod failure;
 mod float_text;
 pub mod flusher;
 pub mod glob;
+pub mod histogram;
 pub mod hyperloglog;
+pub mod latency;
 pub mod mailbox;
 pub mod marks;
 pub mod memcache;
+pub mod metrics;
 pub mod monitors;
 mod murmur;
 mod natural;
@@ -78,8 +88,10 @@ pub mod slow_log;
 #[allow(clippy::disallowed_methods, reason = "the path of a socket is no file of a store")]
 pub mod socket;
 pub mod space;
+pub mod statistics;
 pub mod tls;
 pub mod tracking;
 pub mod transport;
+pub mod usage;
 
 pub use error::{Error, Result};

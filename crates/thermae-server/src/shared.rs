@@ -4,9 +4,9 @@ use crate::attention::Attention;
 use crate::channels::Channels;
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
-use crate::counts::Counts;
 use crate::databases::database_of;
 use crate::flusher::Flusher;
+use crate::latency::Latency;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
 use crate::monitors::Monitors;
@@ -14,66 +14,12 @@ use crate::observer::Observing;
 use crate::pause::Pause;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
+use crate::statistics::Statistics;
 use crate::tracking::{Letters, Tracking};
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Instant;
 use thermae_core::Store;
-
-/// Counts since the start. Each is a line of its own only where loops write it often; these they write rarely or in batches.
-#[derive(Debug, Default)]
-pub struct Statistics {
-    /// Connections accepted.
-    pub connections: AtomicU64,
-    /// Connections refused, there being too many.
-    pub connections_refused: AtomicU64,
-    /// Connections open now.
-    pub clients: AtomicU64,
-    /// Commands executed.
-    pub commands: AtomicU64,
-    /// Commands that were answered with an error.
-    pub errors: AtomicU64,
-    /// Bytes received.
-    pub received_bytes: AtomicU64,
-    /// Bytes sent.
-    pub sent_bytes: AtomicU64,
-    /// Errors by their code, as clients got them.
-    pub errors_by_code: Mutex<BTreeMap<String, u64>>,
-}
-
-/// Different codes of errors that are counted; what comes later is counted as a whole only.
-const ERROR_CODES_MAX: usize = 128;
-
-impl Statistics {
-    /// A client got an error.
-    #[cold]
-    pub fn note_error(&self, line: &str) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
-        let code = line.split(' ').next().unwrap_or_default();
-        let mut counts = self.errors_by_code.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(code) {
-            *count += 1;
-        } else if counts.len() < ERROR_CODES_MAX {
-            counts.insert(code.to_owned(), 1);
-        }
-    }
-
-    /// Begins anew, but for the clients that are there.
-    pub fn reset(&self) {
-        for count in [
-            &self.connections,
-            &self.connections_refused,
-            &self.commands,
-            &self.errors,
-            &self.received_bytes,
-            &self.sent_bytes,
-        ] {
-            count.store(0, Ordering::Relaxed);
-        }
-        self.errors_by_code.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
 
 /// What is known once the server listens.
 #[derive(Debug)]
@@ -99,8 +45,6 @@ pub struct Shared {
     pub memcached_flush_at_ms: AtomicU64,
     /// What memcached clients are told of items that no record keeps.
     pub marks: Marks,
-    /// What memcached clients have done.
-    pub counts: Counts,
     /// Waits for durability.
     pub flusher: Flusher,
     /// Who wants to know of all changes calls [`Observing::begin`] for it.
@@ -117,6 +61,8 @@ pub struct Shared {
     pub config_changes: Mutex<()>,
     /// Who is connected.
     pub clients: Clients,
+    /// How long commands take.
+    pub latency: Latency,
     /// Commands that took long.
     pub slow_log: SlowLog,
     /// Clients made to wait.
@@ -178,16 +124,16 @@ impl Shared {
             memcached_value_bytes_max: AtomicU64::new(config.memcached_value_bytes_max),
             memcached_flush_at_ms: AtomicU64::new(0),
             marks: Marks::default(),
-            counts: Counts::default(),
             flusher: Flusher::default(),
             observing: Observing::default(),
+            statistics: Statistics::new(config.threads.max(1) as usize),
             config: RwLock::new(config),
-            statistics: Statistics::default(),
             next_client_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
             started_at: Instant::now(),
             config_changes: Mutex::new(()),
             clients: Clients::default(),
+            latency: Latency::default(),
             slow_log: SlowLog::default(),
             pause: Pause::default(),
             attention: Attention::default(),

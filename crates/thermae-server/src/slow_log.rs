@@ -1,28 +1,16 @@
 //! The slow log: commands that took longer than somebody wants to know about, the latest of them.
 //!
-//! Each command is timed where the log is on, as it is by default. Two readings of the precise clock would cost a tenth of what a small
-//! command does, so where the threshold is so long that the clock of the scheduler's ticks can tell (four milliseconds and less), that one
-//! is read, which is a load from memory. A duration measured with it is right to a tick. And what ends one command begins the next one of the
-//! same batch, so that a command costs one reading.
+//! Whoever runs commands times them (see `latency`), and asks here whether one was slow: a load from a line that is hardly ever written. Only slow
+//! commands take the log's lock.
 
-use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// From this threshold on, ticks are precise enough.
-const COARSE_FROM_MICROSECONDS: i64 = 10_000;
 /// Arguments kept of one command, the last one then telling how many more there were.
 const ARGUMENTS_MAX: usize = 32;
 /// Bytes kept of one argument.
 const ARGUMENT_BYTES_MAX: usize = 128;
-
-/// When a command began, and by which clock.
-#[derive(Debug, Clone, Copy)]
-pub struct Started {
-    clock: ClockId,
-    at_microseconds: i64,
-}
 
 /// A command that was slow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,29 +74,18 @@ impl SlowLog {
         entries.truncate(usize::try_from(entries_max).unwrap_or(usize::MAX));
     }
 
-    /// A command begins; `None` where nobody wants to know.
+    /// Whether commands have to be timed for it.
     #[inline]
-    pub fn start(&self) -> Option<Started> {
-        let threshold = self.slower_than_microseconds.load(Ordering::Relaxed);
-        if threshold < 0 {
-            return None;
-        }
-        let is_coarse = threshold >= COARSE_FROM_MICROSECONDS;
-        let clock = if is_coarse { ClockId::MonotonicCoarse } else { ClockId::Monotonic };
-        Some(Started { clock, at_microseconds: microseconds(clock) })
+    pub fn is_on(&self) -> bool {
+        self.slower_than_microseconds() >= 0
     }
 
-    /// How long the command took, if that is to be noted; and when the next one began, if it follows at once. The precise clock is not used twice: it
-    /// would count what is done between the two.
+    /// The microseconds that a command took, where that is to be noted.
     #[inline]
-    pub fn finish(&self, started: Started) -> (Option<i64>, Option<Started>) {
-        let at_microseconds = microseconds(started.clock);
-        let took = at_microseconds - started.at_microseconds;
-        let threshold = self.slower_than_microseconds.load(Ordering::Relaxed);
-        let is_slow = threshold >= 0 && took >= threshold;
-        let next =
-            (started.clock == ClockId::MonotonicCoarse).then_some(Started { at_microseconds, ..started });
-        (is_slow.then_some(took), next)
+    pub fn noteworthy(&self, nanoseconds: u64) -> Option<i64> {
+        let microseconds = (nanoseconds / 1000).cast_signed();
+        let threshold = self.slower_than_microseconds();
+        (threshold >= 0 && microseconds >= threshold).then_some(microseconds)
     }
 
     /// Notes a slow command.
@@ -157,11 +134,6 @@ impl SlowLog {
     pub fn clear(&self) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).entries.clear();
     }
-}
-
-fn microseconds(clock: ClockId) -> i64 {
-    let now = clock_gettime(clock);
-    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
 fn shortened<'a>(arguments: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
@@ -225,18 +197,13 @@ mod tests {
     fn only_what_is_slow_is_told() {
         let log = SlowLog::default();
         log.set(-1, 10);
-        assert!(log.start().is_none());
+        assert!(!log.is_on() && log.noteworthy(u64::MAX).is_none());
         log.set(2_000, 10);
-        let started = log.start().unwrap();
-        assert_eq!(log.finish(started).0, None);
-        std::thread::sleep(std::time::Duration::from_millis(3));
-        assert!(log.finish(started).0.unwrap() >= 3_000);
+        assert!(log.is_on() && log.noteworthy(1_999_999).is_none());
+        assert_eq!(log.noteworthy(2_000_999), Some(2_000));
         log.set(0, 10);
-        let started = log.start().unwrap();
-        assert!(matches!(log.finish(started), (Some(_), None)));
-        log.set(50_000, 10);
-        let started = log.start().unwrap();
-        let (slow, next) = log.finish(started);
-        assert!(slow.is_none() && next.unwrap().at_microseconds >= started.at_microseconds);
+        assert_eq!(log.noteworthy(0), Some(0));
+        log.set(i64::MAX, 10);
+        assert_eq!(log.noteworthy(u64::MAX), None);
     }
 }

@@ -4,7 +4,7 @@ import json
 import signal
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Unpack
@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import click
 
 from thermae._thermae import Server
+from thermae.cli.metrics import MetricsPage
 from thermae.cli.opening import options_of_a_new_store, store_argument
 from thermae.options import OpenOptions
 from thermae.store import location_text
@@ -84,6 +85,11 @@ def _given(path: Path, name: str, value: Any) -> Any:
 @click.option(
     "--tls-authority", metavar="PATH", help="Clients have to show a certificate of this authority, PEM."
 )
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Address of metrics for Prometheus, over HTTP and without a login.  [default: none]",
+)
 @click.option("--unix", metavar="PATH", help="Socket for Redis clients of this machine and user.")
 @click.option(
     "--snapshots",
@@ -111,6 +117,7 @@ def serve(
     tls_certificate: str | None,
     tls_key: str | None,
     tls_authority: str | None,
+    metrics: str | None,
     unix: str | None,
     snapshots: str | None,
     threads: int,
@@ -129,6 +136,7 @@ def serve(
       thermae serve data/
       thermae serve data/ --redis 127.0.0.1:6380 --memcached 127.0.0.1:11211 --threads 4
       thermae serve shm://sessions --hot 1GiB --unix /run/user/1000/thermae.sock
+      thermae serve data/ --metrics 127.0.0.1:9121
       thermae serve data/ --config thermae.toml
     """
     if not (redis or memcached or tls or unix):
@@ -147,15 +155,19 @@ def serve(
         "clients_max": clients_max,
         "protected_mode": protected_mode,
     }
-    server = Server(location_text(location), options, json.dumps(settings))
-    try:
-        with _stopping_at_signals(server):
+    with ExitStack() as stack:
+        # Before the store is opened: a server that cannot listen makes none.
+        page = None if metrics is None else stack.enter_context(MetricsPage(metrics))
+        server = Server(location_text(location), options, json.dumps(settings))
+        stack.callback(server.close)
+        with _stopping_at_signals(server), ExitStack() as showing:
+            if page is not None:
+                showing.enter_context(page.showing(server))
+                click.echo(f"metrics: {page.url}", err=True)
             for protocol, address in server.addresses():
                 click.echo(f"{protocol} clients: {address}", err=True)
             while not server.wait(_WAIT_SECONDS):
                 pass
-    finally:
-        server.close()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(is_authenticated: bool) -> Self {
-        Self { session: Session::new(is_authenticated), input: Vec::new() }
+        Self { session: Session::new(is_authenticated, 0), input: Vec::new() }
     }
 
     /// Sends bytes as they are, and reads what is answered.

@@ -20,6 +20,7 @@
 //! - administration: all that concerns no item
 //! - statistics: what `stats` reports
 //! - turn: what a command may use while it is executed
+//! - verbs: what requests are counted as
 //! - request: bytes to requests
 //! - flags: the flags of meta commands
 //! - base64: keys that are no text
@@ -41,4 +42,5 @@ pub mod storage;
 #[cfg(test)]
 mod transcripts;
 pub mod turn;
+pub mod verbs;
 pub mod words;

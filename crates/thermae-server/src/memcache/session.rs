@@ -4,6 +4,7 @@ use crate::counts::Count;
 use crate::memcache::request::{BAD_CHUNK, Data, Mode, Refusal, Request, Storage, parse};
 use crate::memcache::retrieval::{Listed, go_on, retrieve};
 use crate::memcache::turn::Turn;
+use crate::memcache::verbs::verb_of;
 use crate::memcache::words::Words;
 use crate::memcache::{administration, meta, statistics, storage};
 use crate::redis::telling;
@@ -23,6 +24,8 @@ pub struct Session {
     /// Set when the connection is to be closed after what was answered.
     pub closes: bool,
     is_authenticated: bool,
+    /// The loop that serves it.
+    event_loop: usize,
     /// Nothing was received yet.
     is_new: bool,
     /// Bytes that are to come and will not be looked at.
@@ -34,9 +37,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// A client that has just come.
-    pub fn new(is_authenticated: bool) -> Self {
-        Self { closes: false, is_authenticated, is_new: true, skipped: 0, looked_at: 0, list: None }
+    /// A client that has just come to a loop.
+    pub fn new(is_authenticated: bool, event_loop: usize) -> Self {
+        Self {
+            closes: false,
+            is_authenticated,
+            event_loop,
+            is_new: true,
+            skipped: 0,
+            looked_at: 0,
+            list: None,
+        }
     }
 
     /// Executes what is whole in `buffer`, until there is enough output. Returns how many bytes it is done with.
@@ -46,13 +57,13 @@ impl Session {
             return self.refuse_binary(buffer, output);
         }
         self.is_new &= buffer.is_empty();
-        let mut turn = Turn::new(shared, output);
+        let counts = shared.statistics.of_loop(self.event_loop);
+        let mut turn = Turn::new(shared, counts, output);
         let done = self.execute(buffer, &mut turn);
         if !turn.events.is_empty() {
             telling::tell(shared, &turn.events);
         }
-        shared.counts.add(&turn.tally);
-        shared.statistics.commands.fetch_add(turn.commands, Ordering::Relaxed);
+        counts.memcached.add(&turn.tally);
         done
     }
 
@@ -87,11 +98,14 @@ impl Session {
             if requests.len() > 1 {
                 turn.store().prefetch(requests.iter().filter_map(|(request, ..)| request.key()));
             }
+            turn.begin();
             for &(request, from, end) in &requests {
                 done = end.min(buffer.len());
                 self.skipped = end - done;
-                turn.commands += 1;
-                if let Some((listed, rest)) = self.execute_one(request, turn) {
+                let start = turn.output.len();
+                let rest = self.execute_one(request, turn);
+                turn.end(verb_of(&request), start);
+                if let Some((listed, rest)) = rest {
                     done -= self.wait_with(listed, rest, &buffer[from..end]);
                 }
                 if self.closes || turn.has_enough() {

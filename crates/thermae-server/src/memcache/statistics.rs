@@ -2,7 +2,7 @@
 //!
 //! Items and bytes are those of the whole store, whoever stored them. There is one class of items, for the store has no slabs.
 
-use crate::counts::Count;
+use crate::counts::{Count, NAMES, Tally};
 use crate::memcache::administration::VERSION;
 use crate::memcache::turn::Turn;
 use crate::memcache::words::{Words, unsigned};
@@ -49,7 +49,8 @@ fn general(turn: &mut Turn<'_>) -> Result<(), Error> {
     let stats = turn.store().stats()?;
     let config = turn.store().config();
     let shared = turn.shared;
-    let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    let totals = shared.statistics.totals_since_reset();
+    let clients = shared.statistics.clients.load(Ordering::Relaxed);
     let (clients_max, threads) = {
         let config = shared.config.read().unwrap_or_else(PoisonError::into_inner);
         (config.clients_max, config.threads)
@@ -60,16 +61,16 @@ fn general(turn: &mut Turn<'_>) -> Result<(), Error> {
     stat(turn, "version", VERSION);
     stat(turn, "pointer_size", usize::BITS);
     stat(turn, "max_connections", clients_max);
-    stat(turn, "curr_connections", load(&shared.statistics.clients));
-    stat(turn, "total_connections", load(&shared.statistics.connections));
-    stat(turn, "rejected_connections", load(&shared.statistics.connections_refused));
-    stat(turn, "connection_structures", load(&shared.statistics.clients));
-    shared.counts.add(&std::mem::take(&mut turn.tally));
-    for (name, count) in shared.counts.all() {
+    stat(turn, "curr_connections", clients);
+    stat(turn, "total_connections", totals.connections);
+    stat(turn, "rejected_connections", totals.connections_refused);
+    stat(turn, "connection_structures", clients);
+    turn.counts.memcached.add(&std::mem::take(&mut turn.tally));
+    for (name, count) in NAMES.into_iter().zip(shared.statistics.memcached_since_reset()) {
         stat(turn, name, count);
     }
-    stat(turn, "bytes_read", load(&shared.statistics.received_bytes));
-    stat(turn, "bytes_written", load(&shared.statistics.sent_bytes));
+    stat(turn, "bytes_read", totals.received_bytes);
+    stat(turn, "bytes_written", totals.sent_bytes);
     stat(turn, "limit_maxbytes", config.hot_bytes + config.warm_bytes + config.cold_bytes);
     stat(turn, "accepting_conns", 1);
     stat(turn, "threads", threads);
@@ -84,8 +85,8 @@ fn general(turn: &mut Turn<'_>) -> Result<(), Error> {
 
 /// The counts of this face begin anew; those of the store are everyone's.
 fn reset(turn: &mut Turn<'_>) {
-    turn.tally = crate::counts::Tally::default();
-    turn.shared.counts.reset();
+    turn.tally = Tally::default();
+    turn.shared.statistics.reset_memcached();
 }
 
 fn settings(turn: &mut Turn<'_>) -> Result<(), Error> {
@@ -122,7 +123,11 @@ fn items(turn: &mut Turn<'_>) -> Result<(), Error> {
         stat(turn, "items:1:number", stats.keys);
         stat(turn, "items:1:mem_requested", stats.live_bytes);
         stat(turn, "items:1:evicted", stats.evicted);
-        stat(turn, "items:1:outofmemory", turn.shared.counts.get(Count::StoreNoMemory));
+        stat(
+            turn,
+            "items:1:outofmemory",
+            turn.shared.statistics.memcached_since_reset()[Count::StoreNoMemory as usize],
+        );
         stat(turn, "items:1:reclaimed", stats.expired);
     }
     Ok(())
@@ -136,7 +141,7 @@ fn slabs(turn: &mut Turn<'_>) -> Result<(), Error> {
     stat(turn, "1:chunk_size", stats.item_bytes_mean.unwrap_or(0));
     stat(turn, "1:total_pages", total_bytes / frame_bytes);
     stat(turn, "1:used_chunks", stats.keys);
-    for (name, count) in turn.shared.counts.all() {
+    for (name, count) in NAMES.into_iter().zip(turn.shared.statistics.memcached_since_reset()) {
         if name == "cmd_set" || name.ends_with("_hits") || name == "cas_badval" {
             stat(turn, &format!("1:{name}"), count);
         }

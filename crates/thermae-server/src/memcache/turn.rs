@@ -5,11 +5,14 @@ use crate::counts::{Count, Tally};
 use crate::databases::stored_key;
 use crate::events::Events;
 use crate::events::classes::{GENERIC, STRING};
+use crate::latency::Moment;
 use crate::marks::{Displaced, Marks};
 use crate::memcache::request::TOO_LARGE;
+use crate::memcache::verbs::is_failure;
 use crate::memcache::words::push_number;
 use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
 use crate::shared::Shared;
+use crate::statistics::LoopCounts;
 use std::borrow::Cow;
 use thermae_core::{Current, Error, RecordMeta, Store, Update};
 
@@ -35,18 +38,42 @@ pub struct Turn<'a> {
     pub now_ms: u64,
     /// What is counted.
     pub tally: Tally,
-    /// Commands executed.
-    pub commands: u64,
+    /// Where the loop counts.
+    pub counts: &'a LoopCounts,
     /// What was done to items, to be told at the end of the turn.
     pub events: Events,
+    /// When the request began that comes next, where it is timed and known.
+    began: Option<Moment>,
 }
 
 impl<'a> Turn<'a> {
     /// One that begins now.
-    pub fn new(shared: &'a Shared, output: &'a mut Vec<u8>) -> Self {
+    pub fn new(shared: &'a Shared, counts: &'a LoopCounts, output: &'a mut Vec<u8>) -> Self {
+        let now_ms = shared.store.now_ms();
         let mut events = Events::default();
         events.want(shared.attention.wanted());
-        Self { shared, output, now_ms: shared.store.now_ms(), tally: Tally::default(), commands: 0, events }
+        Self { shared, output, now_ms, tally: Tally::default(), counts, events, began: None }
+    }
+
+    /// Requests that follow one another begin.
+    #[inline]
+    pub fn begin(&mut self) {
+        self.began = self.shared.latency.is_tracked().then(Moment::now);
+    }
+
+    /// One of them ended, whose answer begins at `start`.
+    #[inline]
+    pub fn end(&mut self, verb: usize, start: usize) {
+        let usage = self.counts.verbs.of(verb);
+        usage.calls.add(1);
+        if is_failure(&self.output[start..]) {
+            usage.failed.add(1);
+        }
+        if let Some(began) = self.began {
+            let ended = Moment::now();
+            usage.note_time(ended.since(began));
+            self.began = Some(ended);
+        }
     }
 
     /// The store.

@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
+use crate::redis::command_statistics;
 use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::table::{Command, Keys, NO_KEYS, flags};
 use std::sync::atomic::Ordering;
@@ -218,8 +219,8 @@ static LATENCY: &[Command] = &[
         group: "server",
         since: "7.0.0",
         complexity: "O(1)",
-        summary: "Answers how long calls of commands took; it is not counted.",
-        run: latency_histogram,
+        summary: "Answers how long calls of commands took: of all, or of some.",
+        run: command_statistics::histogram,
         subcommands: &[],
     },
     Command {
@@ -396,14 +397,9 @@ fn latency_graph(call: &mut Call<'_, '_>) -> Result<()> {
     Err(Failure::text(format!("ERR No samples available for event '{event}'")))
 }
 
-fn latency_histogram(call: &mut Call<'_, '_>) -> Result<()> {
-    call.reply.map(0);
-    Ok(())
-}
-
 fn latency_doctor(call: &mut Call<'_, '_>) -> Result<()> {
     call.reply
-        .verbatim("txt", "Latency is not monitored here. SLOWLOG GET shows the commands that took long.\n");
+        .verbatim("txt", "Spikes are not watched here. LATENCY HISTOGRAM and INFO latencystats show how long commands take, SLOWLOG GET those that took long.\n");
     Ok(())
 }
 

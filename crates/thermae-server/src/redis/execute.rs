@@ -2,6 +2,7 @@
 
 use crate::attention::COMMANDS;
 use crate::failure::Failure;
+use crate::latency::Moment;
 use crate::redis::call::Call;
 use crate::redis::diagnostics::note_slow;
 use crate::redis::pubsub::is_about_subscriptions;
@@ -144,6 +145,16 @@ fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES_MAX)]).into_owned()
 }
 
+/// The row that a command is counted in which may not be called.
+fn meant(arguments: Arguments<'_>) -> Option<&'static Entry> {
+    let command = table::find(arguments.at(0))?;
+    if command.subcommands.is_empty() || arguments.len() < 2 {
+        return Some(command);
+    }
+    command.subcommand(arguments.at(1))
+}
+
+#[cold]
 fn refuse(
     arguments: Arguments<'_>,
     session: &mut Session,
@@ -162,7 +173,13 @@ fn refuse(
         queue.is_refused = true;
     }
     tracking::refused(arguments, session);
-    shared.statistics.note_error(&line);
+    let counts = session.counts(shared);
+    counts.note_error(&line);
+    if let Some(command) = meant(arguments) {
+        counts.commands.of(command.number).rejected.add(1);
+    }
+    // The next command does not begin where the last one ended.
+    session.began = None;
     Reply::new(output, session.is_resp3).error(&line);
 }
 
@@ -200,6 +217,7 @@ fn execute_found(
             }
             queue.commands.push(arguments.into());
         }
+        session.began = None;
         Reply::new(output, session.is_resp3).status("QUEUED");
         return false;
     }
@@ -269,19 +287,28 @@ pub fn run(
 ) {
     let start = output.len();
     let is_resp3 = session.is_resp3;
-    let started = session.began.take().or_else(|| shared.slow_log.start());
+    let is_timed = shared.latency.is_tracked() || shared.slow_log.is_on();
+    let began = session.began.take().or_else(|| is_timed.then(Moment::now));
+    let usage = session.counts(shared).commands.of(command.number);
     let mut call = Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
     if let Err(failure) = (command.run)(&mut call) {
         let line = failure.line();
         call.reply.take_back(start);
         call.reply.error(&line);
-        shared.statistics.note_error(&line);
+        call.session.counts(shared).note_error(&line);
+        usage.failed.add(1);
     }
-    if let Some(started) = started {
-        let (slow, next) = shared.slow_log.finish(started);
-        call.session.began = next;
-        if let Some(microseconds) = slow {
+    usage.calls.add(1);
+    if let Some(began) = began {
+        let ended = Moment::now();
+        let took_nanoseconds = ended.since(began);
+        call.session.began = Some(ended);
+        if shared.latency.is_tracked() {
+            usage.note_time(took_nanoseconds);
+        }
+        if let Some(microseconds) = shared.slow_log.noteworthy(took_nanoseconds) {
             note_slow(&call, microseconds);
+            call.session.began = None;
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::channels::Kind;
 use crate::databases::{DATABASES, database_of};
 use crate::failure::Result;
 use crate::redis::call::Call;
+use crate::redis::command_statistics;
 use crate::redis::connection::REDIS_VERSION;
 use crate::redis::settings::{is_durable, policy, port_of};
 use crate::shared::Census;
@@ -43,9 +44,9 @@ const SECTIONS: &[Section] = &[
     ("replication", "Replication", true, replication),
     ("cpu", "CPU", true, processor),
     ("modules", "Modules", true, |_, _| Ok(())),
-    ("commandstats", "Commandstats", false, |_, _| Ok(())),
+    ("commandstats", "Commandstats", false, commands),
     ("errorstats", "Errorstats", true, errors),
-    ("latencystats", "Latencystats", false, |_, _| Ok(())),
+    ("latencystats", "Latencystats", false, latency),
     ("cluster", "Cluster", true, cluster),
     ("keyspace", "Keyspace", true, keyspace),
     ("thermae", "Thermae", false, store),
@@ -234,18 +235,10 @@ fn persistence(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 }
 
 fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let (counts, stats) = (&facts.call.shared.statistics, &facts.stats);
-    let [connections, refused, commands, errors, received_bytes, sent_bytes] = [
-        &counts.connections,
-        &counts.connections_refused,
-        &counts.commands,
-        &counts.errors,
-        &counts.received_bytes,
-        &counts.sent_bytes,
-    ]
-    .map(|count| count.load(Ordering::Relaxed));
+    let (totals, stats) = (facts.call.shared.statistics.totals_since_reset(), &facts.stats);
+    let (commands, received_bytes, sent_bytes) = (totals.calls(), totals.received_bytes, totals.sent_bytes);
     let [commands_rate, received_rate, sent_rate] = rates(facts, [commands, received_bytes, sent_bytes]);
-    lines.add("total_connections_received", connections);
+    lines.add("total_connections_received", totals.connections);
     lines.add("total_commands_processed", commands);
     lines.add("instantaneous_ops_per_sec", format!("{commands_rate:.0}"));
     lines.add("total_net_input_bytes", received_bytes);
@@ -254,7 +247,7 @@ fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("total_net_repl_output_bytes", 0);
     lines.add("instantaneous_input_kbps", format!("{:.2}", received_rate / 1024.0));
     lines.add("instantaneous_output_kbps", format!("{:.2}", sent_rate / 1024.0));
-    lines.add("rejected_connections", refused);
+    lines.add("rejected_connections", totals.connections_refused);
     lines.add("sync_full", 0);
     lines.add("sync_partial_ok", 0);
     lines.add("sync_partial_err", 0);
@@ -280,7 +273,7 @@ fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("tracking_total_items", tracked.items);
     lines.add("tracking_total_prefixes", tracked.prefixes);
     lines.add("unexpected_error_replies", 0);
-    lines.add("total_error_replies", errors);
+    lines.add("total_error_replies", totals.errors);
     Ok(())
 }
 
@@ -332,9 +325,20 @@ fn processor(_: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     Ok(())
 }
 
+fn commands(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
+    command_statistics::call_lines(facts.call.shared).iter().for_each(|(name, value)| lines.add(name, value));
+    Ok(())
+}
+
+fn latency(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
+    command_statistics::latency_lines(facts.call.shared)
+        .iter()
+        .for_each(|(name, value)| lines.add(name, value));
+    Ok(())
+}
+
 fn errors(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let counts = facts.call.shared.statistics.errors_by_code.lock().unwrap_or_else(PoisonError::into_inner);
-    for (code, count) in counts.iter() {
+    for (code, count) in facts.call.shared.statistics.totals_since_reset().errors_by_code {
         lines.add(&format!("errorstat_{code}"), format!("count={count}"));
     }
     Ok(())

@@ -179,21 +179,13 @@ fn count(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// A command, or a subcommand behind its container's name and a bar.
-fn named(name: &[u8]) -> Option<&'static Entry> {
-    match name.iter().position(|byte| *byte == b'|') {
-        None => table::find(name),
-        Some(bar) => table::find(&name[..bar])?.subcommand(&name[bar + 1..]),
-    }
-}
-
 fn info(call: &mut Call<'_, '_>) -> Result<()> {
     if call.arguments.len() == 2 {
         return all(call);
     }
     call.reply.array(call.arguments.len() - 2);
     for name in call.arguments.from(2) {
-        match named(name) {
+        match table::find_full(name) {
             Some(command) => describe(&mut call.reply, command),
             None => call.reply.null(),
         }
@@ -334,7 +326,7 @@ pub fn reply_names_in_category(call: &mut Call<'_, '_>, category: String) {
 fn docs(call: &mut Call<'_, '_>) -> Result<()> {
     let commands: Vec<&Entry> = match call.arguments.len() {
         2 => table::all().collect(),
-        _ => call.arguments.from(2).filter_map(named).collect(),
+        _ => call.arguments.from(2).filter_map(table::find_full).collect(),
     };
     call.reply.map(commands.len());
     commands.iter().for_each(|command| document(&mut call.reply, command));

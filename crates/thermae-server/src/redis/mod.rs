@@ -4,6 +4,7 @@ pub mod absent;
 pub mod bitmaps;
 pub mod call;
 pub mod client;
+pub mod command_statistics;
 pub mod connection;
 pub mod counters;
 pub mod diagnostics;

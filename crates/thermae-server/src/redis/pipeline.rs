@@ -7,7 +7,6 @@ use crate::redis::session::Session;
 use crate::redis::table::flags;
 use crate::shared::Shared;
 use crate::space::Space;
-use std::sync::atomic::Ordering;
 use thermae_core::Store;
 
 /// Commands looked at together, so that their cache misses overlap.
@@ -41,8 +40,6 @@ impl Pipeline {
     ) -> usize {
         let mut space = Space::new(&shared.store);
         self.session.is_paused = false;
-        // Whatever ended the last batch was long ago.
-        self.session.began = None;
         let mut done = 0;
         loop {
             batch.clear();
@@ -53,6 +50,8 @@ impl Pipeline {
             if batch.len() > 1 {
                 prefetch(batch, &buffer[done..], &self.session, &shared.store);
             }
+            // Whatever ended the last batch, this one was parsed since.
+            self.session.began = None;
             let begin = done;
             let mut executed = 0;
             for index in 0..batch.len() {
@@ -72,7 +71,6 @@ impl Pipeline {
                     break;
                 }
             }
-            shared.statistics.commands.fetch_add(executed as u64, Ordering::Relaxed);
             if executed < batch.len() {
                 // What was found of a command after those is found again.
                 self.partial = None;

@@ -1,11 +1,12 @@
 //! What the server knows of one client.
 
 use crate::clients::{self, Client, Place, marks};
+use crate::latency::Moment;
 use crate::redis::request::OwnedArguments;
 use crate::redis::table::Entry;
 use crate::redis::tracking::{self, Caching};
 use crate::shared::Shared;
-use crate::slow_log::Started;
+use crate::statistics::LoopCounts;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,7 +64,7 @@ pub struct Session {
     /// The last command that could have been executed.
     pub last_command: Option<&'static Entry>,
     /// When the command began that comes next, where it is known.
-    pub began: Option<Started>,
+    pub began: Option<Moment>,
     /// After MULTI.
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
@@ -117,6 +118,12 @@ impl Session {
     #[inline]
     pub fn only_listens(&self) -> bool {
         !self.is_resp3 && self.client.is_subscribed()
+    }
+
+    /// Those of the loop that serves it.
+    #[inline]
+    pub fn counts<'a>(&self, shared: &'a Shared) -> &'a LoopCounts {
+        shared.statistics.of_loop(self.client.place.event_loop)
     }
 
     /// The client is gone, or begins anew: nobody is to reach it any more.

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::glob;
 use crate::redis::call::{Call, SYNTAX};
+use crate::redis::command_statistics::percentile_text;
 use crate::redis::introspection::help;
 use crate::redis::notifications;
 use crate::redis::table::{Command, NO_KEYS, flags};
@@ -19,6 +20,8 @@ use thermae_core::{Durability, WhenFull};
 
 use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
 
+/// Percentiles that INFO shows of each command.
+const PERCENTILES_MAX: usize = 64;
 const IMMUTABLE: &str = "can't set immutable config";
 /// What listeners' addresses end with that speak TLS.
 const TLS_MARK: &str = " (TLS)";
@@ -126,6 +129,8 @@ struct Draft {
     slow_entries_max: u64,
     tracked_keys_max: u64,
     notified: u32,
+    is_latency_tracked: bool,
+    latency_percentiles: Vec<f64>,
 }
 
 type Get = fn(&Present<'_>) -> String;
@@ -149,7 +154,12 @@ const PARAMETERS: &[Parameter] = &[
     ("hz", |_| "10".to_owned(), None),
     ("io-threads", |present| present.config.threads.to_string(), None),
     ("latency-monitor-threshold", |_| "0".to_owned(), None),
-    ("latency-tracking", |_| "no".to_owned(), None),
+    (
+        "latency-tracking",
+        |present| yes_or_no(present.shared.latency.is_tracked()),
+        Some(set_latency_tracking),
+    ),
+    ("latency-tracking-info-percentiles", latency_percentiles, Some(set_latency_percentiles)),
     ("logfile", |_| String::new(), None),
     ("loglevel", |_| "notice".to_owned(), None),
     ("maxclients", |present| present.config.clients_max.to_string(), Some(set_clients_max)),
@@ -341,11 +351,41 @@ fn set_argument_bytes_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Res
 }
 
 fn set_protected_mode(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
-    draft.config.protected_mode = match text.to_ascii_lowercase().as_str() {
-        "yes" => true,
-        "no" => false,
-        _ => return Err("argument must be 'yes' or 'no'".to_owned()),
-    };
+    draft.config.protected_mode = is_yes(text)?;
+    Ok(())
+}
+
+fn is_yes(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("argument must be 'yes' or 'no'".to_owned()),
+    }
+}
+
+fn set_latency_tracking(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.is_latency_tracked = is_yes(text)?;
+    Ok(())
+}
+
+fn latency_percentiles(present: &Present<'_>) -> String {
+    let percentiles = present.shared.latency.percentiles();
+    percentiles.into_iter().map(percentile_text).collect::<Vec<_>>().join(" ")
+}
+
+/// Numbers with a blank between each two; none where the text is empty.
+fn set_latency_percentiles(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    let words: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(' ').collect() };
+    if words.len() > PERCENTILES_MAX {
+        return Err(format!("latency-tracking-info-percentiles takes at most {PERCENTILES_MAX} parameters"));
+    }
+    let numbers: Option<Vec<f64>> =
+        words.iter().map(|word| word.parse().ok().filter(|number: &f64| !number.is_nan())).collect();
+    let numbers = numbers.ok_or("Invalid latency-tracking-info-percentiles parameters")?;
+    if !numbers.iter().all(|number| (0.0..=100.0).contains(number)) {
+        return Err("latency-tracking-info-percentiles parameters should sit between [0.0,100.0]".to_owned());
+    }
+    draft.latency_percentiles = numbers;
     Ok(())
 }
 
@@ -422,6 +462,8 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
         slow_entries_max: call.shared.slow_log.entries_max(),
         tracked_keys_max: call.shared.tracking.keys_max(),
         notified: call.shared.notified.load(Ordering::Relaxed),
+        is_latency_tracked: call.shared.latency.is_tracked(),
+        latency_percentiles: call.shared.latency.percentiles(),
     };
     for (name, value, set) in pairs {
         if let Some(set) = set {
@@ -486,6 +528,7 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
     }
     shared.post(shared.tracking.set_keys_max(&shared.clients, draft.tracked_keys_max));
     notifications::apply(shared, draft.notified);
+    shared.latency.set(draft.is_latency_tracked, draft.latency_percentiles);
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
@@ -563,6 +606,28 @@ mod tests {
                 ),
                 ("CONFIG SET notify-keyspace-events KxEe$", "+OK\r\n"),
                 ("CONFIG GET notify-keyspace-events", "*2\r\n$22\r\nnotify-keyspace-events\r\n$5\r\n$xeKE\r\n"),
+                (
+                    "CONFIG SET latency-tracking-info-percentiles x",
+                    &failed(
+                        "latency-tracking-info-percentiles",
+                        "Invalid latency-tracking-info-percentiles parameters",
+                    ),
+                ),
+                (
+                    "CONFIG SET latency-tracking-info-percentiles \"50 101\"",
+                    &failed(
+                        "latency-tracking-info-percentiles",
+                        "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]",
+                    ),
+                ),
+                (
+                    "CONFIG SET latency-tracking maybe",
+                    &failed("latency-tracking", "argument must be 'yes' or 'no'"),
+                ),
+                (
+                    "CONFIG GET latency-tracking*",
+                    "*4\r\n$16\r\nlatency-tracking\r\n$3\r\nyes\r\n$33\r\nlatency-tracking-info-percentiles\r\n$10\r\n50 99 99.9\r\n",
+                ),
                 ("CONFIG REWRITE", "-ERR The server is running without a config file\r\n"),
                 ("CONFIG RESETSTAT", "+OK\r\n"),
                 ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.\r\n"),

@@ -246,6 +246,14 @@ pub fn find(name: &[u8]) -> Option<&'static Entry> {
     None
 }
 
+/// A command, or a subcommand behind its container's name and a bar.
+pub fn find_full(name: &[u8]) -> Option<&'static Entry> {
+    match name.iter().position(|byte| *byte == b'|') {
+        None => find(name),
+        Some(bar) => find(&name[..bar])?.subcommand(&name[bar + 1..]),
+    }
+}
+
 impl Command {
     /// Whether it may be called with so many arguments, its name included.
     #[inline]

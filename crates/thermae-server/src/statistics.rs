@@ -1,0 +1,299 @@
+//! What a server counts: each loop for itself, and added up by who asks.
+//!
+//! A loop alone writes its counts, on lines that no other loop writes. They never begin anew: what was counted when somebody asked for that is
+//! remembered, and left out of what INFO shows; so metrics, which are of the whole time, are not disturbed. Rejected: counts that all loops share,
+//! for whose lines the cores would wait in turn.
+
+use crate::counter::Counter;
+use crate::counts::{self, Counts};
+use crate::histogram::Distribution;
+use crate::usage::{Rows, UsageSum};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Most commands and subcommands that the table of the Redis face may have; a test there holds it.
+pub const COMMANDS_MAX: usize = 512;
+/// Most verbs of the memcached face.
+pub const VERBS_MAX: usize = 32;
+/// Different codes of errors that a loop counts; what comes later is counted as a whole only.
+const ERROR_CODES_MAX: usize = 128;
+
+/// What one loop counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct LoopCounts {
+    /// Bytes received.
+    pub received_bytes: Counter,
+    /// Bytes sent.
+    pub sent_bytes: Counter,
+    errors: Counter,
+    /// By their code, as clients got them. Locked by its loop for each error, and rarely by who reads.
+    errors_by_code: Mutex<BTreeMap<String, u64>>,
+    /// What memcached clients have done.
+    pub memcached: Counts,
+    /// Commands of the Redis face, by their number in the table.
+    pub commands: Rows<COMMANDS_MAX>,
+    /// Verbs of the memcached face.
+    pub verbs: Rows<VERBS_MAX>,
+}
+
+impl LoopCounts {
+    /// A client got an error.
+    #[cold]
+    pub fn note_error(&self, line: &str) {
+        self.errors.add(1);
+        let code = line.split(' ').next().unwrap_or_default();
+        let mut counts = self.errors_by_code.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(code) {
+            *count += 1;
+        } else if counts.len() < ERROR_CODES_MAX {
+            counts.insert(code.to_owned(), 1);
+        }
+    }
+}
+
+/// What all loops counted.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections refused, there being too many.
+    pub connections_refused: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Commands that were answered with an error.
+    pub errors: u64,
+    /// Those by their code.
+    pub errors_by_code: BTreeMap<String, u64>,
+    /// Commands of the Redis face, by their number in the table.
+    pub commands: Vec<UsageSum>,
+    /// Verbs of the memcached face.
+    pub verbs: Vec<UsageSum>,
+}
+
+impl Totals {
+    /// Commands executed, of both faces.
+    pub fn calls(&self) -> u64 {
+        self.commands.iter().chain(&self.verbs).map(|usage| usage.calls).sum()
+    }
+
+    fn subtract(&mut self, before: &Self) {
+        for (count, before) in [
+            (&mut self.connections, before.connections),
+            (&mut self.connections_refused, before.connections_refused),
+            (&mut self.received_bytes, before.received_bytes),
+            (&mut self.sent_bytes, before.sent_bytes),
+            (&mut self.errors, before.errors),
+        ] {
+            *count = count.saturating_sub(before);
+        }
+        for (code, count) in &before.errors_by_code {
+            if let Some(sum) = self.errors_by_code.get_mut(code) {
+                *sum = sum.saturating_sub(*count);
+            }
+        }
+        self.errors_by_code.retain(|_, count| *count != 0);
+        self.commands.iter_mut().zip(&before.commands).for_each(|(sum, before)| sum.subtract(before));
+        self.verbs.iter_mut().zip(&before.verbs).for_each(|(sum, before)| sum.subtract(before));
+    }
+}
+
+/// What was counted when it was to begin anew.
+#[derive(Debug, Default)]
+struct Before {
+    totals: Totals,
+    /// How long the calls of each command of the Redis face had taken.
+    times: Vec<Distribution>,
+}
+
+/// All counts of a server. On lines of its own: where the loops' are is read for each command.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Statistics {
+    loops: Box<[LoopCounts]>,
+    /// Connections accepted.
+    pub connections: AtomicU64,
+    /// Connections refused, there being too many.
+    pub connections_refused: AtomicU64,
+    /// Connections open now.
+    pub clients: AtomicU64,
+    before: Mutex<Before>,
+    /// What was counted when a memcached client wanted its face's counts to begin anew.
+    memcached_before: Mutex<[u64; counts::NAMES.len()]>,
+}
+
+impl Statistics {
+    /// Of so many loops.
+    pub fn new(loops: usize) -> Self {
+        Self {
+            loops: (0..loops).map(|_| LoopCounts::default()).collect(),
+            connections: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
+            clients: AtomicU64::new(0),
+            before: Mutex::default(),
+            memcached_before: Mutex::new([0; counts::NAMES.len()]),
+        }
+    }
+
+    /// Those of a loop, which alone may add to them.
+    #[inline]
+    pub fn of_loop(&self, number: usize) -> &LoopCounts {
+        &self.loops[number]
+    }
+
+    /// What was counted since the start.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals {
+            connections: self.connections.load(Ordering::Relaxed),
+            connections_refused: self.connections_refused.load(Ordering::Relaxed),
+            commands: vec![UsageSum::default(); COMMANDS_MAX],
+            verbs: vec![UsageSum::default(); VERBS_MAX],
+            ..Totals::default()
+        };
+        for counts in &self.loops {
+            totals.received_bytes += counts.received_bytes.get();
+            totals.sent_bytes += counts.sent_bytes.get();
+            totals.errors += counts.errors.get();
+            let by_code = counts.errors_by_code.lock().unwrap_or_else(PoisonError::into_inner);
+            for (code, count) in by_code.iter() {
+                *totals.errors_by_code.entry(code.clone()).or_default() += count;
+            }
+            drop(by_code);
+            counts.commands.add_to(&mut totals.commands);
+            counts.verbs.add_to(&mut totals.verbs);
+        }
+        totals
+    }
+
+    /// What was counted since it was to begin anew.
+    pub fn totals_since_reset(&self) -> Totals {
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = self.totals();
+        totals.subtract(&before.totals);
+        totals
+    }
+
+    /// How long the calls of a command of the Redis face took, since the start.
+    pub fn times_of_command(&self, number: usize) -> Distribution {
+        let mut times = Distribution::default();
+        self.loops.iter().for_each(|counts| counts.commands.add_times_to(number, &mut times));
+        times
+    }
+
+    /// The same since it was to begin anew.
+    pub fn times_of_command_since_reset(&self, number: usize) -> Distribution {
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut times = self.times_of_command(number);
+        if let Some(before) = before.times.get(number) {
+            times.subtract(before);
+        }
+        times
+    }
+
+    /// How long a verb of the memcached face took, since the start.
+    pub fn times_of_verb(&self, number: usize) -> Distribution {
+        let mut times = Distribution::default();
+        self.loops.iter().for_each(|counts| counts.verbs.add_times_to(number, &mut times));
+        times
+    }
+
+    /// Begins anew.
+    pub fn reset(&self) {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        before.totals = self.totals();
+        before.times = (0..COMMANDS_MAX).map(|number| self.times_of_command(number)).collect();
+    }
+
+    /// What memcached clients did since the start.
+    pub fn memcached(&self) -> [u64; counts::NAMES.len()] {
+        let mut sums = [0; counts::NAMES.len()];
+        self.loops.iter().for_each(|counts| counts.memcached.add_to(&mut sums));
+        sums
+    }
+
+    /// The same since they wanted it to begin anew.
+    pub fn memcached_since_reset(&self) -> [u64; counts::NAMES.len()] {
+        let before = self.memcached_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = self.memcached();
+        sums.iter_mut().zip(before.iter()).for_each(|(sum, before)| *sum = sum.saturating_sub(*before));
+        sums
+    }
+
+    /// The counts of the memcached face begin anew.
+    pub fn reset_memcached(&self) {
+        let mut before = self.memcached_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *before = self.memcached();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::{Count, Tally};
+
+    #[test]
+    fn loops_add_up_and_begin_anew_together() {
+        let statistics = Statistics::new(2);
+        let work = |number: usize, nanoseconds: u64| {
+            let counts = statistics.of_loop(number);
+            counts.received_bytes.add(10);
+            counts.note_error("WRONGTYPE x");
+            let usage = counts.commands.of(7);
+            usage.calls.add(1);
+            usage.note_time(nanoseconds);
+            counts.verbs.of(VERBS_MAX - 1).calls.add(2);
+        };
+        work(0, 1_000);
+        work(1, 2_000);
+        statistics.of_loop(1).commands.of(COMMANDS_MAX - 1).rejected.add(1);
+        let totals = statistics.totals_since_reset();
+        assert_eq!((totals.received_bytes, totals.errors, totals.calls()), (20, 2, 6));
+        assert_eq!(totals.errors_by_code, BTreeMap::from([("WRONGTYPE".to_owned(), 2)]));
+        assert_eq!(totals.commands[7], UsageSum { calls: 2, nanoseconds: 3_000, ..UsageSum::default() });
+        assert_eq!(totals.commands[COMMANDS_MAX - 1].rejected, 1);
+        assert_eq!(statistics.times_of_command_since_reset(7).count_below_power(10), 1);
+        assert_eq!(statistics.times_of_command(7).count(), 2);
+        statistics.reset();
+        let totals = statistics.totals_since_reset();
+        assert_eq!((totals.received_bytes, totals.errors, totals.calls()), (0, 0, 0));
+        assert!(totals.errors_by_code.is_empty() && totals.commands.iter().all(|usage| !usage.is_used()));
+        work(1, 4_000);
+        let totals = statistics.totals_since_reset();
+        assert_eq!((totals.received_bytes, totals.errors_by_code["WRONGTYPE"]), (10, 1));
+        assert_eq!(totals.commands[7].nanoseconds, 4_000);
+        assert_eq!(statistics.times_of_command_since_reset(7).percentile_nanoseconds(100.0), 4_031);
+        assert_eq!((statistics.totals().errors, statistics.times_of_command(7).count()), (3, 3));
+    }
+
+    #[test]
+    fn only_so_many_codes_of_errors_are_told_apart() {
+        let statistics = Statistics::new(1);
+        for number in 0..=ERROR_CODES_MAX {
+            statistics.of_loop(0).note_error(&format!("E{number} x"));
+        }
+        let totals = statistics.totals();
+        assert_eq!(
+            (totals.errors_by_code.len(), totals.errors),
+            (ERROR_CODES_MAX, ERROR_CODES_MAX as u64 + 1)
+        );
+    }
+
+    #[test]
+    fn memcached_counts_of_loops_add_up_and_begin_anew_alone() {
+        let statistics = Statistics::new(2);
+        let mut tally = Tally::default();
+        tally.add(Count::Gets);
+        statistics.of_loop(0).memcached.add(&tally);
+        statistics.of_loop(1).memcached.add(&tally);
+        assert_eq!(statistics.memcached_since_reset()[Count::Gets as usize], 2);
+        statistics.reset();
+        assert_eq!(statistics.memcached_since_reset()[Count::Gets as usize], 2);
+        statistics.reset_memcached();
+        statistics.of_loop(1).memcached.add(&tally);
+        assert_eq!(statistics.memcached_since_reset()[Count::Gets as usize], 1);
+        assert_eq!(statistics.memcached()[Count::Gets as usize], 3);
+    }
+}
