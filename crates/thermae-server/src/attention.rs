@@ -10,6 +10,8 @@ pub const COMMANDS: u32 = 1;
 pub const EVENTS: u32 = 1 << 1;
 /// Which keys change: clients keep copies of values.
 pub const CHANGES: u32 = 1 << 2;
+/// Who calls: the user `default` may not do everything; see [`crate::users`].
+pub const USERS: u32 = 1 << 3;
 
 /// Bits of what is wanted. On a line of its own: it is read for each command, and what lies beside it may be written as often.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 //! number being true a moment ago. Only names, and the map itself, are behind locks, and those are taken when clients come, go, change
 //! their name, or are listed: never on the way of a request. Rejected: asking each loop for its clients, whose answer the slowest one delays.
 
+use crate::users::DEFAULT;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,6 +63,7 @@ pub struct Client {
     /// Bytes of replies that it has not taken yet.
     pub output_bytes: AtomicUsize,
     name: Mutex<Vec<u8>>,
+    user: Mutex<Vec<u8>>,
     is_killed: AtomicBool,
 }
 
@@ -82,6 +84,7 @@ impl Client {
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
             name: Mutex::new(Vec::new()),
+            user: Mutex::new(DEFAULT.to_vec()),
             is_killed: AtomicBool::new(false),
         }
     }
@@ -94,6 +97,16 @@ impl Client {
     /// It calls itself something else.
     pub fn rename(&self, name: &[u8]) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name.to_vec();
+    }
+
+    /// Whose rights it has.
+    pub fn user(&self) -> Vec<u8> {
+        self.user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It said who it is.
+    pub fn become_user(&self, name: &[u8]) {
+        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = name.to_vec();
     }
 
     /// Whether somebody ended it.

@@ -11,6 +11,8 @@
 //! - shared: what all clients of a server share
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
+//! - refusals: what users were refused
+//! - users: who may do what
 //! - pause: clients made to wait
 //! - counts: what memcached clients are told of what was done
 //! - marks: what memcached clients are told of items that no record keeps
@@ -63,6 +65,7 @@ mod natural;
 pub mod numbers;
 pub mod pause;
 pub mod redis;
+pub mod refusals;
 pub mod server;
 pub mod shared;
 pub mod slow_log;
@@ -71,5 +74,6 @@ pub mod socket;
 pub mod space;
 pub mod tls;
 pub mod transport;
+pub mod users;
 
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! What all loops and all clients of a server share.
 
-use crate::attention::Attention;
+use crate::attention::{Attention, USERS};
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
 use crate::counts::Counts;
@@ -8,7 +8,9 @@ use crate::flusher::Flusher;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
 use crate::pause::Pause;
+use crate::refusals::Refusals;
 use crate::slow_log::SlowLog;
+use crate::users::{Accounts, Users};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -113,6 +115,10 @@ pub struct Shared {
     pub slow_log: SlowLog,
     /// Clients made to wait.
     pub pause: Pause,
+    /// Who may do what.
+    pub users: Users,
+    /// What users were refused.
+    pub refusals: Refusals,
     /// What of all commands somebody wants to know.
     pub attention: Attention,
     /// Set where there is a server, not in tests of commands.
@@ -163,6 +169,7 @@ impl Shared {
             marks: Marks::default(),
             counts: Counts::default(),
             flusher: Flusher::default(),
+            users: Users::new(config.password.as_bytes()),
             config: RwLock::new(config),
             statistics: Statistics::default(),
             next_client_id: AtomicU64::new(1),
@@ -172,6 +179,7 @@ impl Shared {
             clients: Clients::default(),
             slow_log: SlowLog::default(),
             pause: Pause::default(),
+            refusals: Refusals::default(),
             attention: Attention::default(),
             reach: OnceLock::new(),
             run_id: draw_run_id(),
@@ -200,6 +208,19 @@ impl Shared {
         if let Some(reach) = self.reach.get() {
             reach.mailboxes[place.event_loop].deliver(Message { token: place.token, bytes });
         }
+    }
+
+    /// Changes users, and lets those know who have to: see [`crate::users`]. Under the lock of [`Shared::config_changes`], for the bit, and the
+    /// password of the configuration, say what is true of `default`: the password is kept as long as it is one of its passwords.
+    pub fn change_users<R>(&self, change: impl FnOnce(&mut Accounts) -> R) -> R {
+        let result = self.users.change(change);
+        let default = self.users.default_user();
+        self.attention.set(USERS, !default.may_do_everything());
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        if !default.knows(config.password.as_bytes()) {
+            config.password.clear();
+        }
+        result
     }
 
     /// Ends a client; whether it was still there.

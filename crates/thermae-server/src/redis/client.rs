@@ -6,7 +6,7 @@ use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::connection::rename;
 use crate::redis::introspection::{help, wrong_subcommand};
-use crate::redis::session::ReplyMode;
+use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, NO_KEYS, flags};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -252,6 +252,15 @@ fn info(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
+/// The line of CLIENT LIST about a client, as it is now.
+pub fn line_of(session: &Session, now_ms: u64) -> String {
+    session.publish();
+    let mut line = String::new();
+    describe(&session.client, now_ms, &mut line);
+    line.truncate(line.trim_end().len());
+    line
+}
+
 /// Whether the clients that there are, which are all of the same type, are of this one.
 fn is_of_type(name: &[u8]) -> Result<bool> {
     match name.to_ascii_lowercase().as_slice() {
@@ -286,7 +295,7 @@ fn describe(client: &Client, now_ms: u64, lines: &mut String) {
     let _ = writeln!(
         lines,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input_bytes} \
-         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user=default redir=-1 resp={}",
+         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user={} redir=-1 resp={}",
         client.id,
         client.address.strip_prefix("unix:").unwrap_or(&client.address),
         client.local_address.strip_prefix("unix:").unwrap_or(&client.local_address),
@@ -299,6 +308,7 @@ fn describe(client: &Client, now_ms: u64, lines: &mut String) {
         BYTES_AT_REST + input_bytes + output_bytes,
         if output_bytes == 0 { "r" } else { "rw" },
         command.map_or("NULL", |command| &command.full_name),
+        String::from_utf8_lossy(&client.user()),
         if has(marks::RESP3) { 3 } else { 2 },
     );
 }
@@ -309,6 +319,7 @@ struct Conditions<'a> {
     id: Option<u64>,
     address: Option<&'a [u8]>,
     local_address: Option<&'a [u8]>,
+    user: Option<&'a [u8]>,
     is_of_other_type: bool,
     spares_caller: bool,
 }
@@ -321,6 +332,7 @@ impl Conditions<'_> {
         self.id.is_none_or(|id| id == client.id)
             && is(self.address, &client.address)
             && is(self.local_address, &client.local_address)
+            && self.user.is_none_or(|user| user == client.user())
             && !self.is_of_other_type
             && !(self.spares_caller && client.id == caller)
     }
@@ -358,10 +370,11 @@ fn conditions<'a>(call: &Call<'a, '_>) -> Result<Conditions<'a>> {
         } else if call.is(index, "TYPE") {
             conditions.is_of_other_type = !is_of_type(value)?;
         } else if call.is(index, "USER") {
-            if value != b"default" {
+            if call.shared.users.get(value).is_none() {
                 let user = String::from_utf8_lossy(value);
                 return Err(Failure::text(format!("ERR No such user '{user}'")));
             }
+            conditions.user = Some(value);
         } else if call.is(index, "SKIPME") {
             conditions.spares_caller = match value.to_ascii_lowercase().as_slice() {
                 b"yes" => true,

@@ -302,7 +302,7 @@ mod tests {
     fn the_table_has_the_same_keys() {
         for command in table::entries() {
             let name = &command.full_name;
-            let first = specs(&name).first().and_then(|spec| match (spec.begin, spec.find) {
+            let first = specs(name).first().and_then(|spec| match (spec.begin, spec.find) {
                 (Begin::Index(index), Find::Range { .. }) => i32::try_from(index).ok(),
                 _ => None,
             });

@@ -2,7 +2,9 @@
 
 use crate::failure::{Failure, Result};
 use crate::redis::call::Call;
-use crate::redis::execute::{find, run};
+use crate::redis::execute::{admit_queued, find, note_denied, run};
+use crate::redis::reply::Reply;
+use crate::redis::rights::Denied;
 use crate::redis::session::Queue;
 use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, flags};
 use std::collections::HashMap;
@@ -126,17 +128,29 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
     let (database, is_resp3, reply_mode) =
         (call.session.database, call.session.is_resp3, call.session.reply_mode);
     let (shared, session) = (call.shared, &mut *call.session);
+    let mut denied = Vec::new();
     let replies = call.space.atomically_if(&watched, |space| {
         (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
         let mut replies = Vec::new();
+        denied.clear();
         for queued in &queue.commands {
             let arguments = queued.arguments();
-            run(find(arguments)?, arguments, session, space, shared, &mut replies);
+            let command = find(arguments)?;
+            match admit_queued(command, arguments, session, shared) {
+                Ok(()) => run(command, arguments, session, space, shared, &mut replies),
+                Err(reason) => {
+                    denied.push((reason, command, arguments));
+                    refuse(reason, session.is_resp3, &mut replies);
+                }
+            }
         }
         Ok(replies)
     });
     if !matches!(replies, Ok(Some(_))) {
         (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
+    }
+    for (reason, command, arguments) in denied {
+        note_denied(reason, true, command, arguments, session, shared);
     }
     match replies? {
         Some(replies) => {
@@ -147,4 +161,17 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
         None => call.reply.null_array(),
     }
     Ok(())
+}
+
+/// What a queued command is answered that its client may not run any more.
+fn refuse(reason: Denied, is_resp3: bool, replies: &mut Vec<u8>) {
+    let reason = match reason {
+        Denied::Command => "no permission to execute the command or subcommand",
+        Denied::Key(_) => "no permission to touch the specified keys",
+        Denied::Channel(_) => "no permission to access one of the channels used as arguments to the command",
+    };
+    Reply::new(replies, is_resp3).error(&format!(
+        "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no longer allowed \
+         for the following reason: {reason}"
+    ));
 }
