@@ -16,6 +16,8 @@ pub const CHANGES: u32 = 1 << 2;
 pub const MESSAGES: u32 = 1 << 3;
 /// Which keys are new: somebody is notified of it, for which it has to be found out.
 pub const NEW_KEYS: u32 = 1 << 4;
+/// Who calls: the user `default` may not do everything; see [`crate::users`].
+pub const USERS: u32 = 1 << 5;
 
 /// Bits of what is wanted. On a line of its own: it is read for each command, and what lies beside it may be written as often.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 //! number being true a moment ago. Only names, and the map itself, are behind locks, and those are taken when clients come, go, change
 //! their name, or are listed: never on the way of a request. Rejected: asking each loop for its clients, whose answer the slowest one delays.
 
+use crate::users::DEFAULT;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,6 +67,7 @@ pub struct Client {
     /// How many channels, patterns and channels of shards it is subscribed to.
     pub subscriptions: [AtomicUsize; 3],
     name: Mutex<Vec<u8>>,
+    user: Mutex<Vec<u8>>,
     is_killed: AtomicBool,
 }
 
@@ -87,6 +89,7 @@ impl Client {
             output_bytes: AtomicUsize::new(0),
             subscriptions: Default::default(),
             name: Mutex::new(Vec::new()),
+            user: Mutex::new(DEFAULT.to_vec()),
             is_killed: AtomicBool::new(false),
         }
     }
@@ -115,6 +118,16 @@ impl Client {
     /// Whether it waits for what others do, and so is not idle when it says nothing.
     pub fn is_listening(&self) -> bool {
         self.is_subscribed() || self.flags.load(Ordering::Relaxed) & marks::MONITORS != 0
+    }
+
+    /// Whose rights it has.
+    pub fn user(&self) -> Vec<u8> {
+        self.user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It said who it is.
+    pub fn become_user(&self, name: &[u8]) {
+        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = name.to_vec();
     }
 
     /// Whether somebody ended it.

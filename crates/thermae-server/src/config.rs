@@ -27,6 +27,8 @@ pub struct Config {
     pub snapshots: Option<PathBuf>,
     /// What clients have to say with AUTH; empty = nothing.
     pub password: String,
+    /// File of users.
+    pub acl_file: Option<PathBuf>,
     /// Most clients at once.
     pub clients_max: u32,
     /// Longest argument.
@@ -52,6 +54,7 @@ impl Default for Config {
             unix: None,
             snapshots: None,
             password: String::new(),
+            acl_file: None,
             clients_max: 10_000,
             argument_bytes_max: 512 << 20,
             memcached_value_bytes_max: 1 << 20,

@@ -285,13 +285,14 @@ impl EventLoop {
         if clients >= u64::from(config.clients_max) {
             return Err("-ERR max number of clients reached\r\n");
         }
-        if !is_local && config.protected_mode && config.password.is_empty() {
+        let everybody = self.shared.users.default_user();
+        if !is_local && config.protected_mode && everybody.needs_no_password {
             return Err(
                 "-DENIED Thermae is running in protected mode: it has no password, so it talks to clients on its own machine only. \
                  Set a password (--password), or turn protected mode off (--no-protected-mode) where the network is trusted.\r\n",
             );
         }
-        Ok(config.password.is_empty())
+        Ok(everybody.is_open())
     }
 
     fn serve(&mut self, token: u64) {

@@ -15,6 +15,8 @@
 //! - monitors: who is shown every command
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
+//! - refusals: what users were refused
+//! - users: who may do what
 //! - latency: how long commands take
 //! - pause: clients made to wait
 //! - statistics: what is counted, loop by loop
@@ -81,6 +83,7 @@ pub mod numbers;
 pub mod observer;
 pub mod pause;
 pub mod redis;
+pub mod refusals;
 pub mod saves;
 pub mod server;
 pub mod shared;
@@ -93,5 +96,6 @@ pub mod tls;
 pub mod tracking;
 pub mod transport;
 pub mod usage;
+pub mod users;
 
 pub use error::{Error, Result};

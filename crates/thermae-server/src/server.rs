@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::event_loop::EventLoop;
 use crate::mailbox::Mailbox;
 use crate::observer::Told;
+use crate::redis::acl_file;
 use crate::redis::telling::tell_foreign;
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
@@ -34,6 +35,9 @@ pub enum StartError {
     /// A certificate or a key that can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A file of users that makes no sense.
+    #[error("the file of users cannot be loaded: {0}")]
+    Users(String),
     /// The system has no thread, or no descriptor, left.
     #[error("cannot start the server's threads: {0}")]
     Threads(io::Error),
@@ -61,6 +65,7 @@ impl Server {
         let mailboxes: Arc<[Mailbox]> =
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
         let shared = Arc::new(Shared::new(store, config));
+        load_users(&shared)?;
         let of_redis = addresses.iter().filter(|(protocol, _)| *protocol == Protocol::Redis);
         let reach = Reach {
             mailboxes: Arc::clone(&mailboxes),
@@ -166,6 +171,17 @@ impl Drop for Server {
         // Who wants to know calls close().
         drop(self.close());
     }
+}
+
+/// Puts the users of the file of users, where there is one, in the place of those that the server has.
+fn load_users(shared: &Shared) -> Result<(), StartError> {
+    let _only_one = shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = shared.config.read().unwrap_or_else(PoisonError::into_inner).acl_file.clone();
+    if let Some(path) = path {
+        let users = acl_file::load(&path, shared.users.default_user()).map_err(StartError::Users)?;
+        shared.change_users(|accounts| *accounts = users);
+    }
+    Ok(())
 }
 
 /// Begins to listen; clients wait until the server starts. Before a store is opened, so that a server that can't listen makes none.

@@ -1,6 +1,6 @@
 //! What all loops and all clients of a server share.
 
-use crate::attention::Attention;
+use crate::attention::{Attention, USERS};
 use crate::channels::Channels;
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
@@ -12,12 +12,14 @@ use crate::marks::Marks;
 use crate::monitors::Monitors;
 use crate::observer::Observing;
 use crate::pause::Pause;
+use crate::refusals::Refusals;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
 use crate::statistics::Statistics;
 use crate::tracking::{Letters, Tracking};
+use crate::users::{Accounts, Users};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use thermae_core::Store;
 
@@ -67,6 +69,10 @@ pub struct Shared {
     pub slow_log: SlowLog,
     /// Clients made to wait.
     pub pause: Pause,
+    /// Who may do what.
+    pub users: Users,
+    /// What users were refused.
+    pub refusals: Refusals,
     /// What of all commands somebody wants to know.
     pub attention: Attention,
     /// Who is told that copies of values are outdated.
@@ -127,6 +133,7 @@ impl Shared {
             flusher: Flusher::default(),
             observing: Observing::default(),
             statistics: Statistics::new(config.threads.max(1) as usize),
+            users: Users::new(config.password.as_bytes()),
             config: RwLock::new(config),
             next_client_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
@@ -136,6 +143,7 @@ impl Shared {
             latency: Latency::default(),
             slow_log: SlowLog::default(),
             pause: Pause::default(),
+            refusals: Refusals::default(),
             attention: Attention::default(),
             tracking: Tracking::default(),
             channels: Channels::default(),
@@ -193,6 +201,19 @@ impl Shared {
         let mailbox = self.reach.get().map(|reach| &reach.mailboxes[place.event_loop]);
         let messages = mailbox.map(|mailbox| mailbox.take_messages_for(place.token)).unwrap_or_default();
         messages.into_iter().map(|message| message.bytes).collect()
+    }
+
+    /// Changes users, and lets those know who have to: see [`crate::users`]. Under the lock of [`Shared::config_changes`], for the bit, and the
+    /// password of the configuration, say what is true of `default`: the password is kept as long as it is one of its passwords.
+    pub fn change_users<R>(&self, change: impl FnOnce(&mut Accounts) -> R) -> R {
+        let result = self.users.change(change);
+        let default = self.users.default_user();
+        self.attention.set(USERS, !default.may_do_everything());
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        if !default.knows(config.password.as_bytes()) {
+            config.password.clear();
+        }
+        result
     }
 
     /// Ends a client; whether it was still there.

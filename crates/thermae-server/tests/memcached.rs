@@ -108,10 +108,10 @@ fn a_client_that_quits_or_sends_nonsense_is_let_go() {
     let served = Served::start(|config| config.password = "secret".to_owned());
     let mut client = served.connect(Protocol::Memcached);
     ask(&mut client, "get k\r\n", "CLIENT_ERROR unauthenticated\r\n");
-    ask(&mut client, "set x 0 0 11\r\nuser secret\r\nset k 0 0 1\r\na\r\n", "STORED\r\nSTORED\r\n");
+    ask(&mut client, "set x 0 0 14\r\ndefault secret\r\nset k 0 0 1\r\na\r\n", "STORED\r\nSTORED\r\n");
     for last in ["quit\r\n".to_owned(), "GET / HTTP/1.1\r\nset k 0 0 1\r\nb\r\n".to_owned()] {
         let mut client = served.connect(Protocol::Memcached);
-        ask(&mut client, "set x 0 0 11\r\nuser secret\r\n", "STORED\r\n");
+        ask(&mut client, "set x 0 0 14\r\ndefault secret\r\n", "STORED\r\n");
         client.write_all(last.as_bytes()).unwrap();
         let end = client.read(&mut [0; 10]);
         assert!(matches!(&end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));

@@ -99,6 +99,11 @@ def _given(path: Path, name: str, value: Any) -> Any:
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Event loops.")
 @click.option("--password", help="What clients have to say with AUTH. Better given as THERMAE_PASSWORD.")
 @click.option(
+    "--acl-file",
+    metavar="PATH",
+    help="File of users: who may come in, and what each may do; as Redis has it.",
+)
+@click.option(
     "--clients-max", type=click.IntRange(1), default=10_000, show_default=True, help="Most clients at once."
 )
 @click.option(
@@ -122,6 +127,7 @@ def serve(
     snapshots: str | None,
     threads: int,
     password: str | None,
+    acl_file: str | None,
     clients_max: int,
     protected_mode: bool,
     **options: Unpack[OpenOptions],
@@ -152,6 +158,7 @@ def serve(
         "unix": unix,
         "snapshots": snapshots,
         "password": password or "",
+        "acl_file": acl_file,
         "clients_max": clients_max,
         "protected_mode": protected_mode,
     }

@@ -9,7 +9,7 @@ use crate::memcache::words::Words;
 use crate::memcache::{administration, meta, statistics, storage};
 use crate::redis::telling;
 use crate::shared::Shared;
-use std::sync::PoisonError;
+use crate::users::DEFAULT;
 use std::sync::atomic::Ordering;
 
 /// Requests looked at together, so that their cache misses overlap.
@@ -26,6 +26,9 @@ pub struct Session {
     is_authenticated: bool,
     /// The loop that serves it.
     event_loop: usize,
+    /// Whose rights it has, and the count of changes of users when they were looked up; 0: they were not yet.
+    user: Vec<u8>,
+    users_version: u64,
     /// Nothing was received yet.
     is_new: bool,
     /// Bytes that are to come and will not be looked at.
@@ -43,6 +46,8 @@ impl Session {
             closes: false,
             is_authenticated,
             event_loop,
+            user: DEFAULT.to_vec(),
+            users_version: 0,
             is_new: true,
             skipped: 0,
             looked_at: 0,
@@ -57,6 +62,9 @@ impl Session {
             return self.refuse_binary(buffer, output);
         }
         self.is_new &= buffer.is_empty();
+        if shared.users.version() != self.users_version {
+            self.look_up(shared);
+        }
         let counts = shared.statistics.of_loop(self.event_loop);
         let mut turn = Turn::new(shared, counts, output);
         let done = self.execute(buffer, &mut turn);
@@ -65,6 +73,14 @@ impl Session {
         }
         counts.memcached.add(&turn.tally);
         done
+    }
+
+    /// Users were changed: a client whose user may not do everything any more, or is no more, has to say once again who it is.
+    #[cold]
+    fn look_up(&mut self, shared: &Shared) {
+        self.users_version = shared.users.version();
+        let user = shared.users.get(&self.user);
+        self.is_authenticated &= user.is_some_and(|user| user.may_do_everything());
     }
 
     fn execute(&mut self, buffer: &[u8], turn: &mut Turn<'_>) -> usize {
@@ -171,7 +187,8 @@ impl Session {
         }
     }
 
-    /// The first thing that a client says where there is a password: a `set` whose data is a user's name, which does not matter, and the password.
+    /// The first thing that a client says where there is a password: a `set` whose data is a user's name and password. There are no rights to some
+    /// commands or keys here: a user comes in who may do everything.
     fn authenticate(&mut self, request: Request<'_>, turn: &mut Turn<'_>) {
         const BAD_TOKEN: &str = "CLIENT_ERROR bad authentication token format";
         let Request::Storage(Storage { mode: Mode::Set, data, .. }) = request else {
@@ -187,8 +204,10 @@ impl Session {
             Data::TooLarge => return turn.line(BAD_TOKEN),
         };
         let Some(blank) = data.iter().position(|&byte| byte == b' ') else { return turn.line(BAD_TOKEN) };
-        let config = turn.shared.config.read().unwrap_or_else(PoisonError::into_inner);
-        if is_same(&data[blank + 1..], config.password.as_bytes()) {
+        let (name, password) = (&data[..blank], &data[blank + 1..]);
+        let user = turn.shared.users.authenticate(name, password);
+        if let Some(user) = user.filter(|user| user.may_do_everything()) {
+            self.user = user.name.clone();
             self.is_authenticated = true;
             turn.line("STORED");
         } else {
@@ -212,10 +231,4 @@ impl Session {
         self.closes = true;
         buffer.len()
     }
-}
-
-/// Whether two texts are the same, in a time that does not tell where they differ.
-fn is_same(said: &[u8], password: &[u8]) -> bool {
-    let differences = said.iter().zip(password).fold(0, |differences, (a, b)| differences | (a ^ b));
-    said.len() == password.len() && differences == 0
 }

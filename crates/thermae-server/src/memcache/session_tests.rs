@@ -5,7 +5,9 @@ use crate::memcache::administration::flush_if_due;
 use crate::memcache::harness::{Client, shared};
 use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
 use crate::shared::Shared;
+use crate::users::{DEFAULT, User};
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use thermae_core::{ENCODING_INTEGER, SetOptions};
 
@@ -41,20 +43,58 @@ fn a_password_is_said_with_set() {
     let shared = shared(HOT_BYTES);
     let mut client = Client::new(false);
     const REFUSED: &str = "CLIENT_ERROR unauthenticated\r\n";
-    for request in
-        ["get k\r\n", "mn\r\n", "quit\r\n", "ms k 1\r\na\r\n", "add k 0 0 11\r\nuser secret\r\n", "set k\r\n"]
-    {
+    for request in [
+        "get k\r\n",
+        "mn\r\n",
+        "quit\r\n",
+        "ms k 1\r\na\r\n",
+        "add k 0 0 14\r\ndefault secret\r\n",
+        "set k\r\n",
+    ] {
         assert_eq!(client.send(request, &shared), REFUSED, "{request}");
     }
     let wrong = "CLIENT_ERROR authentication failure\r\n";
     for password in ["secreT", "secret ", "secre", "", " secret"] {
-        let request = format!("set k 0 0 {}\r\nuser {password}\r\n", 5 + password.len());
+        let request = format!("set k 0 0 {}\r\ndefault {password}\r\n", 8 + password.len());
         assert_eq!(client.send(request, &shared), wrong, "{password}");
     }
+    assert_eq!(client.send("set k 0 0 11\r\nuser secret\r\n", &shared), wrong);
     let no_token = "CLIENT_ERROR bad authentication token format\r\n";
     assert_eq!(client.send("set k 0 0 6\r\nsecret\r\n", &shared), no_token);
-    assert_eq!(client.send("set k 0 0 11\r\nuser secret\r\nget k\r\n", &shared), "STORED\r\nEND\r\n");
+    assert_eq!(client.send("set k 0 0 14\r\ndefault secret\r\nget k\r\n", &shared), "STORED\r\nEND\r\n");
     assert_eq!(client.send("set k 0 0 6\r\nu nope\r\n", &shared), "STORED\r\n");
+}
+
+/// There are no rights to some commands or keys here: who may not do everything does nothing.
+#[test]
+fn a_user_who_may_not_do_everything_does_nothing() {
+    let shared = shared(HOT_BYTES);
+    let change = |name: &str, may_do_everything: bool| {
+        let mut user = User::default_with(b"pw");
+        user.name = name.as_bytes().to_vec();
+        user.root.has_all_channels = may_do_everything;
+        shared.change_users(|accounts| accounts.insert(name.as_bytes().to_vec(), Arc::new(user)));
+    };
+    change("all", true);
+    change("some", false);
+    let mut client = Client::new(false);
+    let failure = "CLIENT_ERROR authentication failure\r\n";
+    assert_eq!(client.send("set k 0 0 7\r\nsome pw\r\n", &shared), failure);
+    assert_eq!(client.send("set k 0 0 6\r\nall pw\r\nget k\r\n", &shared), "STORED\r\nEND\r\n");
+    // What it may do is looked up again once users were changed.
+    change("other", false);
+    assert_eq!(client.send("get k\r\n", &shared), "END\r\n");
+    change("all", false);
+    assert_eq!(client.send("get k\r\n", &shared), "CLIENT_ERROR unauthenticated\r\n");
+    change("all", true);
+    assert_eq!(client.send("set k 0 0 6\r\nall pw\r\nget k\r\n", &shared), "STORED\r\nEND\r\n");
+    shared.change_users(|accounts| accounts.remove(b"all".as_slice()));
+    assert_eq!(client.send("get k\r\n", &shared), "CLIENT_ERROR unauthenticated\r\n");
+    // Nor does one that needs no password, where `default` may not do everything.
+    let mut default = User::default_with(b"");
+    default.root.has_all_keys = false;
+    shared.change_users(|accounts| accounts.insert(DEFAULT.to_vec(), Arc::new(default)));
+    assert_eq!(Client::new(true).send("get k\r\n", &shared), "CLIENT_ERROR unauthenticated\r\n");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn settings(turn: &mut Turn<'_>) -> Result<(), Error> {
     stat(turn, "domain_socket", "NULL");
     stat(turn, "num_threads", own.threads);
     stat(turn, "cas_enabled", "yes");
-    stat(turn, "auth_enabled_ascii", if own.password.is_empty() { "no" } else { "yes" });
+    stat(turn, "auth_enabled_ascii", if turn.shared.users.default_user().is_open() { "no" } else { "yes" });
     stat(turn, "binding_protocol", "ascii");
     stat(turn, "item_size_max", item_size_max);
     stat(turn, "maxconns_fast", "yes");

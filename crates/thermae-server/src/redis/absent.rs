@@ -1,10 +1,10 @@
-//! Commands about what a Thermae server does not have, which clients ask for all the same: replicas, a cluster, modules, users.
+//! Commands about what a Thermae server does not have, which clients ask for all the same: replicas, a cluster, modules.
 //!
 //! Each answers as a Redis does that has none of it either.
 
 use crate::failure::{Failure, Result};
 use crate::redis::call::Call;
-use crate::redis::introspection::{CATEGORIES, help, reply_names_in_category, wrong_subcommand};
+use crate::redis::introspection::help;
 use crate::redis::table::{Command, NO_KEYS, flags};
 
 use flags::{ADMIN, FAST, LOADING, NO_ASYNC_LOADING, NOSCRIPT, STALE};
@@ -101,19 +101,6 @@ pub static COMMANDS: &[Command] = &[
         summary: "Groups the commands about modules.",
         run: help,
         subcommands: MODULE,
-    },
-    Command {
-        name: "acl",
-        arity: -2,
-        flags: 0,
-        keys: NO_KEYS,
-        categories: "slow",
-        group: "server",
-        since: "6.0.0",
-        complexity: "That of the subcommand",
-        summary: "Groups the commands about users and what they may do.",
-        run: help,
-        subcommands: ACL,
     },
 ];
 
@@ -240,61 +227,6 @@ static MODULE: &[Command] = &[
     },
 ];
 
-static ACL: &[Command] = &[
-    Command {
-        name: "whoami",
-        arity: 2,
-        flags: NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "slow",
-        group: "server",
-        since: "6.0.0",
-        complexity: "O(1)",
-        summary: "Answers the name of this connection's user.",
-        run: who_am_i,
-        subcommands: &[],
-    },
-    Command {
-        name: "users",
-        arity: 2,
-        flags: ADMIN | NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "admin dangerous slow",
-        group: "server",
-        since: "6.0.0",
-        complexity: "O(1)",
-        summary: "Lists the users; there is one.",
-        run: users,
-        subcommands: &[],
-    },
-    Command {
-        name: "cat",
-        arity: -2,
-        flags: NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "slow",
-        group: "server",
-        since: "6.0.0",
-        complexity: "O(N), N being the number of commands",
-        summary: "Lists the categories of commands, or the commands of a category.",
-        run: category,
-        subcommands: &[],
-    },
-    Command {
-        name: "help",
-        arity: 2,
-        flags: LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "slow",
-        group: "server",
-        since: "6.0.0",
-        complexity: "O(1)",
-        summary: "Lists the subcommands.",
-        run: help,
-        subcommands: &[],
-    },
-];
-
 fn rewrite_log(call: &mut Call<'_, '_>) -> Result<()> {
     call.reply.status("Background append only file rewriting started");
     Ok(())
@@ -317,37 +249,6 @@ fn no_modules(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-fn who_am_i(call: &mut Call<'_, '_>) -> Result<()> {
-    call.reply.bulk(b"default");
-    Ok(())
-}
-
-fn users(call: &mut Call<'_, '_>) -> Result<()> {
-    call.reply.array(1);
-    call.reply.bulk(b"default");
-    Ok(())
-}
-
-fn category(call: &mut Call<'_, '_>) -> Result<()> {
-    match call.arguments.len() {
-        2 => {
-            call.reply.array(CATEGORIES.len());
-            CATEGORIES.iter().for_each(|category| call.reply.bulk(category.as_bytes()));
-            Ok(())
-        }
-        3 => {
-            let name = String::from_utf8_lossy(call.argument(2)).into_owned();
-            let wanted = name.to_ascii_lowercase();
-            if !CATEGORIES.contains(&wanted.as_str()) {
-                return Err(Failure::text(format!("ERR Unknown category '{name}'")));
-            }
-            reply_names_in_category(call, wanted);
-            Ok(())
-        }
-        _ => Err(wrong_subcommand(call)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::redis::test_support::TestServer;
@@ -362,13 +263,6 @@ mod tests {
             ("CLUSTER INFO", no_cluster),
             ("CLUSTER foo", "-ERR unknown subcommand 'foo'. Try CLUSTER HELP.\r\n"),
             ("MODULE LIST", "*0\r\n"),
-            ("ACL WHOAMI", "$7\r\ndefault\r\n"),
-            ("ACL USERS", "*1\r\n$7\r\ndefault\r\n"),
-            (
-                "ACL CAT x y",
-                "-ERR unknown subcommand or wrong number of arguments for 'CAT'. Try ACL HELP.\r\n",
-            ),
-            ("ACL CAT foo", "-ERR Unknown category 'foo'\r\n"),
         ]);
     }
 }

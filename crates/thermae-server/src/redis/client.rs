@@ -6,7 +6,7 @@ use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::connection::rename;
 use crate::redis::introspection::{help, wrong_subcommand};
-use crate::redis::session::ReplyMode;
+use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, NO_KEYS, flags};
 use crate::redis::tracking::{self, NOT_TRACKING};
 use crate::shared::Shared;
@@ -255,6 +255,15 @@ fn info(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
+/// The line of CLIENT LIST about a client, as it is now.
+pub fn line_of(session: &Session, shared: &Shared, now_ms: u64) -> String {
+    session.publish();
+    let mut line = String::new();
+    describe(&session.client, shared, now_ms, &mut line);
+    line.truncate(line.trim_end().len());
+    line
+}
+
 /// What a client is, to CLIENT LIST and CLIENT KILL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Type {
@@ -311,7 +320,7 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
     let _ = writeln!(
         lines,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub={} psub={} ssub={} multi={} qbuf={input_bytes} \
-         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user=default redir={} resp={}",
+         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user={} redir={} resp={}",
         client.id,
         client.address.strip_prefix("unix:").unwrap_or(&client.address),
         client.local_address.strip_prefix("unix:").unwrap_or(&client.local_address),
@@ -327,6 +336,7 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
         BYTES_AT_REST + input_bytes + output_bytes,
         if output_bytes == 0 { "r" } else { "rw" },
         command.map_or("NULL", |command| &command.full_name),
+        String::from_utf8_lossy(&client.user()),
         tracks.map_or(NOT_TRACKING, |tracks| tracks.redirect.cast_signed()),
         if has(marks::RESP3) { 3 } else { 2 },
     );
@@ -338,6 +348,7 @@ struct Conditions<'a> {
     id: Option<u64>,
     address: Option<&'a [u8]>,
     local_address: Option<&'a [u8]>,
+    user: Option<&'a [u8]>,
     of_type: Option<Type>,
     spares_caller: bool,
 }
@@ -350,6 +361,7 @@ impl Conditions<'_> {
         self.id.is_none_or(|id| id == client.id)
             && is(self.address, &client.address)
             && is(self.local_address, &client.local_address)
+            && self.user.is_none_or(|user| user == client.user())
             && self.of_type.is_none_or(|of_type| of_type.is_of(client))
             && !(self.spares_caller && client.id == caller)
     }
@@ -387,10 +399,11 @@ fn conditions<'a>(call: &Call<'a, '_>) -> Result<Conditions<'a>> {
         } else if call.is(index, "TYPE") {
             conditions.of_type = Some(Type::parse(value)?);
         } else if call.is(index, "USER") {
-            if value != b"default" {
+            if call.shared.users.get(value).is_none() {
                 let user = String::from_utf8_lossy(value);
                 return Err(Failure::text(format!("ERR No such user '{user}'")));
             }
+            conditions.user = Some(value);
         } else if call.is(index, "SKIPME") {
             conditions.spares_caller = match value.to_ascii_lowercase().as_slice() {
                 b"yes" => true,

@@ -1,17 +1,17 @@
 //! Commands about the connection itself.
 //!
-//! There is one user, `default`, who has a password or none; it is compared in a time that tells nothing about it. What a password admits to is
-//! everything: lists of what users may do would have to hold in Python and in other processes, too, where nobody asks.
+//! Who a client is decides what it may do here, see [`crate::users`]; in Python and in other processes of the same store nobody asks.
 
 use crate::databases::DATABASES;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
+use crate::redis::client::line_of;
 use crate::redis::pubsub::reply_messages;
 use crate::redis::session::ReplyMode;
 use crate::redis::table::{Command, NO_KEYS, flags};
+use crate::refusals::{Reason, Refusal};
+use crate::users::DEFAULT;
 use std::collections::HashMap;
-use std::hint::black_box;
-use std::sync::PoisonError;
 
 use flags::{ALLOW_BUSY, FAST, LOADING, NO_AUTH, NOSCRIPT, STALE};
 
@@ -155,7 +155,6 @@ fn quit(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 fn reset(call: &mut Call<'_, '_>) -> Result<()> {
-    let needs_no_password = !has_password(call);
     call.session.leave(call.shared);
     reply_messages(call);
     let session = &mut *call.session;
@@ -164,8 +163,7 @@ fn reset(call: &mut Call<'_, '_>) -> Result<()> {
     session.reply_mode = ReplyMode::On;
     session.database = 0;
     session.is_resp3 = false;
-    session.is_authenticated = needs_no_password;
-    session.settle();
+    session.become_nobody(call.shared);
     session.publish();
     session.client.rename(b"");
     call.reply.speak(false);
@@ -175,12 +173,12 @@ fn reset(call: &mut Call<'_, '_>) -> Result<()> {
 
 fn auth(call: &mut Call<'_, '_>) -> Result<()> {
     match call.arguments.len() {
-        2 if !has_password(call) => {
+        2 if call.shared.users.default_user().needs_no_password => {
             return Err(Failure::from(
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
             ));
         }
-        2 => authenticate(call, b"default", call.argument(1))?,
+        2 => authenticate(call, DEFAULT, call.argument(1))?,
         3 => authenticate(call, call.argument(1), call.argument(2))?,
         _ => return Err(Failure::from(SYNTAX)),
     }
@@ -188,32 +186,20 @@ fn auth(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-fn has_password(call: &Call<'_, '_>) -> bool {
-    !call.shared.config.read().unwrap_or_else(PoisonError::into_inner).password.is_empty()
-}
-
-/// Lets a client in who says the password; where there is none, any will do.
-fn authenticate(call: &mut Call<'_, '_>, user: &[u8], password: &[u8]) -> Result<()> {
-    let is_right = {
-        let config = call.shared.config.read().unwrap_or_else(PoisonError::into_inner);
-        config.password.is_empty() || is_same(password, config.password.as_bytes())
-    };
-    if !is_right || user != b"default" {
+/// Lets a client in who says a user's name and password; notes it where it does not.
+fn authenticate(call: &mut Call<'_, '_>, name: &[u8], password: &[u8]) -> Result<()> {
+    let version = call.shared.users.version();
+    let Some(user) = call.shared.users.authenticate(name, password) else {
+        let now_ms = call.shared.store.now_ms();
+        let is_in_transaction = call.session.queue.is_some();
+        let mut refusal = Refusal::new(Reason::Auth, is_in_transaction, call.argument(0), name, now_ms);
+        refusal.client = line_of(call.session, call.shared, now_ms);
+        call.shared.refusals.note(refusal);
         return Err(Failure::from(WRONG_PASSWORD));
-    }
+    };
     call.session.is_authenticated = true;
-    call.session.settle();
+    call.session.become_user(user, version);
     Ok(())
-}
-
-/// Compares what a stranger gave with a secret, in a time that depends on the length of what was given alone.
-fn is_same(given: &[u8], secret: &[u8]) -> bool {
-    let mut difference = given.len() ^ secret.len();
-    for (index, byte) in given.iter().enumerate() {
-        let wanted = secret.get(index % secret.len().max(1)).copied().unwrap_or_default();
-        difference |= black_box(usize::from(byte ^ wanted));
-    }
-    black_box(difference) == 0
 }
 
 fn hello(call: &mut Call<'_, '_>) -> Result<()> {
@@ -350,9 +336,8 @@ mod tests {
     #[test]
     fn a_stranger_has_to_say_the_password() {
         let mut server = TestServer::new();
-        server.shared().config.write().unwrap().password = "secret".to_owned();
-        server.session.is_authenticated = false;
-        server.session.settle();
+        assert_eq!(server.line("CONFIG SET requirepass secret"), "+OK\r\n");
+        server.line("RESET");
         let wrong = format!("-{WRONG_PASSWORD}\r\n");
         server.check(&[
             ("PING", "-NOAUTH Authentication required.\r\n"),
@@ -369,17 +354,8 @@ mod tests {
         assert!(server.line("HELLO 3 AUTH default secret").starts_with("%7"));
         // Once there is no password any more, nobody is a stranger.
         server.line("RESET");
-        server.shared().config.write().unwrap().password.clear();
+        let open = std::sync::Arc::new(crate::users::User::default_with(b""));
+        server.shared().change_users(|accounts| accounts.insert(DEFAULT.to_vec(), open));
         assert_eq!(server.line("PING"), "+PONG\r\n");
-    }
-
-    #[test]
-    fn secrets_are_compared_whole() {
-        assert!(is_same(b"abc", b"abc") && is_same(b"", b""));
-        for (given, secret) in
-            [(&b"abd"[..], &b"abc"[..]), (b"ab", b"abc"), (b"abcabc", b"abc"), (b"", b"a"), (b"a", b"")]
-        {
-            assert!(!is_same(given, secret), "{given:?} {secret:?}");
-        }
     }
 }

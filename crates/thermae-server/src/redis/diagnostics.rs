@@ -467,6 +467,9 @@ fn secrets(call: &Call<'_, '_>) -> Vec<usize> {
         let at = (2..length).find(|index| call.is(*index, "AUTH"));
         return at.map_or_else(Vec::new, |at| vec![at + 1, at + 2]);
     }
+    if call.is(0, "ACL") && call.is(1, "SETUSER") {
+        return (2..length).collect();
+    }
     if call.is(0, "CONFIG") && call.is(1, "SET") {
         let is_secret = |index: &usize| SECRETS.iter().any(|name| call.is(*index, name));
         return (2..length).step_by(2).filter(is_secret).map(|index| index + 1).collect();

@@ -1,21 +1,23 @@
 //! The way of a command: found in the table, checked, queued or run, answered.
 
-use crate::attention::COMMANDS;
+use crate::attention::{self, COMMANDS};
 use crate::failure::Failure;
 use crate::latency::Moment;
 use crate::redis::call::Call;
+use crate::redis::client;
 use crate::redis::diagnostics::note_slow;
 use crate::redis::pubsub::is_about_subscriptions;
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
+use crate::redis::rights::{self, Denied};
 use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, Entry, flags};
 use crate::redis::{monitor, telling, tracking};
+use crate::refusals::{Reason, Refusal};
 use crate::shared::Shared;
 use crate::space::Space;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::PoisonError;
 
 /// Most bytes of commands that wait for EXEC, an argument counting for some more than it is long.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
@@ -37,7 +39,10 @@ pub fn execute(
     let wanted = shared.attention.wanted();
     space.events.want(wanted);
     let ran = match find(arguments) {
-        Ok(command) => execute_found(command, arguments, session, space, shared, output).then_some(command),
+        Ok(command) => {
+            let is_plain = session.is_plain && wanted & attention::USERS == 0;
+            execute_found(command, arguments, is_plain, session, space, shared, output).then_some(command)
+        }
         Err(failure) => {
             refuse(arguments, session, &failure, shared, output);
             None
@@ -188,14 +193,13 @@ fn refuse(
 fn execute_found(
     command: &'static Entry,
     arguments: Arguments<'_>,
+    is_plain: bool,
     session: &mut Session,
     space: &mut Space<'_>,
     shared: &Shared,
     output: &mut Vec<u8>,
 ) -> bool {
-    if !session.is_plain
-        && let Err(failure) = admit(command, arguments, session, shared)
-    {
+    if !is_plain && let Err(failure) = admit(command, arguments, session, shared) {
         refuse(arguments, session, &failure, shared, output);
         return false;
     }
@@ -231,13 +235,23 @@ fn execute_found(
 /// Why it may not.
 #[cold]
 fn admit(
-    command: &Entry,
+    command: &'static Entry,
     arguments: Arguments<'_>,
     session: &mut Session,
     shared: &Shared,
 ) -> Result<(), Failure> {
+    session.refresh(shared);
     if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
         return Err(Failure::from("NOAUTH Authentication required."));
+    }
+    if !session.is_unlimited {
+        let checked = rights::check(&session.user, command, arguments);
+        checked.map_err(|denied| {
+            let is_in_transaction = session.queue.is_some();
+            session.last_command = Some(command);
+            note_denied(denied, is_in_transaction, command, arguments, session, shared);
+            not_permitted(denied, command)
+        })?;
     }
     if session.only_listens()
         && !is_about_subscriptions(command)
@@ -255,6 +269,63 @@ fn admit(
     Ok(())
 }
 
+/// The error for what a user may not do.
+fn not_permitted(denied: Denied, command: &Entry) -> Failure {
+    match denied {
+        Denied::Command => Failure::text(format!(
+            "NOPERM this user has no permissions to run the '{}' command",
+            command.full_name
+        )),
+        Denied::Key(_) => {
+            Failure::from("NOPERM this user has no permissions to access one of the keys used as arguments")
+        }
+        Denied::Channel(_) => Failure::from(
+            "NOPERM this user has no permissions to access one of the channels used as arguments",
+        ),
+    }
+}
+
+/// Whether a command that was queued may still be run: what its client may do can have changed since, and the transaction itself can have done it.
+///
+/// # Errors
+/// What is at fault.
+pub fn admit_queued(
+    command: &Entry,
+    arguments: Arguments<'_>,
+    session: &mut Session,
+    shared: &Shared,
+) -> Result<(), Denied> {
+    if session.is_plain && shared.attention.wanted() & attention::USERS == 0 {
+        return Ok(());
+    }
+    session.refresh(shared);
+    // Its user may be no more: then it is nobody, and has no rights of others.
+    if !session.is_authenticated {
+        return Err(Denied::Command);
+    }
+    if session.is_unlimited { Ok(()) } else { rights::check(&session.user, command, arguments) }
+}
+
+/// Puts a refusal into the log of them.
+pub fn note_denied(
+    denied: Denied,
+    is_in_transaction: bool,
+    command: &Entry,
+    arguments: Arguments<'_>,
+    session: &mut Session,
+    shared: &Shared,
+) {
+    let (reason, object) = match denied {
+        Denied::Command => (Reason::Command, command.full_name.as_bytes()),
+        Denied::Key(index) => (Reason::Key, arguments.at(index)),
+        Denied::Channel(index) => (Reason::Channel, arguments.at(index)),
+    };
+    let now_ms = shared.store.now_ms();
+    let mut refusal = Refusal::new(reason, is_in_transaction, object, &session.user.name, now_ms);
+    refusal.client = client::line_of(session, shared, now_ms);
+    shared.refusals.note(refusal);
+}
+
 /// Whether it is a command that Redis would replicate although it changes no key.
 fn is_publishing(command: &Command) -> bool {
     command.group == "pubsub" && matches!(command.name, "publish" | "spublish")
@@ -262,9 +333,9 @@ fn is_publishing(command: &Command) -> bool {
 
 /// Whether a client that has not said who it is need not any more, the password having been taken away meanwhile.
 fn is_open(session: &mut Session, shared: &Shared) -> bool {
-    session.is_authenticated =
-        shared.config.read().unwrap_or_else(PoisonError::into_inner).password.is_empty();
-    session.settle();
+    if !session.closes && shared.users.default_user().is_open() {
+        session.become_nobody(shared);
+    }
     session.is_authenticated
 }
 

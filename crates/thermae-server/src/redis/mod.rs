@@ -1,6 +1,9 @@
 //! The Redis protocol.
 
 pub mod absent;
+pub mod acl;
+pub mod acl_file;
+pub mod acl_rules;
 pub mod bitmaps;
 pub mod call;
 pub mod client;
@@ -30,6 +33,7 @@ pub mod pubsub;
 pub mod ranges;
 pub mod reply;
 pub mod request;
+pub mod rights;
 pub mod scan;
 pub mod server;
 pub mod session;

@@ -7,6 +7,7 @@ use crate::redis::table::Entry;
 use crate::redis::tracking::{self, Caching};
 use crate::shared::Shared;
 use crate::statistics::LoopCounts;
+use crate::users::{DEFAULT, User};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,6 +50,12 @@ pub struct Session {
     pub is_resp3: bool,
     /// Whether it said who it is, or need not.
     pub is_authenticated: bool,
+    /// Whose rights it has.
+    pub user: Arc<User>,
+    /// Whether that user may do everything.
+    pub is_unlimited: bool,
+    /// The count of changes of users that `user` is of; 0: it was not looked up yet.
+    users_version: u64,
     /// Whether all of its commands may just be run; see [`Session::settle`].
     pub is_plain: bool,
     /// Whether replies are sent.
@@ -94,6 +101,9 @@ impl Session {
             database: 0,
             is_resp3: false,
             is_authenticated,
+            user: User::everybody(),
+            is_unlimited: true,
+            users_version: 0,
             is_plain: is_authenticated,
             reply_mode: ReplyMode::On,
             closes: false,
@@ -110,8 +120,46 @@ impl Session {
 
     /// Decides whether its commands have to be looked at before they are run. After each change of what that rests on.
     pub fn settle(&mut self) {
-        self.is_plain =
-            self.is_authenticated && self.tracking.is_none() && !self.monitors && !self.only_listens();
+        self.is_plain = self.is_authenticated
+            && self.is_unlimited
+            && self.user.name == DEFAULT
+            && self.tracking.is_none()
+            && !self.monitors
+            && !self.only_listens();
+    }
+
+    /// It has the rights of this user from now on. The count of changes is that from before the user was looked up.
+    pub fn become_user(&mut self, user: Arc<User>, users_version: u64) {
+        self.is_unlimited = user.may_do_everything();
+        if self.user.name != user.name {
+            self.client.become_user(&user.name);
+        }
+        (self.user, self.users_version) = (user, users_version);
+        self.settle();
+    }
+
+    /// Looks up what its user may do, where users were changed since. One whose user is no more is closed; whether it may go on.
+    pub fn refresh(&mut self, shared: &Shared) -> bool {
+        let version = shared.users.version();
+        if version == self.users_version {
+            return true;
+        }
+        let user = shared.users.get(&self.user.name).filter(|_| !self.client.is_killed());
+        let may_go_on = user.is_some();
+        if !may_go_on {
+            self.closes = true;
+            self.is_authenticated = false;
+        }
+        self.become_user(user.unwrap_or_else(|| shared.users.default_user()), version);
+        may_go_on
+    }
+
+    /// Puts it into the state of a client that has just come and said nothing.
+    pub fn become_nobody(&mut self, shared: &Shared) {
+        let version = shared.users.version();
+        let user = shared.users.default_user();
+        self.is_authenticated = user.is_open();
+        self.become_user(user, version);
     }
 
     /// Whether it is subscribed to something in a version of the protocol in which messages can't be told from replies.

@@ -13,9 +13,10 @@ use crate::redis::introspection::help;
 use crate::redis::notifications;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::shared::Shared;
+use crate::users::{DEFAULT, User};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use thermae_core::{Durability, WhenFull};
 
 use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
@@ -131,6 +132,9 @@ struct Draft {
     notified: u32,
     is_latency_tracked: bool,
     latency_percentiles: Vec<f64>,
+    refusals_max: u64,
+    /// Whether the password is one that was given.
+    has_new_password: bool,
 }
 
 type Get = fn(&Present<'_>) -> String;
@@ -140,7 +144,9 @@ type Set = fn(&mut Draft, &Present<'_>, &str) -> Result<(), String>;
 type Parameter = (&'static str, Get, Option<Set>);
 
 const PARAMETERS: &[Parameter] = &[
-    ("aclfile", |_| String::new(), None),
+    ("acl-pubsub-default", |_| "resetchannels".to_owned(), None),
+    ("aclfile", acl_file, None),
+    ("acllog-max-len", |present| present.shared.refusals.entries_max().to_string(), Some(set_refusals_max)),
     ("activedefrag", |_| "no".to_owned(), None),
     ("appendfsync", |present| append_fsync(&present.store.durability).to_owned(), Some(set_append_fsync)),
     ("appendonly", |present| yes_or_no(is_durable(&present.store)), None),
@@ -269,6 +275,10 @@ fn bind(present: &Present<'_>) -> String {
     hosts.join(" ")
 }
 
+fn acl_file(present: &Present<'_>) -> String {
+    present.config.acl_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+}
+
 fn unix_socket(present: &Present<'_>) -> String {
     present.config.unix.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
 }
@@ -391,6 +401,12 @@ fn set_latency_percentiles(draft: &mut Draft, _: &Present<'_>, text: &str) -> Re
 
 fn set_password(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
     draft.config.password = text.to_owned();
+    draft.has_new_password = true;
+    Ok(())
+}
+
+fn set_refusals_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.refusals_max = integer(text, 0, i64::MAX)?.unsigned_abs();
     Ok(())
 }
 
@@ -464,6 +480,8 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
         notified: call.shared.notified.load(Ordering::Relaxed),
         is_latency_tracked: call.shared.latency.is_tracked(),
         latency_percentiles: call.shared.latency.percentiles(),
+        refusals_max: call.shared.refusals.entries_max(),
+        has_new_password: false,
     };
     for (name, value, set) in pairs {
         if let Some(set) = set {
@@ -529,10 +547,21 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
     shared.post(shared.tracking.set_keys_max(&shared.clients, draft.tracked_keys_max));
     notifications::apply(shared, draft.notified);
     shared.latency.set(draft.is_latency_tracked, draft.latency_percentiles);
+    shared.refusals.set_entries_max(draft.refusals_max);
+    if draft.has_new_password {
+        set_default_password(shared, &draft.config.password);
+    }
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
     Ok(())
+}
+
+/// The password that is configured is that of the user `default`.
+fn set_default_password(shared: &Shared, password: &str) {
+    let mut default = User::clone(&shared.users.default_user());
+    default.set_password(password.as_bytes());
+    shared.change_users(|accounts| accounts.insert(DEFAULT.to_vec(), Arc::new(default)));
 }
 
 fn reset_statistics(call: &mut Call<'_, '_>) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::events::classes::GENERIC;
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_double;
 use crate::redis::call::{Call, SYNTAX, WRONG_TYPE};
+use crate::redis::rights::may_read_all_keys;
 use crate::redis::table::{Command, ONE_KEY, flags};
 use crate::space::Space;
 use std::cmp::Ordering;
@@ -80,9 +81,13 @@ impl<'a> Options<'a> {
             } else if call.is(index, "BY") && values >= 1 {
                 index += 1;
                 options.by = Some(call.argument(index));
+                if call.argument(index).contains(&b'*') {
+                    check_access(call, "BY")?;
+                }
             } else if call.is(index, "GET") && values >= 1 {
                 index += 1;
                 options.get.push(call.argument(index));
+                check_access(call, "GET")?;
             } else {
                 return Err(Failure::from(SYNTAX));
             }
@@ -90,6 +95,15 @@ impl<'a> Options<'a> {
         }
         Ok(options)
     }
+}
+
+/// What patterns make of elements may be any key.
+fn check_access(call: &Call<'_, '_>, option: &str) -> Result<()> {
+    let session = &call.session;
+    if session.is_unlimited || may_read_all_keys(&session.user, call.command, call.arguments) {
+        return Ok(());
+    }
+    Err(Failure::text(format!("ERR {option} option of SORT denied due to insufficient ACL permissions.")))
 }
 
 fn sort(call: &mut Call<'_, '_>) -> Result<()> {

@@ -4,9 +4,9 @@
 
 use crate::redis::call::Handler;
 use crate::redis::{
-    absent, bitmaps, client, connection, counters, diagnostics, dump, expiry, hyperloglog, introspection,
-    keys, keyspace, lcs, monitor, object, pubsub, ranges, scan, server, settings, sort, strings,
-    transactions,
+    absent, acl, bitmaps, client, connection, counters, diagnostics, dump, expiry, hyperloglog,
+    introspection, keys, keyspace, lcs, monitor, object, pubsub, ranges, scan, server, settings, sort,
+    strings, transactions,
 };
 use std::ops::Deref;
 use std::sync::LazyLock;
@@ -139,6 +139,7 @@ static GROUPS: &[&[Command]] = &[
     settings::COMMANDS,
     introspection::COMMANDS,
     diagnostics::COMMANDS,
+    acl::COMMANDS,
     absent::COMMANDS,
     transactions::COMMANDS,
     pubsub::COMMANDS,

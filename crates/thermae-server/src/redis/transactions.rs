@@ -2,8 +2,10 @@
 
 use crate::failure::{Failure, Result};
 use crate::redis::call::Call;
-use crate::redis::execute::{find, note_command, run};
+use crate::redis::execute::{admit_queued, find, note_command, note_denied, run};
 use crate::redis::pubsub::{is_about_subscriptions, reply_messages};
+use crate::redis::reply::Reply;
+use crate::redis::rights::Denied;
 use crate::redis::session::{Queue, Session};
 use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, flags};
 use crate::redis::tracking::{self, forget_caching};
@@ -136,6 +138,7 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
         .iter()
         .any(|queued| find(queued.arguments()).is_ok_and(|command| is_about_subscriptions(command)));
     let subscriptions = subscribes.then(|| shared.channels.of(&session.client));
+    let mut denied = Vec::new();
     let undo = |session: &mut Session| {
         (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
         tracking.restore(session, shared);
@@ -147,9 +150,15 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
     let replies = call.space.atomically_if(&watched, |space| {
         undo(session);
         let mut replies = Vec::new();
+        denied.clear();
         for queued in &queue.commands {
             let arguments = queued.arguments();
             let command = find(arguments)?;
+            if let Err(reason) = admit_queued(command, arguments, session, shared) {
+                denied.push((reason, command, arguments));
+                refuse(reason, session.is_resp3, &mut replies);
+                continue;
+            }
             tracking::note_reads(command, arguments, session, shared);
             run(command, arguments, session, space, shared, &mut replies);
             note_command(command, arguments, session, space);
@@ -160,6 +169,9 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
         undo(session);
     }
     forget_caching(session);
+    for (reason, command, arguments) in denied {
+        note_denied(reason, true, command, arguments, session, shared);
+    }
     match replies? {
         Some(replies) => {
             if subscribes {
@@ -172,4 +184,17 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
         None => call.reply.null_array(),
     }
     Ok(())
+}
+
+/// What a queued command is answered that its client may not run any more.
+fn refuse(reason: Denied, is_resp3: bool, replies: &mut Vec<u8>) {
+    let reason = match reason {
+        Denied::Command => "no permission to execute the command or subcommand",
+        Denied::Key(_) => "no permission to touch the specified keys",
+        Denied::Channel(_) => "no permission to access one of the channels used as arguments to the command",
+    };
+    Reply::new(replies, is_resp3).error(&format!(
+        "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no longer allowed \
+         for the following reason: {reason}"
+    ));
 }
