@@ -463,3 +463,97 @@ def test_an_address_in_use_is_an_error_that_names_it(location: str) -> None:
             thermae_serve(location, "--redis", serving.redis),
         ):
             pass
+
+
+def test_a_loop_that_panics_ends_the_server_as_a_whole(location: str) -> None:
+    """Its clients were dealt to a loop that was gone, and the server went on as if nothing had happened."""
+    with (
+        thermae_serve(location, "--hot", "16MiB", "--threads", "2") as serving,
+        serving.connection() as owed,
+        serving.connection() as panics,
+    ):
+        assert owed.call("SET", "large", b"v" * 1_000_000) == OK
+        owed.socket.sendall(encoded(["GET", "large"]) * 16)
+        assert owed.read().value == b"v" * 1_000_000
+        panics.send("DEBUG", "PANIC")
+        assert panics.rest() == b""
+        assert owed.read().value == b"v" * 1_000_000
+        owed.close()
+        assert serving.process.wait(20) == 1
+        assert serving.process.stderr is not None
+        told = serving.process.stderr.read()
+        assert re.search(r"thermae-loop-\d panicked: the client 127\.0\.0\.1:\d+ called DEBUG PANIC", told)
+
+
+# Who keeps a loop for himself.
+
+
+def test_a_client_that_sleeps_lets_others_have_their_turn(serving: Serving) -> None:
+    """Ten seconds of sleep in one packet were ten seconds for everybody."""
+    with serving.connection() as sleeper:
+        sleeper.socket.sendall(encoded(["DEBUG", "SLEEP", "0.5"]) * 20)
+        assert sleeper.read() == OK
+        with serving.connection() as other:
+            started = time.monotonic()
+            assert other.call("PING") == PONG
+            assert time.monotonic() - started < 5
+        assert sleeper.read() == OK
+
+
+def test_a_list_of_keys_that_are_missed_lets_others_have_their_turn(location: str) -> None:
+    options = ("--hot", "16MiB", "--redis", "127.0.0.1:0", "--memcached", "127.0.0.1:0")
+    with (
+        thermae_serve(location, *options) as serving,
+        contextlib.closing(connected(serving.memcached)) as client,
+        serving.connection() as other,
+    ):
+        client.sendall(b"get" + b" x" * 1_000_000 + b"\r\n")
+        client.settimeout(0)
+        turns_of_others = 0
+        while True:
+            assert other.call("PING") == PONG
+            turns_of_others += 1
+            with contextlib.suppress(BlockingIOError):
+                assert client.recv(100) == b"END\r\n"
+                break
+        assert turns_of_others > 3
+
+
+class TestStrangersOfMemcached:
+    def test_may_send_what_a_login_needs(self, location: str) -> None:
+        options = ("--hot", "16MiB", "--memcached", "127.0.0.1:0", "--redis", "127.0.0.1:0")
+        with thermae_serve(location, *options, environment={"THERMAE_PASSWORD": PASSWORD}) as serving:
+            before = serving.private_bytes()
+            with contextlib.ExitStack() as stack:
+                for sent in (b"get " + b"k " * 4_000_000, b"set k 0 0 1048576\r\n" + b"x" * 1_000_000):
+                    for _ in range(50):
+                        client = stack.enter_context(contextlib.closing(connected(serving.memcached)))
+                        with contextlib.suppress(ConnectionError):
+                            client.sendall(sent)
+                        with contextlib.suppress(ConnectionError):
+                            assert client.recv(100).startswith(b"CLIENT_ERROR ")
+                assert serving.private_bytes() - before < 4 * MEBIBYTE
+            with contextlib.closing(connected(serving.memcached)) as client:
+                login = f"user {PASSWORD}".encode()
+                client.sendall(b"set k 0 0 %d\r\n%s\r\nget x\r\n" % (len(login), login))
+                assert client.makefile("rb").read(13) == b"STORED\r\nEND\r\n"
+
+
+def test_a_pause_holds_memcached_clients_too(location: str) -> None:
+    options = ("--hot", "16MiB", "--redis", "127.0.0.1:0", "--memcached", "127.0.0.1:0")
+    with (
+        thermae_serve(location, *options) as serving,
+        serving.connection() as client,
+        contextlib.closing(connected(serving.memcached)) as held,
+    ):
+        assert client.call("CLIENT", "PAUSE", "60000", "WRITE") == OK
+        held.settimeout(0.3)
+        held.sendall(b"get k\r\nset k 0 0 1\r\nx\r\nget k\r\n")
+        assert held.recv(100) == b"END\r\n"
+        with pytest.raises(TimeoutError):
+            held.recv(100)
+        assert client.call("GET", "k") == Reply("$", None)
+        assert client.call("CLIENT", "UNPAUSE") == OK
+        held.settimeout(10)
+        expected = b"STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n"
+        assert held.makefile("rb").read(len(expected)) == expected

@@ -49,6 +49,11 @@ impl Server {
         gil::detached(py, || self.0.wait(timeout))
     }
 
+    /// Why it ended by itself, if it did.
+    fn failure(&self) -> Option<&str> {
+        self.0.failure()
+    }
+
     /// Tells it to end.
     fn stop(&self) {
         self.0.stop();

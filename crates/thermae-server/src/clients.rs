@@ -5,6 +5,7 @@
 //! their name, or are listed: never on the way of a request. Rejected: asking each loop for its clients, whose answer the slowest one delays.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -66,6 +67,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whether it is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.address.starts_with("unix:")
+            || self.address.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback())
+    }
+
     /// One that has just come.
     pub fn new(id: u64, address: String, local_address: String, place: Place, connected_at_ms: u64) -> Self {
         Self {

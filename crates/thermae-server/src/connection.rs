@@ -4,6 +4,9 @@
 //! what is left over at the end is kept here. So ten thousand idle clients cost little, and the buffers in use stay in the processor's cache.
 //!
 //! A client that does not read its replies is not read from either, once they exceed what is enough; nothing it sent is lost.
+//!
+//! What a client can have done in one turn is bounded in each way in which it could take long: rounds of reading and answering, commands, keys of
+//! a list, and any one command that was slow. Then the others are served first.
 
 use crate::clients::Client;
 use crate::memcache;
@@ -16,8 +19,8 @@ use std::sync::atomic::Ordering;
 
 /// What is read at once.
 pub const READ_BYTES: usize = 64 << 10;
-/// Reads of one client before others get their turn.
-const READS_PER_TURN: usize = 16;
+/// Times that one client's commands are executed and its replies sent before others get their turn.
+const ROUNDS_PER_TURN: usize = 16;
 /// What a client may leave unread of what it did not ask for; one that leaves more is closed.
 const PUSHED_BYTES_MAX: usize = 32 << 20;
 /// A command that is not whole yet may have so many bytes; spans need that many bits, too.
@@ -60,7 +63,19 @@ impl Face {
     /// Whether what is left has to wait until a pause of clients is over.
     #[inline]
     fn is_paused(&self) -> bool {
-        matches!(self, Self::Redis(pipeline) if pipeline.session.is_paused)
+        match self {
+            Self::Redis(pipeline) => pipeline.session.is_paused,
+            Self::Memcached(session) => session.is_paused,
+        }
+    }
+
+    /// Whether the last commands took so long, or were so many, that others are served before what is left.
+    #[inline]
+    fn ends_turn(&self) -> bool {
+        match self {
+            Self::Redis(pipeline) => pipeline.session.ends_turn,
+            Self::Memcached(session) => session.ends_turn,
+        }
     }
 
     /// Whether the connection is to be closed once all replies are sent.
@@ -172,10 +187,11 @@ impl Connection {
                 other => return other,
             }
         }
-        // What was left because there was enough output.
+        let mut rounds_left = ROUNDS_PER_TURN;
+        // What was left because there was enough output, or the turn was over.
         if !self.input.is_empty() {
             let input = std::mem::take(&mut self.input);
-            match self.execute(&input, input.len(), argument_bytes_max, buffers, shared) {
+            match self.execute(&input, input.len(), &mut rounds_left, argument_bytes_max, buffers, shared) {
                 (done, Next::Read) => self.keep_input(input, done),
                 (done, other) => {
                     self.keep_input(input, done);
@@ -183,11 +199,11 @@ impl Connection {
                 }
             }
         }
-        for _ in 0..READS_PER_TURN {
+        while rounds_left > 0 {
             if self.is_ended {
                 return Next::Close;
             }
-            match self.read(argument_bytes_max, buffers, shared) {
+            match self.read(&mut rounds_left, argument_bytes_max, buffers, shared) {
                 Ok(true) => {}
                 Ok(false) => return Next::Read,
                 Err(next) => return next,
@@ -209,6 +225,7 @@ impl Connection {
     /// Reads once and serves that. Whether there may be more; else what is to become of the connection.
     fn read(
         &mut self,
+        rounds_left: &mut usize,
         argument_bytes_max: u64,
         buffers: &mut Buffers,
         shared: &Shared,
@@ -235,7 +252,7 @@ impl Connection {
         };
         shared.statistics.received_bytes.fetch_add(received as u64, Ordering::Relaxed);
         let length = input.len();
-        let (done, next) = self.execute(&input, length, argument_bytes_max, buffers, shared);
+        let (done, next) = self.execute(&input, length, rounds_left, argument_bytes_max, buffers, shared);
         let is_too_long = length - done > INPUT_BYTES_MAX;
         self.give_back(input, is_own, done, buffers);
         match next {
@@ -264,12 +281,14 @@ impl Connection {
         &mut self,
         input: &[u8],
         length: usize,
+        rounds_left: &mut usize,
         argument_bytes_max: u64,
         buffers: &mut Buffers,
         shared: &Shared,
     ) -> (usize, Next) {
         let mut done = 0;
         loop {
+            *rounds_left = rounds_left.saturating_sub(1);
             let output = &mut buffers.output;
             output.clear();
             let (count, sequence) = thermae_core::deferring(|| {
@@ -293,8 +312,14 @@ impl Connection {
             if next == Next::Read && self.face.is_paused() {
                 return (done, Next::Pause);
             }
-            if next != Next::Read || self.is_ended || !had_enough {
+            if next != Next::Read || self.is_ended {
                 return (done, if self.is_ended && next == Next::Read { Next::Close } else { next });
+            }
+            if self.face.ends_turn() || (had_enough && *rounds_left == 0) {
+                return (done, Next::Again);
+            }
+            if !had_enough {
+                return (done, Next::Read);
             }
         }
     }

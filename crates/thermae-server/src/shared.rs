@@ -103,6 +103,8 @@ pub struct Shared {
     pub next_client_id: AtomicU64,
     /// Set when the server is to end.
     pub is_stopping: AtomicBool,
+    /// Why it ends by itself.
+    pub failure: OnceLock<String>,
     /// When it began.
     pub started_at: Instant,
     /// Held by who changes the configuration.
@@ -167,6 +169,7 @@ impl Shared {
             statistics: Statistics::default(),
             next_client_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
+            failure: OnceLock::new(),
             started_at: Instant::now(),
             config_changes: Mutex::new(()),
             clients: Clients::default(),
@@ -186,6 +189,12 @@ impl Shared {
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::SeqCst);
         self.wake_all();
+    }
+
+    /// Tells all loops to end because one can't go on. The first reason stays.
+    pub fn fail(&self, reason: String) {
+        let _ = self.failure.set(reason);
+        self.stop();
     }
 
     /// Has all loops look around.

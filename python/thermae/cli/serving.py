@@ -149,6 +149,8 @@ def serve(
                 pass
     finally:
         server.close()
+    if (failure := server.failure()) is not None:
+        raise click.ClickException(f"the server ended by itself: {failure}")
 
 
 @contextmanager

@@ -93,9 +93,8 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
 /// Deletes a key whose old value must not stay, since the new one can't be stored.
 pub fn lose(turn: &mut Turn<'_>, key: &[u8]) {
     let key = key_of(key);
-    turn.marks().forget(&key);
     // Whoever could not store is told so; that the old value can't be deleted either changes nothing about that.
-    let _ = turn.store().delete(&key);
+    let _ = turn.delete(&key);
 }
 
 /// Stores a value in one of the ways there are.
@@ -299,9 +298,8 @@ pub fn delete(turn: &mut Turn<'_>, words: Words<'_>) {
         return turn.line_unless(is_silent, BAD_FORMAT);
     }
     let key = key_of(key);
-    let text = match turn.store().delete(&key) {
+    let text = match turn.delete(&key) {
         Ok(was_present) => {
-            turn.marks().forget(&key);
             turn.tally.choose(was_present, Count::DeleteHits, Count::DeleteMisses);
             if was_present { "DELETED" } else { "NOT_FOUND" }
         }

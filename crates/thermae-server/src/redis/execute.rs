@@ -16,6 +16,8 @@ use std::sync::PoisonError;
 /// Most bytes of commands that wait for EXEC, an argument counting for some more than it is long.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 const ARGUMENT_BYTES: usize = 16;
+/// A command that is found to have taken so long was its client's turn.
+const TURN_MICROSECONDS: i64 = 1_000;
 /// Most bytes of what a client sent that an error shows.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -216,6 +218,7 @@ pub fn run(
         let (slow, next) = shared.slow_log.finish(started);
         call.session.began = next;
         if let Some(microseconds) = slow {
+            call.session.ends_turn |= microseconds >= TURN_MICROSECONDS;
             note_slow(&call, microseconds);
         }
     }

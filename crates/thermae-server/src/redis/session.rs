@@ -55,6 +55,8 @@ pub struct Session {
     pub closes: bool,
     /// Its next command waits for the end of a pause.
     pub is_paused: bool,
+    /// Its last command took long: others are served before its next one.
+    pub ends_turn: bool,
     /// Is to be kept when clients have to go.
     pub no_evict: bool,
     /// The last command that could have been executed.
@@ -65,6 +67,8 @@ pub struct Session {
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
     pub watched: HashMap<Vec<u8>, Option<u64>>,
+    /// Bytes of these keys; means nothing where there are none.
+    pub watched_bytes: usize,
 }
 
 impl Session {
@@ -92,11 +96,13 @@ impl Session {
             reply_mode: ReplyMode::On,
             closes: false,
             is_paused: false,
+            ends_turn: false,
             no_evict: false,
             last_command: None,
             began: None,
             queue: None,
             watched: HashMap::new(),
+            watched_bytes: 0,
         }
     }
 

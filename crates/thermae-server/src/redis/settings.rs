@@ -142,7 +142,7 @@ const PARAMETERS: &[Parameter] = &[
     ("daemonize", |_| "no".to_owned(), None),
     ("databases", |_| crate::databases::DATABASES.to_string(), None),
     ("dir", |present| present.store.location.clone(), None),
-    ("enable-debug-command", |_| "yes".to_owned(), None),
+    ("enable-debug-command", |present| present.config.enable_debug_command.as_str().to_owned(), None),
     ("hz", |_| "10".to_owned(), None),
     ("io-threads", |present| present.config.threads.to_string(), None),
     ("latency-monitor-threshold", |_| "0".to_owned(), None),

@@ -1,6 +1,6 @@
 //! A server without sockets, for tests of commands: lines in, raw replies out.
 
-use crate::config::Config;
+use crate::config::{Config, DebugCommand};
 use crate::redis::execute::execute;
 use crate::redis::request::{Batch, Limits, parse, split_words};
 use crate::redis::session::Session;
@@ -32,7 +32,8 @@ impl TestServer {
         let options = Options { hot_bytes: Some(HOT_BYTES), background: false, ..Options::default() };
         let store = Store::open(&location, &options).unwrap();
         let session = Session::new(1, "test".to_owned(), "test".to_owned(), true, store.now_ms());
-        Self { shared: Some(Shared::new(store, Config::default())), location, session }
+        let config = Config { enable_debug_command: DebugCommand::Yes, ..Config::default() };
+        Self { shared: Some(Shared::new(store, config)), location, session }
     }
 
     /// What clients share.
