@@ -46,6 +46,8 @@ pub struct Config {
     pub tls_authority: Option<PathBuf>,
     /// Path of a socket for Redis clients of this machine.
     pub unix: Option<PathBuf>,
+    /// Path of a socket for memcached clients of this machine.
+    pub memcached_unix: Option<PathBuf>,
     /// What clients have to say with AUTH; empty = nothing.
     pub password: String,
     /// Most clients at once.
@@ -73,6 +75,7 @@ impl Default for Config {
             tls_key: None,
             tls_authority: None,
             unix: None,
+            memcached_unix: None,
             password: String::new(),
             clients_max: 10_000,
             argument_bytes_max: 512 << 20,

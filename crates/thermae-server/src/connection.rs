@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 /// What is read at once.
 pub const READ_BYTES: usize = 64 << 10;
 /// Times that one client's commands are executed and its replies sent before others get their turn.
-const ROUNDS_PER_TURN: usize = 16;
+const ROUNDS_PER_TURN: usize = 4;
 /// What a client may leave unread of what it did not ask for; one that leaves more is closed.
 const PUSHED_BYTES_MAX: usize = 32 << 20;
 /// A command that is not whole yet may have so many bytes; spans need that many bits, too.
@@ -75,6 +75,14 @@ impl Face {
         match self {
             Self::Redis(pipeline) => pipeline.session.ends_turn,
             Self::Memcached(session) => session.ends_turn,
+        }
+    }
+
+    /// Whether it is closed because what came is for another protocol.
+    fn is_foreign(&self) -> bool {
+        match self {
+            Self::Redis(pipeline) => pipeline.is_foreign,
+            Self::Memcached(session) => session.is_foreign,
         }
     }
 
@@ -302,6 +310,9 @@ impl Connection {
             });
             done += count;
             self.is_ended = self.face.closes();
+            if self.is_ended && self.face.is_foreign() {
+                self.note_foreign(shared);
+            }
             let had_enough = output.len() >= OUTPUT_BYTES_ENOUGH;
             if sequence != 0 && !shared.store.is_durable(sequence) {
                 self.output.extend_from_slice(output);
@@ -322,6 +333,14 @@ impl Connection {
                 return (done, Next::Read);
             }
         }
+    }
+
+    /// Somebody should know who sends what is for another protocol.
+    #[cold]
+    fn note_foreign(&self, shared: &Shared) {
+        let reason = "it sent a request of HTTP, as a browser can be made to";
+        let fields = vec![("address", self.client.address.clone()), ("reason", reason.to_owned())];
+        shared.journal.note("connection-suspicious", shared.store.now_ms(), fields);
     }
 
     /// Sends the loop's output; what the client does not take is kept.

@@ -227,7 +227,9 @@ impl EventLoop {
                     self.dealt += 1;
                     if to == self.number { self.welcome(accepted) } else { self.mailboxes[to].give(accepted) }
                 }
-                Err(_) => {
+                Err(error) => {
+                    let at_ms = self.shared.store.now_ms();
+                    self.shared.journal.note("accept-failed", at_ms, vec![("reason", error.to_string())]);
                     self.accepts_again_at = Some(Instant::now() + ACCEPT_REST);
                     // Where not even this works, the listeners ring again at once, which is no worse than before.
                     drop(self.listen(EventFlags::empty()));
@@ -243,6 +245,9 @@ impl EventLoop {
             Ok(is_authenticated) => is_authenticated,
             Err(refusal) => {
                 self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                let reason = refusal.trim_end().trim_start_matches(['-', 'E', 'R', ' ']).to_owned();
+                let fields = vec![("address", address), ("reason", reason)];
+                self.shared.journal.note("connection-refused", self.shared.store.now_ms(), fields);
                 let refusal = match protocol {
                     Protocol::Redis => refusal.to_owned(),
                     Protocol::Memcached => {
@@ -309,7 +314,15 @@ impl EventLoop {
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
         connection.publish(self.woke_at_ms);
-        let next = if next == Next::Hold && self.shared.flusher.has_failed() { Next::Close } else { next };
+        let next = if next == Next::Hold && self.shared.flusher.has_failed() {
+            let reason = "a flush failed, so that it is unknown what of its changes the disk has";
+            let fields =
+                vec![("address", connection.client.address.clone()), ("reason", reason.to_owned())];
+            self.shared.journal.note("connection-closed", self.woke_at_ms, fields);
+            Next::Close
+        } else {
+            next
+        };
         if next == Next::Hold {
             self.held.push(token);
             self.shared.flusher.want(connection.held_until());

@@ -4,6 +4,7 @@
 //! layers, top to bottom; each uses only those below it (a test holds this):
 //!
 //! - server: listeners, threads, the end
+//! - reload: another configuration for a server that runs
 //! - event_loop: one thread's connections
 //! - connection: a client's bytes
 //! - memcache: the memcached protocol
@@ -12,6 +13,7 @@
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
 //! - pause: clients made to wait
+//! - journal: what whoever runs the server should know
 //! - counts: what memcached clients are told of what was done
 //! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
@@ -55,6 +57,7 @@ mod float_text;
 pub mod flusher;
 pub mod glob;
 pub mod hyperloglog;
+pub mod journal;
 pub mod mailbox;
 pub mod marks;
 pub mod memcache;
@@ -63,6 +66,7 @@ mod natural;
 pub mod numbers;
 pub mod pause;
 pub mod redis;
+pub mod reload;
 pub mod server;
 pub mod shared;
 pub mod slow_log;

@@ -6,10 +6,12 @@
 
 use crate::config::Config;
 use crate::event_loop::EventLoop;
+use crate::journal::Event;
 use crate::mailbox::Mailbox;
+use crate::reload;
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
-use crate::tls::{TlsError, server_config};
+use crate::tls::{Acceptor, TlsError};
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +50,8 @@ pub enum StartError {
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<(Protocol, String)>,
+    /// Where it listens for clients that speak TLS.
+    acceptor: Option<Arc<Acceptor>>,
     loops: Mutex<Vec<JoinHandle<()>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
 }
@@ -60,6 +64,7 @@ impl Server {
     pub fn start(store: Store, config: Config, listeners: Vec<Listener>) -> Result<Self, StartError> {
         let addresses: Vec<_> =
             listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
+        let acceptor = listeners.iter().find_map(|listener| listener.tls.clone());
         let threads = config.threads.max(1) as usize;
         let mailboxes: Arc<[Mailbox]> =
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
@@ -74,6 +79,7 @@ impl Server {
         let server = Self {
             shared: Arc::clone(&shared),
             addresses,
+            acceptor,
             loops: Mutex::new(Vec::new()),
             flusher: Mutex::new(None),
         };
@@ -104,6 +110,19 @@ impl Server {
     /// What its clients share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Has it go on with another configuration; the names of what differs and can't change while it runs.
+    ///
+    /// # Errors
+    /// See [`reload::reload`].
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
+        Ok(reload::reload(&self.shared, self.acceptor.as_deref(), config)?)
+    }
+
+    /// Takes what happened since the last time.
+    pub fn take_events(&self) -> Vec<Event> {
+        self.shared.journal.take(self.shared.store.now_ms())
     }
 
     /// Tells it to end: it takes no more clients, sends the replies that are under way, and closes the store.
@@ -190,7 +209,8 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     let tls = match (&config.tls_certificate, &config.tls_key) {
         (Some(certificate), Some(key)) => {
-            Some(server_config(certificate, key, config.tls_authority.as_deref())?)
+            let read = Acceptor::read(certificate, key, config.tls_authority.as_deref())?;
+            Some(Arc::new(Acceptor::new(read)))
         }
         _ if config.tls.is_empty() => None,
         _ => {
@@ -210,13 +230,15 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
             listeners.push(Listener::tcp(address, protocol, tls.clone()).map_err(failed(address))?);
         }
     }
-    if let Some(path) = &config.unix {
-        let listener = Listener::unix(path, Protocol::Redis);
-        listeners.push(listener.map_err(failed(&path.display().to_string()))?);
+    for (path, protocol) in [(&config.unix, Protocol::Redis), (&config.memcached_unix, Protocol::Memcached)] {
+        if let Some(path) = path {
+            let listener = Listener::unix(path, protocol);
+            listeners.push(listener.map_err(failed(&path.display().to_string()))?);
+        }
     }
     if listeners.is_empty() {
         return Err(StartError::Config(
-            "the server would listen nowhere: name an address with --redis, --memcached, --tls or --unix"
+            "the server would listen nowhere: name an address with --redis, --memcached, --tls, --unix or --memcached-unix"
                 .to_owned(),
         ));
     }

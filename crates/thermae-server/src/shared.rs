@@ -5,6 +5,7 @@ use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
 use crate::counts::Counts;
 use crate::flusher::Flusher;
+use crate::journal::Journal;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
 use crate::pause::Pause;
@@ -97,6 +98,8 @@ pub struct Shared {
     pub counts: Counts,
     /// Waits for durability.
     pub flusher: Flusher,
+    /// What whoever runs the server should know.
+    pub journal: Journal,
     /// Counts.
     pub statistics: Statistics,
     /// The next client's number.
@@ -165,6 +168,7 @@ impl Shared {
             marks: Marks::default(),
             counts: Counts::default(),
             flusher: Flusher::default(),
+            journal: Journal::default(),
             config: RwLock::new(config),
             statistics: Statistics::default(),
             next_client_id: AtomicU64::new(1),

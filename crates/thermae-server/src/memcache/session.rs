@@ -31,6 +31,8 @@ struct Unfinished {
 pub struct Session {
     /// Set when the connection is to be closed after what was answered.
     pub closes: bool,
+    /// Its client speaks another protocol.
+    pub is_foreign: bool,
     /// Its next request waits for the end of a pause.
     pub is_paused: bool,
     /// Others are served before what is left of what it sent.
@@ -51,6 +53,7 @@ impl Session {
     pub fn new(is_authenticated: bool) -> Self {
         Self {
             closes: false,
+            is_foreign: false,
             is_paused: false,
             ends_turn: false,
             is_authenticated,
@@ -182,7 +185,9 @@ impl Session {
                 administration::refuse(turn, name, words);
             }
             // A browser was made to send this: nothing that follows is to be executed.
-            name if words.last_word().unwrap_or(name).starts_with(b"HTTP/") => self.closes = true,
+            name if words.last_word().unwrap_or(name).starts_with(b"HTTP/") => {
+                (self.closes, self.is_foreign) = (true, true);
+            }
             _ => turn.line("ERROR"),
         }
     }

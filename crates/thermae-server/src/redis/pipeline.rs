@@ -22,13 +22,15 @@ pub const OUTPUT_BYTES_ENOUGH: usize = 256 << 10;
 pub struct Pipeline {
     /// The client.
     pub session: Session,
+    /// Its client speaks another protocol.
+    pub is_foreign: bool,
     partial: Option<Box<Partial>>,
 }
 
 impl Pipeline {
     /// Of a new connection.
     pub fn new(session: Session) -> Self {
-        Self { session, partial: None }
+        Self { session, is_foreign: false, partial: None }
     }
 
     /// Executes what is whole in `buffer`, which begins where a command begins, until there is enough output. Returns how many bytes it is done
@@ -66,7 +68,7 @@ impl Pipeline {
                 }
                 done = begin + end;
                 if is_for_another_protocol(arguments) {
-                    self.session.closes = true;
+                    (self.session.closes, self.is_foreign) = (true, true);
                     return done;
                 }
                 execute(arguments, &mut self.session, &mut space, shared, output);
