@@ -11,7 +11,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -193,7 +193,7 @@ def assert_no_growth_of(
         for _ in range(20):
             time.sleep(0.02)
             largest = max(largest, serving.private_bytes() - before)
-        assert_serves(serving, password=password)
+        assert_serves(serving, seconds_max=30, password=password)
     assert largest < bytes_max, f"{largest / MEBIBYTE:.1f} MiB more"
 
 
@@ -208,6 +208,80 @@ def test_clients_that_never_read_take_little(serving: Serving) -> None:
         assert client.call("SET", "large", b"v" * 100_000) == OK
     requests = encoded(["GET", "large"]) * 500
     assert_no_growth_of(serving, [requests] * 200, 200 * MEBIBYTE // 2)
+
+
+CROWD_BYTES_MAX = 64 * MEBIBYTE
+
+
+def growth_beside(serving: Serving, act: Callable[[socket.socket, int], None], count: int, steps: int) -> int:
+    """By how much the server's own memory grows while so many clients act so often, and others are served."""
+    before = largest = serving.private_bytes()
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(contextlib.closing(connected(serving.redis))) for _ in range(count)]
+        for connection in crowd:
+            connection.setblocking(False)
+        for step in range(steps):
+            for connection in crowd:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    act(connection, step)
+            largest = max(largest, serving.private_bytes())
+    return largest - before
+
+
+def test_a_thousand_slow_senders_take_little(serving: Serving) -> None:
+    sent = encoded(["SET", "slow", "x" * 10])
+
+    def act(connection: socket.socket, step: int) -> None:
+        connection.send(sent[step : step + 1])
+
+    assert growth_beside(serving, act, 1000, len(sent)) < CROWD_BYTES_MAX // 4
+    assert_serves(serving, seconds_max=30)
+    with serving.connection() as client:
+        assert client.call("GET", "slow") == Reply("$", b"x" * 10)
+
+
+def test_a_flood_before_a_login_takes_little(guarded: Serving) -> None:
+    flood = encoded([b"x" * 16_000] * 10) * 20
+
+    def act(connection: socket.socket, _step: int) -> None:
+        connection.send(flood)
+
+    assert growth_beside(guarded, act, 200, 10) < CROWD_BYTES_MAX
+    assert_serves(guarded, seconds_max=30, password=PASSWORD)
+
+
+def test_arguments_that_are_too_long_take_little(location: str) -> None:
+    with thermae_serve(location, "--hot", "16MiB", "--argument-max", "1MiB") as serving:
+        sent = b"*2\r\n$4\r\nECHO\r\n$1048577\r\n" + b"x" * 1_000_000
+
+        def act(connection: socket.socket, _step: int) -> None:
+            connection.send(sent)
+
+        assert growth_beside(serving, act, 200, 5) < CROWD_BYTES_MAX // 4
+        assert_serves(serving, seconds_max=30)
+
+
+def test_ten_thousand_idle_connections_take_less_than_100_mb(location: str) -> None:
+    count = 10_000
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < count + 1200:
+        pytest.skip(f"{count + 1200} open files are needed, and the hard limit is {limits[1]} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], count + 1200), limits[1]))
+    try:
+        with (
+            thermae_serve(location, "--hot", "16MiB", "--clients-max", str(count + 2)) as serving,
+            contextlib.ExitStack() as stack,
+        ):
+            before = serving.private_bytes()
+            crowd = [stack.enter_context(contextlib.closing(connected(serving.redis))) for _ in range(count)]
+            for connection in crowd:
+                connection.sendall(encoded(["SET", "key", b"v" * 1000]))
+            for connection in crowd:
+                assert connection.recv(100) == b"+OK\r\n"
+            assert serving.private_bytes() - before < 100_000_000
+            assert_serves(serving, seconds_max=30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_clients_that_never_read_lose_nothing(serving: Serving) -> None:
@@ -251,6 +325,20 @@ def test_slow_senders_are_served_and_hold_up_nobody(serving: Serving) -> None:
         assert [client.read() for client in clients] == [OK] * len(clients)
         for number, client in enumerate(clients):
             assert client.call("GET", f"slow:{number}") == Reply("$", b"\r\n%d" % number)
+
+
+@pytest.mark.parametrize("bytes_of_first", [65_535, 65_536, 65_537, 3 * 65_536])
+def test_a_part_that_fills_a_read_is_kept(serving: Serving, bytes_of_first: int) -> None:
+    """What had come was dropped where a read was full to the last byte, and the next one found nothing."""
+    value = os.urandom(300_000)
+    sent = encoded(["SET", "parts", value])
+    with serving.connection() as client, serving.connection() as other:
+        client.socket.sendall(sent[:bytes_of_first])
+        # Once this is answered, all that came before has been read.
+        assert [other.call("PING") for _ in range(3)] == [PONG] * 3
+        client.socket.sendall(sent[bytes_of_first:])
+        assert client.read() == OK
+        assert client.call("GET", "parts") == Reply("$", value)
 
 
 def test_an_argument_of_many_pieces_takes_time_in_proportion(serving: Serving) -> None:

@@ -96,7 +96,7 @@ def test_events_are_lines_of_json(location: str, tmp_path: Path) -> None:
             def all_are_told() -> bool:
                 events = log.events("connection-refused")
                 told = sum(event.get("left_out", 0) + ("address" in event) for event in events)
-                return told == 30
+                return bool(told == 30)
 
             wait_until(all_are_told)
             client.socket.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -144,7 +144,7 @@ def test_limits_are_options(location: str) -> None:
     options = ("--argument-max", "1MiB", "--timeout-seconds", "1", "--memcached-value-max", "2KiB")
     with thermae_serve(location, *SMALL, *options, "--memcached", "127.0.0.1:0") as serving:
         with serving.connection() as client:
-            assert client.call("CONFIG", "GET", "proto-max-bulk-len").value[1] == Reply("$", b"1048576")
+            assert setting(client, "proto-max-bulk-len") == b"1048576"
             client.socket.sendall(b"*1\r\n$1048577\r\n")
             assert client.rest() == b"-ERR Protocol error: invalid bulk length\r\n"
         with contextlib.closing(connected(serving.memcached)) as client_of_memcached:
@@ -178,6 +178,14 @@ def test_memcached_has_a_socket_as_well(location: str, tmp_path: Path) -> None:
 # Reading the configuration again.
 
 
+def setting(client: Connection, name: str) -> bytes:
+    """What CONFIG GET says."""
+    pair = client.call("CONFIG", "GET", name).value
+    assert isinstance(pair, list)
+    assert isinstance(pair[1].value, bytes)
+    return pair[1].value
+
+
 def ping_is_refused(address: str) -> bool:
     with Connection(address) as client:
         return client.call("PING").mark == "-"
@@ -192,7 +200,7 @@ def test_a_reload_changes_what_can_change(location: str, tmp_path: Path) -> None
         process.send_signal(signal.SIGHUP)
         assert log.wait_for("reloaded")["not_changed"] == []
         names = ("maxclients", "timeout", "proto-max-bulk-len", "requirepass")
-        found = [client.call("CONFIG", "GET", name).value[1].value for name in names]
+        found = [setting(client, name) for name in names]
         # Who is there goes on; who comes has to say the password.
         assert found == [b"7", b"99", b"3145728", b"p"]
         assert ping_is_refused(address_of(log))
@@ -200,8 +208,8 @@ def test_a_reload_changes_what_can_change(location: str, tmp_path: Path) -> None
         config.write_text('threads = 3\nmemcached = ["127.0.0.1:0"]\ncold = "2GiB"\npassword = "q"\n')
         process.send_signal(signal.SIGHUP)
         assert log.wait_for("reloaded", 2)["not_changed"] == ["threads", "memcached", "cold"]
-        assert client.call("CONFIG", "GET", "requirepass").value[1] == Reply("$", b"q")
-        assert client.call("CONFIG", "GET", "maxclients").value[1] == Reply("$", b"10000")
+        assert setting(client, "requirepass") == b"q"
+        assert setting(client, "maxclients") == b"10000"
 
 
 @pytest.mark.parametrize(
@@ -217,28 +225,18 @@ def test_a_file_with_a_mistake_changes_nothing(location: str, tmp_path: Path, te
         config.unlink() if text is None else config.write_text(text)
         process.send_signal(signal.SIGHUP)
         assert log.wait_for("reload-failed")["reason"]
-        assert client.call("CONFIG", "GET", "maxclients").value[1] == Reply("$", b"100")
+        assert setting(client, "maxclients") == b"100"
         assert not ping_is_refused(address_of(log))
         config.write_text("clients-max = 101\n")
         process.send_signal(signal.SIGHUP)
         log.wait_for("reloaded")
-        assert client.call("CONFIG", "GET", "maxclients").value[1] == Reply("$", b"101")
+        assert setting(client, "maxclients") == b"101"
 
 
 def make_certificate(directory: Path, name: str) -> None:
     """A certificate that signs itself, `server.pem`, and its key."""
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "2"]
+    command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     files = ["-keyout", str(directory / "server.key"), "-out", str(directory / "server.pem")]
     subprocess.run([*command, "-subj", f"/CN={name}", *files], check=True, capture_output=True)
 
@@ -260,8 +258,8 @@ def certificate_of(client: ssl.SSLSocket) -> bytes:
 def test_a_reload_renews_certificates_for_those_who_come(location: str, tmp_path: Path) -> None:
     assert shutil.which("openssl") is not None, "openssl is missing: .ci/run installs it"
     make_certificate(tmp_path, "first")
-    tls = ("--tls", "127.0.0.1:0", "--tls-certificate", str(tmp_path / "server.pem"))
-    tls += ("--tls-key", str(tmp_path / "server.key"))
+    tls = ["--tls", "127.0.0.1:0", "--tls-certificate", str(tmp_path / "server.pem")]
+    tls += ["--tls-key", str(tmp_path / "server.key")]
     with logging(tmp_path, location, "--hot", "16MiB", *tls) as (process, log):
         address = address_of(log)
         with talking_tls(address) as before:
@@ -279,6 +277,44 @@ def test_a_reload_renews_certificates_for_those_who_come(location: str, tmp_path
                 for client in (before, after):
                     client.sendall(encoded(["PING"]))
                     assert client.recv(100) == b"+PONG\r\n"
+
+
+def test_a_command_may_come_in_parts_of_tls_records(location: str, tmp_path: Path) -> None:
+    """What had come of a command was dropped where the next bytes were no whole record."""
+    make_certificate(tmp_path, "server")
+    tls = ["--tls", "127.0.0.1:0", "--tls-certificate", str(tmp_path / "server.pem")]
+    tls += ["--tls-key", str(tmp_path / "server.key"), "--redis", "127.0.0.1:0"]
+    with logging(tmp_path, location, "--hot", "16MiB", *tls) as (_, log):
+        plain, secure = address_of(log), address_of(log, index=1)
+        host, _, port = secure.removesuffix(" (TLS)").rpartition(":")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        session = context.wrap_bio(incoming, outgoing)
+        with (
+            contextlib.closing(socket.create_connection((host, int(port)), timeout=20)) as client,
+            Connection(plain) as other,
+        ):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    session.do_handshake()
+                    break
+                client.sendall(outgoing.read())
+                incoming.write(client.recv(1 << 16))
+            value = os.urandom(40_000)
+            session.write(encoded(["SET", "parts", value]))
+            sent = outgoing.read()
+            for position in range(0, len(sent), 10_000):
+                client.sendall(sent[position : position + 10_000])
+                # Once this is answered, what came before has been read.
+                assert [other.call("PING") for _ in range(3)] == [PONG] * 3
+            answer = b""
+            while answer != b"+OK\r\n":
+                incoming.write(client.recv(1 << 16))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    answer += session.read(100)
+            assert other.call("GET", "parts") == Reply("$", value)
 
 
 # The service manager.

@@ -19,6 +19,8 @@ use std::sync::atomic::Ordering;
 
 /// What is read at once.
 pub const READ_BYTES: usize = 64 << 10;
+/// A part of a command up to this length is moved to the loop's buffer when more of it comes.
+const SHORT_BYTES: usize = 16 << 10;
 /// Times that one client's commands are executed and its replies sent before others get their turn.
 const ROUNDS_PER_TURN: usize = 4;
 /// What a client may leave unread of what it did not ask for; one that leaves more is closed.
@@ -238,12 +240,13 @@ impl Connection {
         buffers: &mut Buffers,
         shared: &Shared,
     ) -> Result<bool, Next> {
-        let mut input = if self.input.is_empty() {
-            std::mem::take(&mut buffers.input)
-        } else {
-            std::mem::take(&mut self.input)
-        };
-        let is_own = !input.is_empty();
+        // Thousands of clients may each have sent a part of a command: none of them keeps more than that part.
+        let is_own = self.input.len() > SHORT_BYTES;
+        let mut input = std::mem::take(if is_own { &mut self.input } else { &mut buffers.input });
+        if !self.input.is_empty() {
+            input.append(&mut self.input);
+            self.input = Vec::new();
+        }
         let before = input.len();
         // A long argument is read in pieces that grow with it.
         let wanted = READ_BYTES.max(before / 2);
@@ -253,7 +256,7 @@ impl Connection {
         let received = match received {
             Received::Bytes(received) => received,
             Received::Nothing => {
-                self.give_back(input, is_own, before, buffers);
+                self.give_back(input, is_own, 0, buffers);
                 return Ok(false);
             }
             Received::End => return Err(Next::Close),

@@ -316,8 +316,7 @@ impl EventLoop {
         connection.publish(self.woke_at_ms);
         let next = if next == Next::Hold && self.shared.flusher.has_failed() {
             let reason = "a flush failed, so that it is unknown what of its changes the disk has";
-            let fields =
-                vec![("address", connection.client.address.clone()), ("reason", reason.to_owned())];
+            let fields = vec![("address", connection.client.address.clone()), ("reason", reason.to_owned())];
             self.shared.journal.note("connection-closed", self.woke_at_ms, fields);
             Next::Close
         } else {
