@@ -6,6 +6,7 @@ happens, and reads the configuration again at SIGHUP; however long that takes, n
 
 import json
 import os
+import resource
 import select
 import signal
 import tomllib
@@ -28,6 +29,8 @@ from thermae.store import location_text
 DEFAULT_REDIS_ADDRESS = "127.0.0.1:6379"
 # How often what happened is written. Signals are noticed at once.
 _LOOK_SECONDS = 0.2
+# Descriptors for the store's files, the loops and the listeners.
+_DESCRIPTORS_BESIDE = 1100
 # Under which the command's own words are kept, to be read again.
 _ARGUMENTS = "thermae.serve.arguments"
 
@@ -191,6 +194,7 @@ def serve(
     """
     journal = Journal(log_format)
     settings = _settings(given)
+    _allow_descriptors(journal, settings["clients_max"])
     options = cast(OpenOptions, {name: value for name, value in given.items() if name not in settings})
     server = Server(location_text(location), options, json.dumps(_configuration(settings)))
     with _Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals:
@@ -242,6 +246,24 @@ def _configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
     configuration["argument_bytes_max"] = configuration.pop("argument_max")
     configuration["memcached_value_bytes_max"] = configuration.pop("memcached_value_max")
     return configuration
+
+
+def _allow_descriptors(journal: Journal, clients_max: int) -> None:
+    """Raises the limit of open files to what so many clients need, as far as this process may."""
+    needed = clients_max + _DESCRIPTORS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < needed:
+        journal.note(
+            "few-descriptors",
+            f"{needed} open files would be needed for {clients_max} clients, and {allowed} are allowed: "
+            "raise the limit (ulimit -n, or LimitNOFILE= in a unit)",
+            needed=needed,
+            allowed=allowed,
+        )
 
 
 def _announce(journal: Journal, server: Server, location: str) -> None:
