@@ -36,7 +36,9 @@ class Log:
         self._path = path
 
     def lines(self) -> list[str]:
-        return self._path.read_text().splitlines()
+        """Those that are whole."""
+        text = self._path.read_text()
+        return text[: text.rfind("\n") + 1].splitlines()
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in self.lines()]
@@ -196,6 +198,8 @@ def test_a_reload_changes_what_can_change(location: str, tmp_path: Path) -> None
     config.write_text("clients-max = 100\n")
     arguments = (location, *SMALL, "--config", str(config))
     with logging(tmp_path, *arguments) as (process, log), Connection(address_of(log)) as client:
+        # From now on it is there.
+        assert client.call("PING") == PONG
         config.write_text('clients-max = 7\ntimeout-seconds = 99\nargument-max = "3MiB"\npassword = "p"\n')
         process.send_signal(signal.SIGHUP)
         assert log.wait_for("reloaded")["not_changed"] == []
