@@ -25,8 +25,8 @@ START_SECONDS_MAX = 60.0
 END_SECONDS_MAX = 30.0
 
 _PROGRAM = "from thermae.cli import main; main(prog_name='thermae')"
+_ADDRESS_OPTIONS = {"--redis", "--memcached", "--metrics", "--unix", "--memcached-unix"}
 _ADDRESS = re.compile(r"(redis|memcached|metrics)(?: clients)?: (\S+)\n")
-_ADDRESSED = ("--redis", "--memcached", "--metrics", "--unix")
 
 
 class Serving:
@@ -80,7 +80,7 @@ def thermae_serve(
     location: str | Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Serving]:
     """`thermae serve LOCATION OPTIONS`; on a free port for Redis clients where no address is named."""
-    if not {"--redis", "--memcached", "--unix"} & set(options):
+    if not _ADDRESS_OPTIONS & set(options):
         options = ("--redis", "127.0.0.1:0", *options)
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, "serve", str(location), *options],
@@ -101,7 +101,7 @@ def thermae_serve(
 
 def _announced(process: subprocess.Popen[str], options: tuple[str, ...]) -> list[tuple[str, str]]:
     """The addresses that it writes to standard error, one a line, before it serves."""
-    expected = sum(option in _ADDRESSED for option in options)
+    expected = sum(option in _ADDRESS_OPTIONS for option in options)
     addresses: list[tuple[str, str]] = []
     lines: list[str] = []
     assert process.stderr is not None

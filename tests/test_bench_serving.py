@@ -1,10 +1,10 @@
-"""`thermae bench serve`: every server is started, loaded and asked, and was measured."""
+"""`thermae bench serve` and `serve-limits`: every server is started, loaded and asked, and was measured."""
 
 from __future__ import annotations
 
 import os
 
-from thermae.bench import serving
+from thermae.bench import serving, serving_limits
 
 
 def test_all_is_measured_beside_redis_and_memcached() -> None:
@@ -25,3 +25,15 @@ def test_all_is_measured_beside_redis_and_memcached() -> None:
             assert figure.reference_value > 0
     owed = [figure for figure in report.figures if figure.must is not None]
     assert len(owed) == 6 + 2 + 2
+
+
+def test_limits_are_measured() -> None:
+    report = serving_limits.run(2_000, 100, 1, 0.2, lambda _: None)
+    measures = [figure.measure for figure in report.figures]
+    assert len(measures) == len(set(measures)) == 4 * 2 + 1 + 2
+    assert report.musts_missed() == []
+    for figure in report.figures:
+        assert figure.value is not None
+        if "memory" not in figure.measure:
+            # A few connections may fit into what the server had already.
+            assert figure.value > 0

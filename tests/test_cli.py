@@ -70,7 +70,7 @@ def test_every_command_explains_itself_with_examples(path: tuple[str, ...]) -> N
 def test_all_promised_commands_exist() -> None:
     paths = {" ".join(path) for path, _ in walk(main)}
     promised = ["demo", "get", "set", "delete", "keys", "stats", "check", "snapshot", "restore"]
-    benchmarks = ["embedded", "restart", "tiers", "hitratio", "scaling", "serve", "all"]
+    benchmarks = ["embedded", "restart", "tiers", "hitratio", "scaling", "serve", "serve-limits", "all"]
     assert paths >= {*promised, *(f"bench {name}" for name in benchmarks)}
 
 

@@ -128,7 +128,7 @@ def rows(table: str) -> list[list[str]]:
 
 
 def names_in(cell: str) -> list[str]:
-    return re.findall(r"`([\w.]+)`", cell)
+    return re.findall(r"`(\w[\w.-]*)`", cell)
 
 
 def assert_all_have_a_row(heading: str, names: list[str]) -> None:

@@ -11,7 +11,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -193,7 +193,7 @@ def assert_no_growth_of(
         for _ in range(20):
             time.sleep(0.02)
             largest = max(largest, serving.private_bytes() - before)
-        assert_serves(serving, password=password)
+        assert_serves(serving, seconds_max=30, password=password)
     assert largest < bytes_max, f"{largest / MEBIBYTE:.1f} MiB more"
 
 
@@ -208,6 +208,80 @@ def test_clients_that_never_read_take_little(serving: Serving) -> None:
         assert client.call("SET", "large", b"v" * 100_000) == OK
     requests = encoded(["GET", "large"]) * 500
     assert_no_growth_of(serving, [requests] * 200, 200 * MEBIBYTE // 2)
+
+
+CROWD_BYTES_MAX = 64 * MEBIBYTE
+
+
+def growth_beside(serving: Serving, act: Callable[[socket.socket, int], None], count: int, steps: int) -> int:
+    """By how much the server's own memory grows while so many clients act so often, and others are served."""
+    before = largest = serving.private_bytes()
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(contextlib.closing(connected(serving.redis))) for _ in range(count)]
+        for connection in crowd:
+            connection.setblocking(False)
+        for step in range(steps):
+            for connection in crowd:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    act(connection, step)
+            largest = max(largest, serving.private_bytes())
+    return largest - before
+
+
+def test_a_thousand_slow_senders_take_little(serving: Serving) -> None:
+    sent = encoded(["SET", "slow", "x" * 10])
+
+    def act(connection: socket.socket, step: int) -> None:
+        connection.send(sent[step : step + 1])
+
+    assert growth_beside(serving, act, 1000, len(sent)) < CROWD_BYTES_MAX // 4
+    assert_serves(serving, seconds_max=30)
+    with serving.connection() as client:
+        assert client.call("GET", "slow") == Reply("$", b"x" * 10)
+
+
+def test_a_flood_before_a_login_takes_little(guarded: Serving) -> None:
+    flood = encoded([b"x" * 16_000] * 10) * 20
+
+    def act(connection: socket.socket, _step: int) -> None:
+        connection.send(flood)
+
+    assert growth_beside(guarded, act, 200, 10) < CROWD_BYTES_MAX
+    assert_serves(guarded, seconds_max=30, password=PASSWORD)
+
+
+def test_arguments_that_are_too_long_take_little(location: str) -> None:
+    with thermae_serve(location, "--hot", "16MiB", "--argument-max", "1MiB") as serving:
+        sent = b"*2\r\n$4\r\nECHO\r\n$1048577\r\n" + b"x" * 1_000_000
+
+        def act(connection: socket.socket, _step: int) -> None:
+            connection.send(sent)
+
+        assert growth_beside(serving, act, 200, 5) < CROWD_BYTES_MAX // 4
+        assert_serves(serving, seconds_max=30)
+
+
+def test_ten_thousand_idle_connections_take_less_than_100_mb(location: str) -> None:
+    count = 10_000
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < count + 1200:
+        pytest.skip(f"{count + 1200} open files are needed, and the hard limit is {limits[1]} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], count + 1200), limits[1]))
+    try:
+        with (
+            thermae_serve(location, "--hot", "16MiB", "--clients-max", str(count + 2)) as serving,
+            contextlib.ExitStack() as stack,
+        ):
+            before = serving.private_bytes()
+            crowd = [stack.enter_context(contextlib.closing(connected(serving.redis))) for _ in range(count)]
+            for connection in crowd:
+                connection.sendall(encoded(["SET", "key", b"v" * 1000]))
+            for connection in crowd:
+                assert connection.recv(100) == b"+OK\r\n"
+            assert serving.private_bytes() - before < 100_000_000
+            assert_serves(serving, seconds_max=30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_clients_that_never_read_lose_nothing(serving: Serving) -> None:
@@ -251,6 +325,20 @@ def test_slow_senders_are_served_and_hold_up_nobody(serving: Serving) -> None:
         assert [client.read() for client in clients] == [OK] * len(clients)
         for number, client in enumerate(clients):
             assert client.call("GET", f"slow:{number}") == Reply("$", b"\r\n%d" % number)
+
+
+@pytest.mark.parametrize("bytes_of_first", [65_535, 65_536, 65_537, 3 * 65_536])
+def test_a_part_that_fills_a_read_is_kept(serving: Serving, bytes_of_first: int) -> None:
+    """What had come was dropped where a read was full to the last byte, and the next one found nothing."""
+    value = os.urandom(300_000)
+    sent = encoded(["SET", "parts", value])
+    with serving.connection() as client, serving.connection() as other:
+        client.socket.sendall(sent[:bytes_of_first])
+        # Once this is answered, all that came before has been read.
+        assert [other.call("PING") for _ in range(3)] == [PONG] * 3
+        client.socket.sendall(sent[bytes_of_first:])
+        assert client.read() == OK
+        assert client.call("GET", "parts") == Reply("$", value)
 
 
 def test_an_argument_of_many_pieces_takes_time_in_proportion(serving: Serving) -> None:
@@ -463,3 +551,97 @@ def test_an_address_in_use_is_an_error_that_names_it(location: str) -> None:
             thermae_serve(location, "--redis", serving.redis),
         ):
             pass
+
+
+def test_a_loop_that_panics_ends_the_server_as_a_whole(location: str) -> None:
+    """Its clients were dealt to a loop that was gone, and the server went on as if nothing had happened."""
+    with (
+        thermae_serve(location, "--hot", "16MiB", "--threads", "2") as serving,
+        serving.connection() as owed,
+        serving.connection() as panics,
+    ):
+        assert owed.call("SET", "large", b"v" * 1_000_000) == OK
+        owed.socket.sendall(encoded(["GET", "large"]) * 16)
+        assert owed.read().value == b"v" * 1_000_000
+        panics.send("DEBUG", "PANIC")
+        assert panics.rest() == b""
+        assert owed.read().value == b"v" * 1_000_000
+        owed.close()
+        assert serving.process.wait(20) == 1
+        assert serving.process.stderr is not None
+        told = serving.process.stderr.read()
+        assert re.search(r"thermae-loop-\d panicked: the client 127\.0\.0\.1:\d+ called DEBUG PANIC", told)
+
+
+# Who keeps a loop for himself.
+
+
+def test_a_client_that_sleeps_lets_others_have_their_turn(serving: Serving) -> None:
+    """Ten seconds of sleep in one packet were ten seconds for everybody."""
+    with serving.connection() as sleeper:
+        sleeper.socket.sendall(encoded(["DEBUG", "SLEEP", "0.5"]) * 20)
+        assert sleeper.read() == OK
+        with serving.connection() as other:
+            started = time.monotonic()
+            assert other.call("PING") == PONG
+            assert time.monotonic() - started < 5
+        assert sleeper.read() == OK
+
+
+def test_a_list_of_keys_that_are_missed_lets_others_have_their_turn(location: str) -> None:
+    options = ("--hot", "16MiB", "--redis", "127.0.0.1:0", "--memcached", "127.0.0.1:0")
+    with (
+        thermae_serve(location, *options) as serving,
+        contextlib.closing(connected(serving.memcached)) as client,
+        serving.connection() as other,
+    ):
+        client.sendall(b"get" + b" x" * 1_000_000 + b"\r\n")
+        client.settimeout(0)
+        turns_of_others = 0
+        while True:
+            assert other.call("PING") == PONG
+            turns_of_others += 1
+            with contextlib.suppress(BlockingIOError):
+                assert client.recv(100) == b"END\r\n"
+                break
+        assert turns_of_others > 3
+
+
+class TestStrangersOfMemcached:
+    def test_may_send_what_a_login_needs(self, location: str) -> None:
+        options = ("--hot", "16MiB", "--memcached", "127.0.0.1:0", "--redis", "127.0.0.1:0")
+        with thermae_serve(location, *options, environment={"THERMAE_PASSWORD": PASSWORD}) as serving:
+            before = serving.private_bytes()
+            with contextlib.ExitStack() as stack:
+                for sent in (b"get " + b"k " * 4_000_000, b"set k 0 0 1048576\r\n" + b"x" * 1_000_000):
+                    for _ in range(50):
+                        client = stack.enter_context(contextlib.closing(connected(serving.memcached)))
+                        with contextlib.suppress(ConnectionError):
+                            client.sendall(sent)
+                        with contextlib.suppress(ConnectionError):
+                            assert client.recv(100).startswith(b"CLIENT_ERROR ")
+                assert serving.private_bytes() - before < 4 * MEBIBYTE
+            with contextlib.closing(connected(serving.memcached)) as client:
+                login = f"user {PASSWORD}".encode()
+                client.sendall(b"set k 0 0 %d\r\n%s\r\nget x\r\n" % (len(login), login))
+                assert client.makefile("rb").read(13) == b"STORED\r\nEND\r\n"
+
+
+def test_a_pause_holds_memcached_clients_too(location: str) -> None:
+    options = ("--hot", "16MiB", "--redis", "127.0.0.1:0", "--memcached", "127.0.0.1:0")
+    with (
+        thermae_serve(location, *options) as serving,
+        serving.connection() as client,
+        contextlib.closing(connected(serving.memcached)) as held,
+    ):
+        assert client.call("CLIENT", "PAUSE", "60000", "WRITE") == OK
+        held.settimeout(0.3)
+        held.sendall(b"get k\r\nset k 0 0 1\r\nx\r\nget k\r\n")
+        assert held.recv(100) == b"END\r\n"
+        with pytest.raises(TimeoutError):
+            held.recv(100)
+        assert client.call("GET", "k") == Reply("$", None)
+        assert client.call("CLIENT", "UNPAUSE") == OK
+        held.settimeout(10)
+        expected = b"STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n"
+        assert held.makefile("rb").read(len(expected)) == expected

@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 use thermae_core::{Location, Options, ShmPlacement, Store};
 use thermae_fuzz::{Bytes, fuzz_target};
-use thermae_server::config::Config;
+use thermae_server::config::{Config, DebugCommand};
 use thermae_server::redis::pipeline::Pipeline;
 use thermae_server::redis::request::Batch;
 use thermae_server::redis::session::Session;
@@ -22,7 +22,9 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     let store = Store::open(&location, &options).unwrap_or_else(|error| panic!("{error}"));
     // Its files lose their names here; what is mapped stays until the process ends, however it does.
     drop(directory);
-    Shared::new(store, Config { password: "secret".to_owned(), ..Config::default() })
+    // DEBUG PANIC does what it says.
+    let enable_debug_command = DebugCommand::No;
+    Shared::new(store, Config { password: "secret".to_owned(), enable_debug_command, ..Config::default() })
 });
 
 /// Where a reply ends; panics where it is none.

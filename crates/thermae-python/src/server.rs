@@ -23,9 +23,7 @@ impl Server {
     /// Opens the store and serves it; `config` is JSON.
     #[new]
     fn new(py: Python<'_>, location: &str, options: &Bound<'_, PyDict>, config: &str) -> PyResult<Self> {
-        let config: Config = serde_json::from_str(config).map_err(|error| {
-            invalid_option(py, format!("the server's configuration makes no sense: {error}"))
-        })?;
+        let config = parsed(py, config)?;
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
         let refused = |error: StartError| invalid_option(py, error.to_string());
@@ -50,10 +48,33 @@ impl Server {
         json(&metrics.into_python(py)?)
     }
 
+    /// Bytes of the hot, the warm and the cold tier of its store, and its durability.
+    fn store_sizes(&self) -> (u64, u64, u64, String) {
+        let config = self.0.shared().store.config();
+        (config.hot_bytes, config.warm_bytes, config.cold_bytes, config.durability)
+    }
+
     /// Waits for the end, at most so many seconds; whether it has come.
     fn wait(&self, py: Python<'_>, seconds: f64) -> bool {
         let timeout = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
         gil::detached(py, || self.0.wait(timeout))
+    }
+
+    /// Why it ended by itself, if it did.
+    fn failure(&self) -> Option<&str> {
+        self.0.failure()
+    }
+
+    /// What happened since the last call: its kind, when (ms since 1970), more of its kind that were left out, and what is known of it.
+    fn take_events(&self) -> Vec<(&'static str, u64, u64, Vec<(&'static str, String)>)> {
+        let events = self.0.take_events().into_iter();
+        events.map(|event| (event.kind, event.at_ms, event.left_out, event.fields)).collect()
+    }
+
+    /// Has it go on with another configuration, JSON; the names of what differs and can't change while it runs.
+    fn reload(&self, py: Python<'_>, config: &str) -> PyResult<Vec<&'static str>> {
+        let config = parsed(py, config)?;
+        gil::detached(py, || self.0.reload(config)).map_err(|error| invalid_option(py, error.to_string()))
     }
 
     /// Tells it to end.
@@ -65,4 +86,9 @@ impl Server {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         gil::detached(py, || self.0.close()).into_python(py)
     }
+}
+
+fn parsed(py: Python<'_>, config: &str) -> PyResult<Config> {
+    serde_json::from_str(config)
+        .map_err(|error| invalid_option(py, format!("the server's configuration makes no sense: {error}")))
 }

@@ -6,6 +6,7 @@
 
 use crate::users::DEFAULT;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -72,6 +73,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whether it is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.address.starts_with("unix:")
+            || self.address.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback())
+    }
+
     /// One that has just come.
     pub fn new(id: u64, address: String, local_address: String, place: Place, connected_at_ms: u64) -> Self {
         Self {

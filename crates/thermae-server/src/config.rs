@@ -3,6 +3,29 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Who may call DEBUG.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DebugCommand {
+    /// Nobody.
+    No,
+    /// Clients of this machine.
+    Local,
+    /// All clients.
+    Yes,
+}
+
+impl DebugCommand {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Local => "local",
+            Self::Yes => "yes",
+        }
+    }
+}
+
 /// How a server listens and what it allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +48,8 @@ pub struct Config {
     pub unix: Option<PathBuf>,
     /// Where SAVE and BGSAVE put snapshots of the store; without it they make durable what was written.
     pub snapshots: Option<PathBuf>,
+    /// Path of a socket for memcached clients of this machine.
+    pub memcached_unix: Option<PathBuf>,
     /// What clients have to say with AUTH; empty = nothing.
     pub password: String,
     /// File of users.
@@ -39,6 +64,8 @@ pub struct Config {
     pub timeout_seconds: u64,
     /// Refuses clients from elsewhere where there is no password.
     pub protected_mode: bool,
+    /// Who may call DEBUG, with which a client can keep others waiting and end the server.
+    pub enable_debug_command: DebugCommand,
 }
 
 impl Default for Config {
@@ -53,6 +80,7 @@ impl Default for Config {
             tls_authority: None,
             unix: None,
             snapshots: None,
+            memcached_unix: None,
             password: String::new(),
             acl_file: None,
             clients_max: 10_000,
@@ -60,6 +88,7 @@ impl Default for Config {
             memcached_value_bytes_max: 1 << 20,
             timeout_seconds: 0,
             protected_mode: true,
+            enable_debug_command: DebugCommand::Local,
         }
     }
 }

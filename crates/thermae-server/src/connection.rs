@@ -4,6 +4,9 @@
 //! what is left over at the end is kept here. So ten thousand idle clients cost little, and the buffers in use stay in the processor's cache.
 //!
 //! A client that does not read its replies is not read from either, once they exceed what is enough; nothing it sent is lost.
+//!
+//! What a client can have done in one turn is bounded in each way in which it could take long: rounds of reading and answering, commands, keys of
+//! a list, and any one command that was slow. Then the others are served first.
 
 use crate::clients::Client;
 use crate::memcache;
@@ -17,8 +20,10 @@ use std::sync::atomic::Ordering;
 
 /// What is read at once.
 pub const READ_BYTES: usize = 64 << 10;
-/// Reads of one client before others get their turn.
-const READS_PER_TURN: usize = 16;
+/// A part of a command up to this length is moved to the loop's buffer when more of it comes.
+const SHORT_BYTES: usize = 16 << 10;
+/// Times that one client's commands are executed and its replies sent before others get their turn.
+const ROUNDS_PER_TURN: usize = 4;
 /// What a client may leave unread of what it did not ask for; one that leaves more is closed.
 const PUSHED_BYTES_MAX: usize = 32 << 20;
 /// A command that is not whole yet may have so many bytes; spans need that many bits, too.
@@ -61,7 +66,27 @@ impl Face {
     /// Whether what is left has to wait until a pause of clients is over.
     #[inline]
     fn is_paused(&self) -> bool {
-        matches!(self, Self::Redis(pipeline) if pipeline.session.is_paused)
+        match self {
+            Self::Redis(pipeline) => pipeline.session.is_paused,
+            Self::Memcached(session) => session.is_paused,
+        }
+    }
+
+    /// Whether the last commands took so long, or were so many, that others are served before what is left.
+    #[inline]
+    fn ends_turn(&self) -> bool {
+        match self {
+            Self::Redis(pipeline) => pipeline.session.ends_turn,
+            Self::Memcached(session) => session.ends_turn,
+        }
+    }
+
+    /// Whether it is closed because what came is for another protocol.
+    fn is_foreign(&self) -> bool {
+        match self {
+            Self::Redis(pipeline) => pipeline.is_foreign,
+            Self::Memcached(session) => session.is_foreign,
+        }
     }
 
     /// Whether the connection is to be closed once all replies are sent.
@@ -184,10 +209,11 @@ impl Connection {
                 other => return other,
             }
         }
-        // What was left because there was enough output.
+        let mut rounds_left = ROUNDS_PER_TURN;
+        // What was left because there was enough output, or the turn was over.
         if !self.input.is_empty() {
             let input = std::mem::take(&mut self.input);
-            match self.execute(&input, input.len(), argument_bytes_max, buffers, shared) {
+            match self.execute(&input, input.len(), &mut rounds_left, argument_bytes_max, buffers, shared) {
                 (done, Next::Read) => self.keep_input(input, done),
                 (done, other) => {
                     self.keep_input(input, done);
@@ -195,11 +221,11 @@ impl Connection {
                 }
             }
         }
-        for _ in 0..READS_PER_TURN {
+        while rounds_left > 0 {
             if self.is_ended {
                 return Next::Close;
             }
-            match self.read(argument_bytes_max, buffers, shared) {
+            match self.read(&mut rounds_left, argument_bytes_max, buffers, shared) {
                 Ok(true) => {}
                 Ok(false) => return Next::Read,
                 Err(next) => return next,
@@ -221,16 +247,18 @@ impl Connection {
     /// Reads once and serves that. Whether there may be more; else what is to become of the connection.
     fn read(
         &mut self,
+        rounds_left: &mut usize,
         argument_bytes_max: u64,
         buffers: &mut Buffers,
         shared: &Shared,
     ) -> Result<bool, Next> {
-        let mut input = if self.input.is_empty() {
-            std::mem::take(&mut buffers.input)
-        } else {
-            std::mem::take(&mut self.input)
-        };
-        let is_own = !input.is_empty();
+        // Thousands of clients may each have sent a part of a command: none of them keeps more than that part.
+        let is_own = self.input.len() > SHORT_BYTES;
+        let mut input = std::mem::take(if is_own { &mut self.input } else { &mut buffers.input });
+        if !self.input.is_empty() {
+            input.append(&mut self.input);
+            self.input = Vec::new();
+        }
         let before = input.len();
         // A long argument is read in pieces that grow with it.
         let wanted = READ_BYTES.max(before / 2);
@@ -240,14 +268,14 @@ impl Connection {
         let received = match received {
             Received::Bytes(received) => received,
             Received::Nothing => {
-                self.give_back(input, is_own, before, buffers);
+                self.give_back(input, is_own, 0, buffers);
                 return Ok(false);
             }
             Received::End => return Err(Next::Close),
         };
         self.counts(shared).received_bytes.add(received as u64);
         let length = input.len();
-        let (done, next) = self.execute(&input, length, argument_bytes_max, buffers, shared);
+        let (done, next) = self.execute(&input, length, rounds_left, argument_bytes_max, buffers, shared);
         let is_too_long = length - done > INPUT_BYTES_MAX;
         self.give_back(input, is_own, done, buffers);
         match next {
@@ -276,12 +304,14 @@ impl Connection {
         &mut self,
         input: &[u8],
         length: usize,
+        rounds_left: &mut usize,
         argument_bytes_max: u64,
         buffers: &mut Buffers,
         shared: &Shared,
     ) -> (usize, Next) {
         let mut done = 0;
         loop {
+            *rounds_left = rounds_left.saturating_sub(1);
             let output = &mut buffers.output;
             output.clear();
             let (count, sequence) = thermae_core::deferring(|| {
@@ -295,6 +325,9 @@ impl Connection {
             });
             done += count;
             self.is_ended = self.face.closes();
+            if self.is_ended && self.face.is_foreign() {
+                self.note_foreign(shared);
+            }
             let had_enough = output.len() >= OUTPUT_BYTES_ENOUGH;
             if sequence != 0 && !shared.store.is_durable(sequence) {
                 self.output.extend_from_slice(output);
@@ -305,10 +338,24 @@ impl Connection {
             if next == Next::Read && self.face.is_paused() {
                 return (done, Next::Pause);
             }
-            if next != Next::Read || self.is_ended || !had_enough {
+            if next != Next::Read || self.is_ended {
                 return (done, if self.is_ended && next == Next::Read { Next::Close } else { next });
             }
+            if self.face.ends_turn() || (had_enough && *rounds_left == 0) {
+                return (done, Next::Again);
+            }
+            if !had_enough {
+                return (done, Next::Read);
+            }
         }
+    }
+
+    /// Somebody should know who sends what is for another protocol.
+    #[cold]
+    fn note_foreign(&self, shared: &Shared) {
+        let reason = "it sent a request of HTTP, as a browser can be made to";
+        let fields = vec![("address", self.client.address.clone()), ("reason", reason.to_owned())];
+        shared.journal.note("connection-suspicious", shared.store.now_ms(), fields);
     }
 
     /// Sends the loop's output; what the client does not take is kept.

@@ -60,6 +60,8 @@ pub struct EventLoop {
     free: Vec<u32>,
     held: Vec<u64>,
     paused: Vec<u64>,
+    /// Whose turn is over, and who are served again after the others.
+    again: Vec<u64>,
     buffers: Buffers,
 }
 
@@ -93,6 +95,7 @@ impl EventLoop {
             free: Vec::new(),
             held: Vec::new(),
             paused: Vec::new(),
+            again: Vec::new(),
             buffers: Buffers::default(),
         })
     }
@@ -127,6 +130,7 @@ impl EventLoop {
                 // Others may have made durable what they wait for.
                 self.serve_held();
             }
+            let again = std::mem::take(&mut self.again);
             for event in events.drain(..) {
                 let token = event.data.u64();
                 if token == MAILBOX {
@@ -137,6 +141,7 @@ impl EventLoop {
                     self.rouse(token);
                 }
             }
+            again.into_iter().for_each(|token| self.serve(token));
         }
     }
 
@@ -154,6 +159,9 @@ impl EventLoop {
         if !self.paused.is_empty() {
             let left_ms = self.shared.pause.left_ms(self.shared.store.now_ms());
             timeout = timeout.min(Duration::from_millis(left_ms.max(1)));
+        }
+        if !self.again.is_empty() {
+            timeout = Duration::ZERO;
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
@@ -192,7 +200,7 @@ impl EventLoop {
             if let Some(connection) = place.and_then(|place| place.connection.as_mut()) {
                 if !connection.push(&message.bytes) {
                     self.close(message.token as u32);
-                } else if !matches!(connection.waits_for, Next::Hold | Next::Pause) {
+                } else if !matches!(connection.waits_for, Next::Hold | Next::Pause | Next::Again) {
                     tokens.push(message.token);
                 }
             }
@@ -219,7 +227,9 @@ impl EventLoop {
                     self.dealt += 1;
                     if to == self.number { self.welcome(accepted) } else { self.mailboxes[to].give(accepted) }
                 }
-                Err(_) => {
+                Err(error) => {
+                    let at_ms = self.shared.store.now_ms();
+                    self.shared.journal.note("accept-failed", at_ms, vec![("reason", error.to_string())]);
                     self.accepts_again_at = Some(Instant::now() + ACCEPT_REST);
                     // Where not even this works, the listeners ring again at once, which is no worse than before.
                     drop(self.listen(EventFlags::empty()));
@@ -235,6 +245,9 @@ impl EventLoop {
             Ok(is_authenticated) => is_authenticated,
             Err(refusal) => {
                 self.shared.statistics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                let reason = refusal.trim_end().trim_start_matches(['-', 'E', 'R', ' ']).to_owned();
+                let fields = vec![("address", address), ("reason", reason)];
+                self.shared.journal.note("connection-refused", self.shared.store.now_ms(), fields);
                 let refusal = match protocol {
                     Protocol::Redis => refusal.to_owned(),
                     Protocol::Memcached => {
@@ -304,13 +317,23 @@ impl EventLoop {
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
         connection.publish(self.woke_at_ms);
-        let next = if next == Next::Hold && self.shared.flusher.has_failed() { Next::Close } else { next };
+        let next = if next == Next::Hold && self.shared.flusher.has_failed() {
+            let reason = "a flush failed, so that it is unknown what of its changes the disk has";
+            let fields = vec![("address", connection.client.address.clone()), ("reason", reason.to_owned())];
+            self.shared.journal.note("connection-closed", self.woke_at_ms, fields);
+            Next::Close
+        } else {
+            next
+        };
         if next == Next::Hold {
             self.held.push(token);
             self.shared.flusher.want(connection.held_until());
         }
         if next == Next::Pause {
             self.paused.push(token);
+        }
+        if next == Next::Again {
+            self.again.push(token);
         }
         let before = std::mem::replace(&mut connection.waits_for, next);
         let interest = |next| match next {
@@ -344,15 +367,16 @@ impl EventLoop {
         }
     }
 
-    /// Serves a client of whom there is news. Of one that waits for the end of a pause the only news is that it has gone.
+    /// Serves a client of whom there is news. Of one that waits for the end of a pause the only news is that it has gone; one whose turn
+    /// is over waits for its next one.
     fn rouse(&mut self, token: u64) {
         let place = self.places.get(token as u32 as usize).filter(|place| place.uses == (token >> 32) as u32);
         let connection = place.and_then(|place| place.connection.as_ref());
-        // Nothing was asked of the kernel on their behalf: it says that they have gone.
-        if connection.is_some_and(|connection| matches!(connection.waits_for, Next::Pause | Next::Hold)) {
-            self.close(token as u32);
-        } else {
-            self.serve(token);
+        match connection.map(|connection| connection.waits_for) {
+            // Nothing was asked of the kernel on their behalf: it says that they have gone.
+            Some(Next::Pause | Next::Hold) => self.close(token as u32),
+            Some(Next::Again) => {}
+            _ => self.serve(token),
         }
     }
 
@@ -395,7 +419,7 @@ impl EventLoop {
         self.listeners.clear();
         for index in 0..self.places.len() {
             let waits_for = self.places[index].connection.as_ref().map(|connection| connection.waits_for);
-            if waits_for.is_some_and(|next| !matches!(next, Next::Write | Next::Hold)) {
+            if waits_for.is_some_and(|next| !matches!(next, Next::Write | Next::Hold | Next::Again)) {
                 self.close(index as u32);
             }
         }

@@ -5,6 +5,7 @@
 //!
 //! - server: listeners, threads, the end
 //! - metrics: all that monitoring wants to know
+//! - reload: another configuration for a server that runs
 //! - event_loop: one thread's connections
 //! - connection: a client's bytes
 //! - memcache: the memcached protocol
@@ -22,6 +23,7 @@
 //! - statistics: what is counted, loop by loop
 //! - usage: how often each command was called, and how long that took
 //! - histogram: how often what took how long
+//! - journal: what whoever runs the server should know
 //! - counts: what memcached clients are told of what was done
 //! - counter: a count that one thread writes and all may read
 //! - marks: what memcached clients are told of items that no record keeps
@@ -71,6 +73,7 @@ pub mod flusher;
 pub mod glob;
 pub mod histogram;
 pub mod hyperloglog;
+pub mod journal;
 pub mod latency;
 pub mod mailbox;
 pub mod marks;
@@ -84,6 +87,7 @@ pub mod observer;
 pub mod pause;
 pub mod redis;
 pub mod refusals;
+pub mod reload;
 pub mod saves;
 pub mod server;
 pub mod shared;

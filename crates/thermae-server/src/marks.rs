@@ -2,7 +2,10 @@
 //!
 //! **Stale items and winners.** A client may mark an item as stale instead of deleting it (`md` with `I`), and of those who then read it, or read it
 //! shortly before it expires, one is told to store it anew (`W`), the others that somebody does so (`Z`). Such a [`Mark`] belongs to one version of one
-//! key, and any store of the key ends it. Marks are kept in the server's memory, for they are few and short-lived: a server that is started anew, and
+//! key, and any store of the key ends it. Versions are never given twice, and only what has a mark's version is marked; so what loops say of one key in any
+//! order comes to the same: a lower version never replaces a higher one's mark, a store forgets only what is older, and a move to a new version that
+//! is told before the one that leads to it is remembered. A mark that makes an item stale is set with the marks locked and the filter raised before
+//! the store is changed, so that whoever changes the item next finds it. Marks are kept in the server's memory, for they are few and short-lived: a server that is started anew, and
 //! other servers and Python beside it, see the items without them. Rejected: bits in the record, which would make each reader of the store know of
 //! memcached's recaching; high bits of the client flags, all 32 of which are the client's. The marks are bounded: where there are too many, the oldest goes,
 //! and if it said that an item is stale, the item with it, for an item that is gone is never wrong, while a stale one that looks fresh is.
@@ -20,10 +23,12 @@ const MARKS_MAX: usize = 64 << 10;
 const SLOTS: usize = 64 << 10;
 /// Places of the filter that keys without a mark pass by.
 const FILTER_PLACES: usize = 16 << 10;
+/// Moves of a mark that may be told too early. Others than memcached's clients tell of none, so that some lead nowhere.
+const MOVES_MAX: usize = 8;
 /// The bit of a slot that says that its item was read.
 const WAS_READ: u64 = 1 << 32;
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Mark {
     version: u64,
     is_stale: bool,
@@ -31,10 +36,50 @@ struct Mark {
 }
 
 #[derive(Debug, Default)]
+struct Marking {
+    mark: Mark,
+    /// Versions from which, and to which, the item is known to have gone on, later than the mark's.
+    moves: Vec<(u64, u64)>,
+}
+
+impl Marking {
+    /// Goes on to where the moves lead, and forgets those of before.
+    fn settle(&mut self) {
+        while let Some(&(_, to)) = self.moves.iter().find(|(from, _)| *from == self.mark.version) {
+            self.mark.version = to;
+        }
+        let version = self.mark.version;
+        self.moves.retain(|(from, _)| *from > version);
+    }
+
+    fn add(&mut self, from: u64, to: u64) {
+        if from < self.mark.version {
+            return;
+        }
+        if let Some(earlier) = self.moves.iter_mut().find(|(_, end)| *end == from) {
+            earlier.1 = to;
+        } else {
+            if self.moves.len() == MOVES_MAX {
+                self.moves.remove(0);
+            }
+            self.moves.push((from, to));
+        }
+        self.settle();
+    }
+}
+
+#[derive(Debug, Default)]
 struct Marked {
-    marks: HashMap<Vec<u8>, Mark>,
+    marks: HashMap<Vec<u8>, Marking>,
     /// Keys in the order in which they were marked; some may have no mark any more.
     order: VecDeque<Vec<u8>>,
+}
+
+impl Marked {
+    /// What is said of a version of an item.
+    fn of(&self, key: &[u8], version: u64) -> Option<Mark> {
+        self.marks.get(key).map(|marking| marking.mark).filter(|mark| mark.version == version)
+    }
 }
 
 /// A stale item whose mark had to go, so that the item has to go, too.
@@ -112,7 +157,7 @@ impl Marks {
 
     fn standing_marked(&self, key: &[u8], version: u64, wants: bool) -> (Standing, Option<Displaced>) {
         let mut marked = self.marked();
-        let mark = marked.marks.get(key).copied().filter(|mark| mark.version == version).unwrap_or_default();
+        let mark = marked.of(key, version).unwrap_or_default();
         let wins = !mark.is_won && (mark.is_stale || wants);
         let standing = Standing { is_stale: mark.is_stale, was_won: mark.is_won, wins };
         let displaced = if wins {
@@ -123,15 +168,31 @@ impl Marks {
         (standing, displaced)
     }
 
-    /// Marks an item as stale, `is_won` saying that somebody was told to recache it.
-    pub fn set_stale(&self, key: &[u8], version: u64, is_won: bool) -> Option<Displaced> {
-        self.put(&mut self.marked(), key, Mark { version, is_stale: true, is_won })
-    }
-
-    /// Whether somebody was told to recache an item.
-    pub fn was_won(&self, key: &[u8], version: u64) -> bool {
-        let marked = self.marked();
-        marked.marks.get(key).is_some_and(|mark| mark.version == version && mark.is_won)
+    /// Makes an item stale: `change` gives it a new version, and says which, and what version was replaced where it may have been won by somebody, who
+    /// then still is to recache it; `None` where it changes nothing.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn make_stale<E>(
+        &self,
+        key: &[u8],
+        change: impl FnOnce() -> Result<Option<(u64, Option<u64>)>, E>,
+    ) -> Result<Option<Displaced>, E> {
+        let mut marked = self.marked();
+        // Whoever changes the item after this change looks at the marks, and waits for the lock.
+        let filtered = self.filter_place(key);
+        filtered.fetch_add(1, Ordering::AcqRel);
+        let changed = change();
+        let displaced = match changed {
+            Ok(Some((version, replaced))) => {
+                let is_won =
+                    replaced.is_some_and(|replaced| marked.of(key, replaced).is_some_and(|mark| mark.is_won));
+                self.put(&mut marked, key, Mark { version, is_stale: true, is_won })
+            }
+            _ => None,
+        };
+        filtered.fetch_sub(1, Ordering::AcqRel);
+        changed.map(|_| displaced)
     }
 
     /// An item has a new version, but is otherwise what it was.
@@ -140,46 +201,75 @@ impl Marks {
         if !self.may_have(key) {
             return;
         }
-        if let Some(mark) = self.marked().marks.get_mut(key).filter(|mark| mark.version == from) {
-            mark.version = to;
+        if let Some(marking) = self.marked().marks.get_mut(key) {
+            marking.add(from, to);
         }
     }
 
-    /// An item was stored anew, or deleted: what was said of it before is void.
+    /// An item was stored as this version: what was said of earlier ones is void.
     #[inline]
-    pub fn forget(&self, key: &[u8]) {
-        if !self.may_have(key) {
-            return;
+    pub fn forget_before(&self, key: &[u8], version: u64) {
+        if self.may_have(key) {
+            self.forget_through(key, version - 1);
         }
-        self.remove(&mut self.marked(), key);
     }
 
-    /// All items were deleted.
-    pub fn forget_all(&self) {
+    /// The version that is marked of an item. After it is deleted, [`Marks::forget_through`] forgets that.
+    #[inline]
+    pub fn version(&self, key: &[u8]) -> Option<u64> {
+        if !self.may_have(key) {
+            return None;
+        }
+        self.marked().marks.get(key).map(|marking| marking.mark.version)
+    }
+
+    /// Forgets what was said of an item up to this version.
+    pub fn forget_through(&self, key: &[u8], version: u64) {
         let mut marked = self.marked();
-        *marked = Marked::default();
-        self.filter.iter().for_each(|place| place.store(0, Ordering::Release));
+        if marked.marks.get(key).is_some_and(|marking| marking.mark.version <= version) {
+            self.remove(&mut marked, key);
+        }
+    }
+
+    /// The highest version that is marked. After all items are deleted, [`Marks::forget_all_through`] forgets those up to it.
+    pub fn newest_version(&self) -> u64 {
+        self.marked().marks.values().map(|marking| marking.mark.version).max().unwrap_or(0)
+    }
+
+    /// Forgets what was said of any item up to this version.
+    pub fn forget_all_through(&self, version: u64) {
+        let mut marked = self.marked();
+        let old = marked.marks.iter().filter(|(_, marking)| marking.mark.version <= version);
+        for key in old.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.remove(&mut marked, &key);
+        }
+        let Marked { marks, order } = &mut *marked;
+        order.retain(|key| marks.contains_key(key));
     }
 
     fn put(&self, marked: &mut Marked, key: &[u8], mark: Mark) -> Option<Displaced> {
-        let mut displaced = None;
-        if marked.marks.insert(key.to_vec(), mark).is_none() {
-            self.filter_place(key).fetch_add(1, Ordering::AcqRel);
-            marked.order.push_back(key.to_vec());
-            if marked.order.len() > MARKS_MAX {
-                displaced = marked.order.pop_front().and_then(|key| {
-                    let mark = self.remove(marked, &key)?;
-                    mark.is_stale.then_some(Displaced { key, version: mark.version })
-                });
+        if let Some(marking) = marked.marks.get_mut(key) {
+            if mark.version >= marking.mark.version {
+                marking.mark = mark;
+                marking.settle();
             }
+            return None;
         }
-        displaced
+        marked.marks.insert(key.to_vec(), Marking { mark, moves: Vec::new() });
+        self.filter_place(key).fetch_add(1, Ordering::AcqRel);
+        marked.order.push_back(key.to_vec());
+        if marked.order.len() <= MARKS_MAX {
+            return None;
+        }
+        let key = marked.order.pop_front()?;
+        let mark = self.remove(marked, &key)?;
+        mark.is_stale.then_some(Displaced { key, version: mark.version })
     }
 
     fn remove(&self, marked: &mut Marked, key: &[u8]) -> Option<Mark> {
-        let mark = marked.marks.remove(key)?;
+        let marking = marked.marks.remove(key)?;
         self.filter_place(key).fetch_sub(1, Ordering::AcqRel);
-        Some(mark)
+        Some(marking.mark)
     }
 
     /// From now on reads are noted.
@@ -234,6 +324,105 @@ mod tests {
         Standing { is_stale, was_won, wins }
     }
 
+    fn set_stale(marks: &Marks, key: &[u8], version: u64) {
+        let displaced = marks.make_stale(key, || Ok::<_, ()>(Some((version, None))));
+        assert_eq!(displaced, Ok(None));
+    }
+
+    /// What loops tell of one key, in each order in which they can.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Told {
+        Stale(u64),
+        Carried(u64, u64),
+        Stored(u64),
+        Deleted(u64),
+    }
+
+    fn orders(told: &[Told]) -> Vec<Vec<Told>> {
+        if told.is_empty() {
+            return vec![Vec::new()];
+        }
+        let mut all = Vec::new();
+        for (index, first) in told.iter().enumerate() {
+            let mut rest = told.to_vec();
+            rest.remove(index);
+            // The mark is set before anybody changes the item further: the lock is held.
+            let is_possible = !rest.iter().any(|other| match (first, other) {
+                (Told::Carried(from, _), Told::Stale(stale)) => stale <= from,
+                (Told::Stored(stored) | Told::Deleted(stored), Told::Stale(stale)) => stale < stored,
+                (Told::Stale(first), Told::Stale(second)) => second < first,
+                _ => false,
+            });
+            if is_possible {
+                all.extend(orders(&rest).into_iter().map(|order| [vec![*first], order].concat()));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn what_loops_tell_in_any_order_comes_to_the_same() {
+        use Told::{Carried, Deleted, Stale, Stored};
+        for (told, stale) in [
+            (&[Stale(2), Carried(2, 3), Carried(3, 4), Carried(4, 5)][..], Some(5)),
+            (&[Stored(2), Stale(3), Carried(3, 4)], Some(4)),
+            (&[Stored(3), Stale(2), Carried(3, 4)], None),
+            (&[Stale(2), Stored(3), Stale(4)], Some(4)),
+            (&[Stale(2), Carried(2, 3), Stored(4), Carried(4, 5), Stale(6), Carried(6, 7)], Some(7)),
+            (&[Stale(2), Deleted(2), Stored(4), Stale(5)], Some(5)),
+            (&[Stale(2), Carried(2, 3), Stale(4), Carried(4, 5)], Some(5)),
+        ] {
+            let orders = orders(told);
+            assert!(!orders.is_empty(), "{told:?}");
+            for order in orders {
+                let marks = Marks::default();
+                for one in &order {
+                    match *one {
+                        Stale(version) => set_stale(&marks, b"k", version),
+                        Carried(from, to) => marks.carry(b"k", from, to),
+                        Stored(version) => marks.forget_before(b"k", version),
+                        Deleted(version) => marks.forget_through(b"k", version),
+                    }
+                }
+                let found = (1..10).find(|version| marks.standing(b"k", *version, false).0.is_stale);
+                assert_eq!(found, stale, "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn moves_that_lead_nowhere_are_bounded() {
+        let marks = Marks::default();
+        set_stale(&marks, b"k", 1);
+        for version in 1..100 {
+            marks.carry(b"k", version * 10, version * 10 + 1);
+        }
+        assert_eq!(marks.marked().marks[&b"k"[..]].moves.len(), MOVES_MAX);
+        // One that goes on counts as one.
+        marks.carry(b"k", 991, 992);
+        marks.carry(b"k", 1, 990);
+        assert!(marks.standing(b"k", 992, false).0.is_stale);
+        assert_eq!(marks.marked().marks[&b"k"[..]].moves.len(), 0);
+    }
+
+    #[test]
+    fn who_makes_an_item_stale_is_seen_before_it_is() {
+        let marks = Marks::default();
+        let displaced = marks.make_stale(b"k", || {
+            // The other loop's change comes after this one's, and its mark is looked for after that.
+            assert!(marks.may_have(b"k"));
+            Ok::<_, ()>(Some((2, None)))
+        });
+        assert_eq!(displaced, Ok(None));
+        assert!(marks.make_stale(b"other", || Err(())).is_err());
+        assert_eq!(marks.make_stale(b"other", || Ok::<_, ()>(None)), Ok(None));
+        assert!(!marks.may_have(b"other"));
+        // A winner of what is replaced stays the one to recache it.
+        assert!(marks.standing(b"k", 2, false).0.wins);
+        assert_eq!(marks.make_stale(b"k", || Ok::<_, ()>(Some((3, Some(2))))), Ok(None));
+        assert_eq!(marks.standing(b"k", 3, false).0, standing(true, true, false));
+    }
+
     #[test]
     fn one_wins_and_the_others_know() {
         let marks = Marks::default();
@@ -242,13 +431,13 @@ mod tests {
         assert_eq!(marks.standing(b"k", 1, true).0, standing(false, true, false));
         assert_eq!(marks.standing(b"k", 1, false).0, standing(false, true, false));
         assert_eq!(marks.standing(b"k", 2, false).0, Standing::default());
-        assert_eq!(marks.set_stale(b"k", 3, false), None);
+        set_stale(&marks, b"k", 3);
         assert_eq!(marks.standing(b"k", 3, false).0, standing(true, false, true));
         marks.carry(b"k", 3, 4);
         marks.carry(b"k", 3, 5);
         assert_eq!(marks.standing(b"k", 4, false).0, standing(true, true, false));
         assert!(marks.may_have(b"k"));
-        marks.forget(b"k");
+        marks.forget_before(b"k", 5);
         assert!(!marks.may_have(b"k"));
         assert_eq!(marks.standing(b"k", 4, false).0, Standing::default());
     }
@@ -257,7 +446,7 @@ mod tests {
     fn the_oldest_mark_goes_and_takes_a_stale_item_along() {
         let marks = Marks::default();
         let key = |number: usize| number.to_string().into_bytes();
-        assert_eq!(marks.set_stale(&key(0), 7, false), None);
+        set_stale(&marks, &key(0), 7);
         for number in 1..MARKS_MAX {
             assert_eq!(marks.standing(&key(number), 1, true).1, None);
         }
@@ -267,8 +456,10 @@ mod tests {
         let filtered =
             |marks: &Marks| -> u32 { marks.filter.iter().map(|place| place.load(Ordering::Relaxed)).sum() };
         assert_eq!(filtered(&marks) as usize, MARKS_MAX);
-        marks.forget_all();
-        assert_eq!(filtered(&marks), 0);
+        marks.forget_all_through(0);
+        assert_eq!(filtered(&marks) as usize, MARKS_MAX);
+        marks.forget_all_through(marks.newest_version());
+        assert_eq!((filtered(&marks), marks.marked().order.len()), (0, 0));
     }
 
     #[test]

@@ -1,15 +1,23 @@
 //! A server: its listeners, its threads, its end.
+//!
+//! It ends as a whole: where one of its threads fails, the others are told to end, for clients would go on being dealt out to a loop that is gone,
+//! and what it served would hang. Why it ended is kept for whoever started it. Rejected: starting a loop anew, which would hide the bug that
+//! ended it, and whose clients are gone all the same.
 
 use crate::config::Config;
 use crate::event_loop::EventLoop;
+use crate::journal::Event;
 use crate::mailbox::Mailbox;
 use crate::observer::Told;
 use crate::redis::acl_file;
 use crate::redis::telling::tell_foreign;
+use crate::reload;
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
-use crate::tls::{TlsError, server_config};
+use crate::tls::{Acceptor, TlsError};
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -48,8 +56,10 @@ pub enum StartError {
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<(Protocol, String)>,
-    loops: Mutex<Vec<JoinHandle<io::Result<()>>>>,
-    /// Those that wait aside: for durability, and for snapshots.
+    /// Where it listens for clients that speak TLS.
+    acceptor: Option<Arc<Acceptor>>,
+    loops: Mutex<Vec<JoinHandle<()>>>,
+    /// Those that wait aside: for durability, for snapshots, and for what others do.
     aside: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -61,6 +71,7 @@ impl Server {
     pub fn start(store: Store, config: Config, listeners: Vec<Listener>) -> Result<Self, StartError> {
         let addresses: Vec<_> =
             listeners.iter().map(|listener| (listener.protocol, listener.address.clone())).collect();
+        let acceptor = listeners.iter().find_map(|listener| listener.tls.clone());
         let threads = config.threads.max(1) as usize;
         let mailboxes: Arc<[Mailbox]> =
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
@@ -76,6 +87,7 @@ impl Server {
         let server = Self {
             shared: Arc::clone(&shared),
             addresses,
+            acceptor,
             loops: Mutex::new(Vec::new()),
             aside: Mutex::new(Vec::new()),
         };
@@ -84,37 +96,33 @@ impl Server {
             let listeners = listeners.take().unwrap_or_default();
             let event_loop = EventLoop::new(number, listeners, Arc::clone(&mailboxes), Arc::clone(&shared));
             let event_loop = event_loop.map_err(StartError::Threads)?;
-            let thread = Builder::new()
-                .name(format!("thermae-loop-{number}"))
-                .spawn(move || event_loop.run())
-                .map_err(StartError::Threads)?;
+            let thread = supervised(&shared, format!("thermae-loop-{number}"), move || event_loop.run());
+            let thread = thread.map_err(StartError::Threads)?;
             server.loops.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
-        let observed = Arc::clone(&shared);
-        let observer = Builder::new()
-            .name("thermae-observer".to_owned())
-            .spawn(move || {
-                observed.observing.run(&observed.attention, |told| match told {
-                    Told::Events(events) => tell_foreign(&observed, events),
-                    Told::Overrun => observed.invalidate_all(),
-                });
-            })
-            .map_err(StartError::Threads)?;
-        server.aside.lock().unwrap_or_else(PoisonError::into_inner).push(observer);
-        let saver = Arc::clone(&shared);
-        let flusher = Builder::new()
-            .name("thermae-flusher".to_owned())
-            .spawn(move || shared.flusher.run(&shared.store, &mailboxes))
-            .map_err(StartError::Threads)?;
-        let mut aside = server.aside.lock().unwrap_or_else(PoisonError::into_inner);
-        aside.push(flusher);
-        let saver = Builder::new()
-            .name("thermae-saver".to_owned())
-            .spawn(move || saver.saves.run(&saver.store))
-            .map_err(StartError::Threads)?;
-        aside.push(saver);
-        drop(aside);
+        let flushing = Arc::clone(&shared);
+        server.set_aside("thermae-flusher", move || flushing.flusher.run(&flushing.store, &mailboxes))?;
+        let saving = Arc::clone(&shared);
+        server.set_aside("thermae-saver", move || saving.saves.run(&saving.store))?;
+        let observing = Arc::clone(&shared);
+        server.set_aside("thermae-observer", move || {
+            observing.observing.run(&observing.attention, |told| match told {
+                Told::Events(events) => tell_foreign(&observing, events),
+                Told::Overrun => observing.invalidate_all(),
+            });
+        })?;
         Ok(server)
+    }
+
+    /// Starts a thread that waits aside.
+    fn set_aside(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let thread = supervised(&self.shared, name.to_owned(), move || {
+            work();
+            Ok(())
+        });
+        let thread = thread.map_err(StartError::Threads)?;
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
     }
 
     /// Where it listens, ports being those that it has.
@@ -125,6 +133,19 @@ impl Server {
     /// What its clients share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Has it go on with another configuration; the names of what differs and can't change while it runs.
+    ///
+    /// # Errors
+    /// See [`reload::reload`].
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
+        Ok(reload::reload(&self.shared, self.acceptor.as_deref(), config)?)
+    }
+
+    /// Takes what happened since the last time.
+    pub fn take_events(&self) -> Vec<Event> {
+        self.shared.journal.take(self.shared.store.now_ms())
     }
 
     /// Tells it to end: it takes no more clients, sends the replies that are under way, and closes the store.
@@ -145,6 +166,11 @@ impl Server {
         }
     }
 
+    /// Why it ended by itself; `None`: it did not.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failure.get().map(String::as_str)
+    }
+
     /// Ends it, if that has not happened, and closes the store.
     ///
     /// # Errors
@@ -153,7 +179,7 @@ impl Server {
         self.stop();
         let loops = std::mem::take(&mut *self.loops.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in loops {
-            // One that failed has nothing left to do.
+            // Its failure is known already.
             drop(thread.join());
         }
         self.shared.observing.end();
@@ -184,6 +210,29 @@ fn load_users(shared: &Shared) -> Result<(), StartError> {
     Ok(())
 }
 
+/// A thread whose failure ends the server.
+fn supervised(
+    shared: &Arc<Shared>,
+    name: String,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    Builder::new().name(name.clone()).spawn(move || {
+        // What the work leaves half done, others meet behind locks, whose poison they disregard, and in the store, which is made for that.
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => shared.fail(format!("{name} failed: {error}")),
+            Err(panic) => shared.fail(format!("{name} panicked: {}", text_of(panic.as_ref()))),
+        }
+    })
+}
+
+/// What a panic said.
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+}
+
 /// Begins to listen; clients wait until the server starts. Before a store is opened, so that a server that can't listen makes none.
 ///
 /// # Errors
@@ -196,7 +245,8 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     let tls = match (&config.tls_certificate, &config.tls_key) {
         (Some(certificate), Some(key)) => {
-            Some(server_config(certificate, key, config.tls_authority.as_deref())?)
+            let read = Acceptor::read(certificate, key, config.tls_authority.as_deref())?;
+            Some(Arc::new(Acceptor::new(read)))
         }
         _ if config.tls.is_empty() => None,
         _ => {
@@ -216,15 +266,82 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
             listeners.push(Listener::tcp(address, protocol, tls.clone()).map_err(failed(address))?);
         }
     }
-    if let Some(path) = &config.unix {
-        let listener = Listener::unix(path, Protocol::Redis);
-        listeners.push(listener.map_err(failed(&path.display().to_string()))?);
+    for (path, protocol) in [(&config.unix, Protocol::Redis), (&config.memcached_unix, Protocol::Memcached)] {
+        if let Some(path) = path {
+            let listener = Listener::unix(path, protocol);
+            listeners.push(listener.map_err(failed(&path.display().to_string()))?);
+        }
     }
     if listeners.is_empty() {
         return Err(StartError::Config(
-            "the server would listen nowhere: name an address with --redis, --memcached, --tls or --unix"
+            "the server would listen nowhere: name an address with --redis, --memcached, --tls, --unix or --memcached-unix"
                 .to_owned(),
         ));
     }
     Ok(listeners)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use thermae_core::{Location, Options};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn started() -> Server {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let location = Location::SharedMemory(format!("test-server-{}-{number}", std::process::id()));
+        let options = Options { hot_bytes: Some(16 << 20), background: false, ..Options::default() };
+        let store = Store::open(&location, &options).unwrap();
+        std::fs::remove_dir_all(&store.engine().paths.volatile).unwrap();
+        let config = Config { threads: 2, redis: vec!["127.0.0.1:0".to_owned()], ..Config::default() };
+        let listeners = listen(&config).unwrap();
+        Server::start(store, config, listeners).unwrap()
+    }
+
+    /// Clients of both loops are owed replies, which they take only after one thread has failed.
+    fn check(work: impl FnOnce() -> io::Result<()> + Send + 'static, failure: &str) {
+        let server = started();
+        let value = vec![b'v'; 1 << 20];
+        let mut clients: Vec<TcpStream> =
+            (0..2).map(|_| TcpStream::connect(&server.addresses()[0].1).unwrap()).collect();
+        for client in &mut clients {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(client, "*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n", value.len()).unwrap();
+            client.write_all(&value).unwrap();
+            client.write_all(&[&b"\r\n"[..], &b"GET a\r\n".repeat(16)].concat()).unwrap();
+            let mut begin = [0; 5];
+            client.read_exact(&mut begin).unwrap();
+            assert_eq!(&begin, b"+OK\r\n");
+        }
+        assert_eq!(server.failure(), None);
+        let thread = supervised(server.shared(), "thermae-loop-7".to_owned(), work).unwrap();
+        thread.join().unwrap();
+        for mut client in clients {
+            let mut reply = Vec::new();
+            client.read_to_end(&mut reply).unwrap();
+            let one = [b"$1048576\r\n", &value[..], b"\r\n"].concat();
+            assert!(reply.len() % one.len() == 0 && reply.starts_with(&one), "{}", reply.len());
+        }
+        assert!(server.wait(PATIENCE));
+        assert_eq!(server.failure(), Some(failure));
+        server.close().unwrap();
+    }
+
+    #[test]
+    fn a_loop_that_panics_ends_the_server_which_finishes_its_replies() {
+        check(|| panic!("all {} is lost", 1), "thermae-loop-7 panicked: all 1 is lost");
+    }
+
+    #[test]
+    fn a_loop_that_fails_ends_the_server() {
+        check(
+            || Err(io::Error::from_raw_os_error(9)),
+            "thermae-loop-7 failed: Bad file descriptor (os error 9)",
+        );
+    }
 }

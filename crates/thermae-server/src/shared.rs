@@ -6,6 +6,7 @@ use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
 use crate::databases::database_of;
 use crate::flusher::Flusher;
+use crate::journal::Journal;
 use crate::latency::Latency;
 use crate::mailbox::{Mailbox, Message};
 use crate::marks::Marks;
@@ -17,7 +18,7 @@ use crate::saves::Saves;
 use crate::slow_log::SlowLog;
 use crate::statistics::Statistics;
 use crate::tracking::{Letters, Tracking};
-use crate::users::{Accounts, Users};
+use crate::users::{Accounts, DEFAULT, User, Users};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -51,12 +52,16 @@ pub struct Shared {
     pub flusher: Flusher,
     /// Who wants to know of all changes calls [`Observing::begin`] for it.
     pub observing: Observing,
+    /// What whoever runs the server should know.
+    pub journal: Journal,
     /// Counts.
     pub statistics: Statistics,
     /// The next client's number.
     pub next_client_id: AtomicU64,
     /// Set when the server is to end.
     pub is_stopping: AtomicBool,
+    /// Why it ends by itself.
+    pub failure: OnceLock<String>,
     /// When it began.
     pub started_at: Instant,
     /// Held by who changes the configuration.
@@ -134,9 +139,11 @@ impl Shared {
             observing: Observing::default(),
             statistics: Statistics::new(config.threads.max(1) as usize),
             users: Users::new(config.password.as_bytes()),
+            journal: Journal::default(),
             config: RwLock::new(config),
             next_client_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
+            failure: OnceLock::new(),
             started_at: Instant::now(),
             config_changes: Mutex::new(()),
             clients: Clients::default(),
@@ -161,6 +168,12 @@ impl Shared {
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::SeqCst);
         self.wake_all();
+    }
+
+    /// Tells all loops to end because one can't go on. The first reason stays.
+    pub fn fail(&self, reason: String) {
+        let _ = self.failure.set(reason);
+        self.stop();
     }
 
     /// Has all loops look around.
@@ -201,6 +214,13 @@ impl Shared {
         let mailbox = self.reach.get().map(|reach| &reach.mailboxes[place.event_loop]);
         let messages = mailbox.map(|mailbox| mailbox.take_messages_for(place.token)).unwrap_or_default();
         messages.into_iter().map(|message| message.bytes).collect()
+    }
+
+    /// The password that is configured is from now on that of the user `default`. Under the same lock.
+    pub fn set_default_password(&self, password: &str) {
+        let mut default = User::clone(&self.users.default_user());
+        default.set_password(password.as_bytes());
+        self.change_users(|accounts| accounts.insert(DEFAULT.to_vec(), Arc::new(default)));
     }
 
     /// Changes users, and lets those know who have to: see [`crate::users`]. Under the lock of [`Shared::config_changes`], for the bit, and the

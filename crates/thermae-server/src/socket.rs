@@ -1,5 +1,6 @@
 //! Sockets that clients come to, and those that they come on: always without waiting.
 
+use crate::tls::Acceptor;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_tcp_nodelay};
@@ -37,7 +38,7 @@ pub struct Listener {
     /// Where it is, as a user would write it.
     pub address: String,
     /// That they speak it in TLS, and with what.
-    tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<Acceptor>>,
     /// Removed with the listener.
     path: Option<PathBuf>,
 }
@@ -64,7 +65,7 @@ impl Listener {
     ///
     /// # Errors
     /// A name that has no address; what the system says.
-    pub fn tcp(address: &str, protocol: Protocol, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+    pub fn tcp(address: &str, protocol: Protocol, tls: Option<Arc<Acceptor>>) -> io::Result<Self> {
         let resolved = address
             .to_socket_addrs()?
             .next()
@@ -149,7 +150,7 @@ impl Listener {
                 local_address: own.to_string(),
                 is_local: peer.ip().is_loopback(),
                 protocol: self.protocol,
-                tls: self.tls.clone(),
+                tls: self.tls.as_ref().map(|tls| tls.present()),
             }));
         }
     }

@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Why TLS can't be spoken: which file, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -16,11 +16,40 @@ pub struct TlsError {
     reason: String,
 }
 
-/// Reads a certificate chain and its key, both PEM; with `authority`, clients have to show a certificate of its.
-///
-/// # Errors
-/// A file that can't be read, or does not hold what it should.
-pub fn server_config(
+/// With what TLS is spoken to clients that come from now on.
+#[derive(Debug)]
+pub struct Acceptor(RwLock<Arc<ServerConfig>>);
+
+impl Acceptor {
+    /// Speaks TLS with what [`Acceptor::read`] gave.
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        Self(RwLock::new(config))
+    }
+
+    /// Reads a certificate chain and its key, both PEM; with `authority`, clients have to show a certificate of its.
+    ///
+    /// # Errors
+    /// A file that can't be read, or does not hold what it should.
+    pub fn read(
+        certificate: &Path,
+        key: &Path,
+        authority: Option<&Path>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        server_config(certificate, key, authority)
+    }
+
+    /// With what TLS is spoken to a client that has just come.
+    pub fn present(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on with this; who is there goes on as before.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+}
+
+fn server_config(
     certificate: &Path,
     key: &Path,
     authority: Option<&Path>,

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from thermae.bench.places import reserved
@@ -52,30 +52,43 @@ def pinned_to(processor: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def thermae_server(
-    location: str, hot_bytes: int, directory: Path
+    location: str,
+    hot_bytes: int | None,
+    *options: str,
+    redis: str = "127.0.0.1:0",
+    environment: Mapping[str, str] | None = None,
+    is_kept: bool = False,
+    waits: bool = True,
 ) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    """`thermae serve` on a new store: as Redis clients find it, and as memcached clients do.
+    """`thermae serve`: as Redis clients find it, and as memcached clients do.
 
-    Snapshots go to the directory.
+    Args:
+        location: A new store's, unless it `is_kept`.
+        hot_bytes: The new store's size.
+        options: More of the command line.
+        redis: Where it listens for Redis clients.
+        environment: More of its environment.
+        is_kept: The store is there before and after.
+        waits: The block starts when the server listens, else at once, with a Redis port alone.
     """
-    arguments = [sys.executable, "-c", _PROGRAM, "serve", location, "--hot", str(hot_bytes)]
-    arguments += [
-        "--snapshots",
-        str(directory / "snapshots"),
-        "--durability",
-        "none",
-        "--redis",
-        "127.0.0.1:0",
-        "--memcached",
-        "127.0.0.1:0",
-    ]
-    with reserved(location):
-        server = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-c", _PROGRAM, "serve", location, "--redis", redis, *options]
+    arguments += ["--memcached", "127.0.0.1:0", "--durability", "none"]
+    if hot_bytes is not None:
+        arguments += ["--hot", str(hot_bytes)]
+    with contextlib.nullcontext() if is_kept else reserved(location):
+        server = subprocess.Popen(
+            arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
         try:
-            ports = dict(_announced(server) for _ in range(2))
-            yield ServerProcess(server.pid, ports["redis"]), ServerProcess(server.pid, ports["memcached"])
+            ports = dict(_announced(server) for _ in range(2)) if waits else {"redis": _port_of(redis)}
+            of_redis = ServerProcess(server.pid, ports["redis"])
+            yield of_redis, ServerProcess(server.pid, ports.get("memcached", 0))
         finally:
             _end(server)
+
+
+def _port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def _announced(server: subprocess.Popen[str]) -> tuple[str, int]:

@@ -84,7 +84,9 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
     with scratch_directory() as directory, contextlib.ExitStack() as stack:
         with pinned_to(server_processor):
             location = f"shm://thermae-bench-{os.getpid()}-serve"
-            ours, ours_of_memcached = stack.enter_context(thermae_server(location, hot_bytes, directory))
+            ours, ours_of_memcached = stack.enter_context(
+                thermae_server(location, hot_bytes, "--snapshots", str(directory / "snapshots"))
+            )
         announce(f"thermae serve: loading {key_count:,} keys")
         _fill(ours, key_count)
         if redis_peer.version is not None:

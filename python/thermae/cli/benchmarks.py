@@ -251,6 +251,43 @@ def serve(key_count: int, rounds: int, json_path: Path | None) -> None:
     _finish(_measured({"serve": lambda announce: benchmark.run(key_count, rounds, announce)}), json_path)
 
 
+@bench.command("serve-limits")
+@_keys_option(10_000_000)
+@click.option(
+    "--connections",
+    "connection_count",
+    type=click.IntRange(min=10),
+    default=10_000,
+    show_default=True,
+    help="Idle connections; from 10000 on, crowds are whole, else a tenth.",
+)
+@_rounds_option(5)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Seconds beside each crowd.",
+)
+@_json_option
+def serve_limits(
+    key_count: int, connection_count: int, rounds: int, seconds: float, json_path: Path | None
+) -> None:
+    """Serving: what crowds of bad clients cost others, idle connections' memory, restarts under load.
+
+    \b
+    Examples:
+      thermae bench serve-limits
+      thermae bench serve-limits --keys 100000 --connections 1000 --rounds 1 --seconds 1
+    """
+    from thermae.bench import serving_limits as benchmark
+
+    def work(announce: Callable[[str], None]) -> "Report":
+        return benchmark.run(key_count, connection_count, rounds, seconds, announce)
+
+    _finish(_measured({"serve-limits": work}), json_path)
+
+
 @bench.command("all")
 @click.option(
     "--markdown",
@@ -272,7 +309,7 @@ def all_benchmarks(markdown_path: Path | None, quick: bool, json_path: Path | No
       thermae bench all --markdown docs/benchmarks.md
       thermae bench all --quick
     """
-    from thermae.bench import embedded, hitratio, report, restart, scaling, serving, tiers
+    from thermae.bench import embedded, hitratio, report, restart, scaling, serving, serving_limits, tiers
 
     part, rounds = (100, 1) if quick else (1, 5)
     durable_rounds, seconds = (1, 0.5) if quick else (3, 3.0)
@@ -288,6 +325,9 @@ def all_benchmarks(markdown_path: Path | None, quick: bool, json_path: Path | No
         "tiers": lambda announce: tiers.run(hot_mebibytes, rounds, announce),
         "hitratio": lambda announce: hitratio.run(cache_mebibytes, 2_000_000 // part, announce),
         "serve": lambda announce: serving.run(1_000_000 // part, rounds, announce),
+        "serve-limits": lambda announce: serving_limits.run(
+            10_000_000 // part, 10_000 // part, rounds, seconds, announce
+        ),
     }
     reports = _measured(steps)
     if markdown_path is not None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import click
-from rich.table import Table
 
 import thermae
 from thermae.cli.opening import attached, options_of_a_new_store, store_argument
@@ -102,6 +101,8 @@ def destroy(location: str, yes: bool) -> None:
 
 
 def _print_report(title: str, document: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
     table = Table()
     table.add_column("figure")
     table.add_column("value", overflow="fold")

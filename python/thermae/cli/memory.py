@@ -1,7 +1,6 @@
 """``shm``: the shared memory that stores take, and what stores that are gone have left of it."""
 
 import click
-from rich.table import Table
 
 import thermae
 from thermae.cli.output import print_json, results_console, titled
@@ -31,6 +30,8 @@ def shm(names: tuple[str, ...], remove_orphans: bool, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    from rich.table import Table
+
     table = Table()
     for name in ("store", "state", "memory", "name in /dev/shm", "because"):
         table.add_column(name, overflow="fold")

@@ -1,25 +1,40 @@
-"""``serve``: a store for Redis and memcached clients."""
+"""``serve``: a store for Redis and memcached clients.
+
+The server's threads never touch Python. This thread waits for signals and for the server's end, writes what
+happens, and reads the configuration again at SIGHUP; however long that takes, no client notices.
+"""
 
 import json
+import os
+import resource
+import select
 import signal
 import tomllib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any, Unpack
+from typing import Any, Self, cast
 
 import click
 
-from thermae._thermae import Server
+import thermae
+from thermae._thermae import Server, parse_size
+from thermae.cli.journal import Format, Journal
 from thermae.cli.metrics import MetricsPage
+from thermae.cli.notify import notify_ready, notify_reloading, notify_stopping
 from thermae.cli.opening import options_of_a_new_store, store_argument
+from thermae.cli.structures import readable
 from thermae.options import OpenOptions
 from thermae.store import location_text
 
 DEFAULT_REDIS_ADDRESS = "127.0.0.1:6379"
-# How long a signal may go unnoticed: Python runs handlers between two calls.
-_WAIT_SECONDS = 0.2
+# How often what happened is written. Signals are noticed at once.
+_LOOK_SECONDS = 0.2
+# Descriptors for the store's files, the loops and the listeners.
+_DESCRIPTORS_BESIDE = 1100
+# Under which the command's own words are kept, to be read again.
+_ARGUMENTS = "thermae.serve.arguments"
 
 
 def _read_configuration(context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
@@ -56,7 +71,32 @@ def _given(path: Path, name: str, value: Any) -> Any:
     raise click.BadParameter(f"{path}: {name} must be a text, a number, true or false, or a list of texts")
 
 
-@click.command(context_settings={"auto_envvar_prefix": "THERMAE"})
+def _size(least: int, most: int) -> Callable[[click.Context, click.Parameter, str], int]:
+    """Takes a number of bytes, or text such as 64MiB, between these bounds."""
+
+    def taken(_context: click.Context, _option: click.Parameter, value: str) -> int:
+        try:
+            size = parse_size(value)
+        except thermae.ThermaeError as error:
+            raise click.BadParameter(str(error)) from error
+        if not least <= size <= most:
+            raise click.BadParameter(f"{value} is not between {least} and {most} bytes")
+        return size
+
+    return taken
+
+
+class _Serve(click.Command):
+    """Keeps its own words: they are read again when the configuration is."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Reads the words behind the command's name."""
+        context.meta[_ARGUMENTS] = tuple(arguments)
+        return super().parse_args(context, arguments)
+
+
+@click.command(cls=_Serve, context_settings={"auto_envvar_prefix": "THERMAE"})
+@click.pass_context
 @store_argument
 @click.option(
     "--config",
@@ -96,6 +136,9 @@ def _given(path: Path, name: str, value: Any) -> Any:
     metavar="DIRECTORY",
     help="Where SAVE and BGSAVE put a snapshot of the store, in place of the one before.",
 )
+@click.option(
+    "--memcached-unix", metavar="PATH", help="Socket for memcached clients of this machine and user."
+)
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Event loops.")
 @click.option("--password", help="What clients have to say with AUTH. Better given as THERMAE_PASSWORD.")
 @click.option(
@@ -107,35 +150,63 @@ def _given(path: Path, name: str, value: Any) -> Any:
     "--clients-max", type=click.IntRange(1), default=10_000, show_default=True, help="Most clients at once."
 )
 @click.option(
+    "--timeout-seconds",
+    type=click.IntRange(0, (1 << 31) - 1),
+    default=0,
+    show_default=True,
+    help="Disconnect clients that were idle for so long; 0: never.",
+)
+@click.option(
+    "--argument-max",
+    metavar="SIZE",
+    callback=_size(1 << 20, 1 << 30),
+    default="512MiB",
+    show_default=True,
+    help="Longest argument of a Redis command.",
+)
+@click.option(
+    "--memcached-value-max",
+    metavar="SIZE",
+    callback=_size(1 << 10, 512 << 20),
+    default="1MiB",
+    show_default=True,
+    help="Longest value of memcached clients.",
+)
+@click.option(
     "--protected-mode/--no-protected-mode",
     default=True,
     show_default=True,
     help="Refuse clients of other machines where there is no password.",
 )
+@click.option(
+    "--enable-debug-command",
+    type=click.Choice(["no", "local", "yes"]),
+    default="local",
+    show_default=True,
+    help="Who may call DEBUG: nobody, clients of this machine, all.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How standard error says what happens, a line each.",
+)
 @options_of_a_new_store("as the store has it, 64MiB for a new one")
 def serve(
+    context: click.Context,
+    /,
     location: str,
     config: Path | None,
-    redis: tuple[str, ...],
-    memcached: tuple[str, ...],
-    tls: tuple[str, ...],
-    tls_certificate: str | None,
-    tls_key: str | None,
-    tls_authority: str | None,
+    log_format: Format,
     metrics: str | None,
-    unix: str | None,
-    snapshots: str | None,
-    threads: int,
-    password: str | None,
-    acl_file: str | None,
-    clients_max: int,
-    protected_mode: bool,
-    **options: Unpack[OpenOptions],
+    **given: Any,
 ) -> None:
     """Serve STORE to Redis and memcached clients, until SIGTERM or Ctrl-C.
 
     Python processes may use the same store meanwhile: what one writes, all see. Each option may also be
-    given in the environment, as THERMAE_THREADS and so on, or in a TOML file.
+    given in the environment, as THERMAE_THREADS and so on, or in a TOML file. SIGHUP has the file, the
+    certificates and all that can change read again.
 
     \b
     Examples:
@@ -145,46 +216,185 @@ def serve(
       thermae serve data/ --metrics 127.0.0.1:9121
       thermae serve data/ --config thermae.toml
     """
-    if not (redis or memcached or tls or unix):
-        redis = (DEFAULT_REDIS_ADDRESS,)
-    settings = {
-        "threads": threads,
-        "redis": redis,
-        "memcached": memcached,
-        "tls": tls,
-        "tls_certificate": tls_certificate,
-        "tls_key": tls_key,
-        "tls_authority": tls_authority,
-        "unix": unix,
-        "snapshots": snapshots,
-        "password": password or "",
-        "acl_file": acl_file,
-        "clients_max": clients_max,
-        "protected_mode": protected_mode,
-    }
-    with ExitStack() as stack:
+    journal = Journal(log_format)
+    settings = _settings(given)
+    _allow_descriptors(journal, settings["clients_max"])
+    options = cast(OpenOptions, {name: value for name, value in given.items() if name not in settings})
+    with (
+        ExitStack() as stack,
+        _Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals,
+    ):
         # Before the store is opened: a server that cannot listen makes none.
         page = None if metrics is None else stack.enter_context(MetricsPage(metrics))
-        server = Server(location_text(location), options, json.dumps(settings))
-        stack.callback(server.close)
-        with _stopping_at_signals(server), ExitStack() as showing:
+        server = Server(location_text(location), options, json.dumps(_configuration(settings)))
+        try:
             if page is not None:
-                showing.enter_context(page.showing(server))
-                click.echo(f"metrics: {page.url}", err=True)
-            for protocol, address in server.addresses():
-                click.echo(f"{protocol} clients: {address}", err=True)
-            while not server.wait(_WAIT_SECONDS):
-                pass
+                stack.enter_context(page.showing(server))
+                journal.note("listening", f"metrics: {page.url}", protocol="metrics", address=page.url)
+            _announce(journal, server, location)
+            notify_ready()
+            reason = _until_the_end(context, journal, server, signals)
+        finally:
+            notify_stopping()
+            server.close()
+    _write_events(journal, server)
+    if (failure := server.failure()) is not None:
+        journal.note("failed", f"the server ended by itself: {failure}", reason=failure)
+        context.exit(1)
+    journal.note("ended", f"ended: {reason}", reason=reason)
 
 
-@contextmanager
-def _stopping_at_signals(server: Server) -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        server.stop()
+# Of the server; all other options are the store's.
+_SETTINGS = (
+    "threads",
+    "redis",
+    "memcached",
+    "memcached_unix",
+    "tls",
+    "tls_certificate",
+    "tls_key",
+    "tls_authority",
+    "unix",
+    "snapshots",
+    "password",
+    "acl_file",
+    "clients_max",
+    "timeout_seconds",
+    "argument_max",
+    "memcached_value_max",
+    "protected_mode",
+    "enable_debug_command",
+)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in _SETTINGS}
+
+
+def _configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's configuration, under the names that it has there."""
+    configuration = dict(settings)
+    if not any(configuration[name] for name in ("redis", "memcached", "memcached_unix", "tls", "unix")):
+        configuration["redis"] = (DEFAULT_REDIS_ADDRESS,)
+    configuration["password"] = configuration["password"] or ""
+    configuration["argument_bytes_max"] = configuration.pop("argument_max")
+    configuration["memcached_value_bytes_max"] = configuration.pop("memcached_value_max")
+    return configuration
+
+
+def _allow_descriptors(journal: Journal, clients_max: int) -> None:
+    """Raises the limit of open files to what so many clients need, as far as this process may."""
+    needed = clients_max + _DESCRIPTORS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < needed:
+        journal.note(
+            "few-descriptors",
+            f"{needed} open files would be needed for {clients_max} clients, and {allowed} are allowed: "
+            "raise the limit (ulimit -n, or LimitNOFILE= in a unit)",
+            needed=needed,
+            allowed=allowed,
+        )
+
+
+def _announce(journal: Journal, server: Server, location: str) -> None:
+    for protocol, address in server.addresses():
+        journal.note("listening", f"{protocol} clients: {address}", protocol=protocol, address=address)
+    hot_bytes, warm_bytes, cold_bytes, durability = server.store_sizes()
+    tiers = {"hot": hot_bytes, "warm": warm_bytes, "cold": cold_bytes}
+    sizes = ", ".join(f"{tier} {readable(f'{tier}_bytes', size)}" for tier, size in tiers.items() if size)
+    journal.note(
+        "store",
+        f"store: {location}, {sizes}, durability {durability}",
+        location=location,
+        hot_bytes=hot_bytes,
+        warm_bytes=warm_bytes,
+        cold_bytes=cold_bytes,
+        durability=durability,
+    )
+
+
+def _until_the_end(context: click.Context, journal: Journal, server: Server, signals: "_Signals") -> str:
+    """Does what this thread has to do; why the server ended, unless it failed."""
+    reason = None
+    while not server.wait(_LOOK_SECONDS if reason else 0.0):
+        _write_events(journal, server)
+        if reason is None:
+            signals.wait(_LOOK_SECONDS)
+        for number in signals.take():
+            if number == signal.SIGHUP:
+                _reload(context, journal, server)
+            else:
+                reason = signal.Signals(number).name
+                notify_stopping()
+                server.stop()
+    return reason or "a client called SHUTDOWN"
+
+
+def _write_events(journal: Journal, server: Server) -> None:
+    for kind, at_ms, left_out, fields in server.take_events():
+        parts = [value for _, value in fields]
+        if left_out:
+            parts.append(f"and {left_out} more that were left out")
+        text = f"{kind.replace('-', ' ')}: {', '.join(parts)}"
+        counted = {"left_out": left_out} if left_out else {}
+        journal.note(kind, text, at_ms=at_ms, **dict(fields), **counted)
+
+
+def _reload(context: click.Context, journal: Journal, server: Server) -> None:
+    """Reads all again that says how to serve. A mistake anywhere changes nothing."""
+    notify_reloading()
     try:
-        yield
-    finally:
-        for number, handler in before.items():
+        words = list(context.meta[_ARGUMENTS])
+        given = context.command.make_context(context.info_name, words, parent=context.parent).params
+        kept = server.reload(json.dumps(_configuration(_settings(given))))
+    except (click.ClickException, thermae.ThermaeError, OSError) as error:
+        problem = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        journal.note("reload-failed", f"nothing was reloaded: {problem}", reason=problem)
+    else:
+        fixed = (name for name in given if name not in _SETTINGS and given[name] != context.params[name])
+        kept += [name.replace("_", "-") for name in fixed]
+        text = f"reloaded; not changed before a restart: {', '.join(kept)}" if kept else "reloaded"
+        journal.note("reloaded", text, not_changed=kept)
+    notify_ready()
+
+
+class _Signals:
+    """Signals as they come, without waiting for the next look."""
+
+    def __init__(self, numbers: Sequence[signal.Signals]) -> None:
+        self._numbers = numbers
+        self._taken: list[int] = []
+
+    def __enter__(self) -> Self:
+        """From now on signals are noted and do nothing else."""
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._note) for number in self._numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Signals do again what they did before."""
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._taken.append(number)
+
+    def wait(self, seconds: float) -> None:
+        """Returns at the next signal, or after so many seconds."""
+        if select.select([self._reading], [], [], seconds)[0]:
+            os.read(self._reading, 4096)
+
+    def take(self) -> list[int]:
+        """The signals since the last call."""
+        taken, self._taken = self._taken, []
+        return taken

@@ -1,20 +1,23 @@
 """``thermae stats``: what a store holds and does, once or again and again."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import RenderableType
-from rich.live import Live
-from rich.table import Table
 
 import thermae
 from thermae.cli.opening import attached, store_argument
 from thermae.cli.output import print_json, results_console, titled
 from thermae.cli.structures import flattened, readable
 from thermae.reports import Stats
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
 
 
 @click.command()
@@ -66,6 +69,8 @@ def _watch(
         console = results_console()
         live: Live | None = None
         if console.is_terminal and not as_json:
+            from rich.live import Live
+
             live = display.enter_context(Live(console=console, auto_refresh=False))
         for printed in itertools.count(1):
             sample = store.stats()
@@ -82,6 +87,8 @@ def _watch(
 
 
 def _table(location: str, sample: Stats, previous: Stats | None, interval_seconds: float) -> RenderableType:
+    from rich.table import Table
+
     table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")

@@ -42,13 +42,14 @@ pub fn flush_all(turn: &mut Turn<'_>, words: Words<'_>) {
 
 /// Deletes all keys of database 0, which memcached's clients share with Redis's and Python, but no key of another database.
 fn flush(shared: &Shared) -> Result<(), Error> {
+    let newest_mark = shared.marks.newest_version();
     let deleted = delete_all(shared);
     // Of what was deleted before an error, others have to know as well.
     if shared.attention.wanted_now() & CHANGES != 0 {
         shared.invalidate_all();
     }
     deleted?;
-    shared.marks.forget_all();
+    shared.marks.forget_all_through(newest_mark);
     Ok(())
 }
 
@@ -63,7 +64,7 @@ fn delete_all(shared: &Shared) -> Result<(), Error> {
 }
 
 /// Does what `flush_all` with a delay asked for, once its time has come. Called by a loop again and again, for clients of other protocols
-/// wait for it, too.
+/// wait for it, too. A pause holds it back like all that writes.
 #[inline]
 pub fn flush_if_due(shared: &Shared) {
     let at = shared.memcached_flush_at_ms.load(Ordering::Relaxed);
@@ -74,6 +75,9 @@ pub fn flush_if_due(shared: &Shared) {
 
 #[cold]
 fn flush_now(shared: &Shared, at: u64) {
+    if shared.pause.left_ms(shared.store.now_ms()) != 0 {
+        return;
+    }
     let flush_at_ms = &shared.memcached_flush_at_ms;
     if flush_at_ms.compare_exchange(at, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
         // Whoever asked for it was answered long ago. What the store can't do, its next caller is told.

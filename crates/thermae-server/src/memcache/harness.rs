@@ -35,7 +35,8 @@ impl Client {
             loop {
                 let output = self.turn(shared);
                 answer.extend_from_slice(&output);
-                if output.len() < OUTPUT_BYTES_ENOUGH || self.session.closes {
+                let has_enough = output.len() >= OUTPUT_BYTES_ENOUGH || self.session.ends_turn;
+                if !has_enough || self.session.closes {
                     break;
                 }
             }

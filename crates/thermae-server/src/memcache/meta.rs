@@ -162,6 +162,11 @@ pub fn get(turn: &mut Turn<'_>, words: Words<'_>) {
     }
 }
 
+/// Whether mg, behind whose name these words stand, changes what is stored: it gives another expiry, or makes what is missing.
+pub fn get_writes(words: Words<'_>) -> bool {
+    words.skip(1).any(|flag| matches!(flag.first(), Some(b'T' | b'N')))
+}
+
 /// Answers with an item that nothing is known of but what its record says. Returns its version.
 fn get_plainly(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, Error> {
     let (marks, now_ms, now_seconds) = (turn.marks(), turn.now_ms, turn.now_seconds());
@@ -339,12 +344,16 @@ fn set_stale(
             return Ok(Outcome::Exists);
         }
         let condition = Condition::IfVersion(present.version);
-        if let SetOutcome::Stored(version) =
-            turn.store().set(key, data, &SetOptions { condition, ..options })?
-        {
-            let was_won = turn.marks().was_won(key, present.version);
+        let mut outcome = SetOutcome::NotStored;
+        let displaced = turn.marks().make_stale(key, || {
+            outcome = turn.store().set(key, data, &SetOptions { condition, ..options })?;
+            Ok::<_, Error>(match outcome {
+                SetOutcome::Stored(version) => Some((version, Some(present.version))),
+                SetOutcome::NotStored => None,
+            })
+        })?;
+        if let SetOutcome::Stored(version) = outcome {
             turn.stored(key, version, options.expires_at_ms);
-            let displaced = turn.marks().set_stale(key, version, was_won);
             turn.displace(displaced)?;
             return Ok(Outcome::Stored(version));
         }
@@ -390,22 +399,25 @@ fn invalidate(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Outcome, Error> 
     let cas = asked.flags.cas;
     let expires_at_ms = asked.flags.expiry.map(|expiry| turn.expires_at_ms(expiry));
     let agrees = |meta: &RecordMeta| cas.is_none_or(|cas| cas == meta.version);
-    Ok(match turn.touch_if(&asked.key, expires_at_ms, agrees)? {
-        None => Outcome::NotFound,
-        Some(None) => Outcome::Exists,
-        Some(Some(meta)) => {
-            let displaced = turn.marks().set_stale(&asked.key, meta.version, false);
-            turn.displace(displaced)?;
-            Outcome::Stored(meta.version)
-        }
-    })
+    let mut outcome = Outcome::NotFound;
+    let displaced = turn.marks().make_stale(&asked.key, || {
+        let renewed = turn.renew_if(&asked.key, expires_at_ms, agrees)?;
+        outcome = match renewed {
+            None => Outcome::NotFound,
+            Some(None) => Outcome::Exists,
+            Some(Some((_, after))) => Outcome::Stored(after.version),
+        };
+        Ok::<_, Error>(renewed.flatten().map(|(_, after)| (after.version, None)))
+    })?;
+    turn.displace(displaced)?;
+    Ok(outcome)
 }
 
 /// Deletes an item.
 fn remove(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Outcome, Error> {
     let mut outcome = Outcome::NotFound;
     match asked.flags.cas {
-        None if turn.store().delete(&asked.key)? => outcome = Outcome::Stored(0),
+        None if turn.delete(&asked.key)? => outcome = Outcome::Stored(0),
         None => {}
         Some(cas) => {
             turn.store().update(&asked.key, &mut |current: Option<Current<'_>>| {
@@ -417,14 +429,14 @@ fn remove(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Outcome, Error> {
                 outcome = found;
                 Ok(update)
             })?;
+            if matches!(outcome, Outcome::Stored(_)) {
+                turn.marks().forget_through(&asked.key, cas);
+                turn.changed(&asked.key);
+                turn.note("del", &asked.key);
+            }
         }
     }
     let is_deleted = matches!(outcome, Outcome::Stored(_));
-    if is_deleted {
-        turn.changed(&asked.key);
-        turn.marks().forget(&asked.key);
-        turn.note("del", &asked.key);
-    }
     turn.tally.choose(is_deleted, Count::DeleteHits, Count::DeleteMisses);
     Ok(outcome)
 }

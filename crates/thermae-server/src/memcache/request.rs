@@ -13,6 +13,8 @@ pub const KEY_BYTES_MAX: usize = 250;
 const LINE_BYTES_MAX: usize = 2048;
 /// Longest line that lists keys.
 const KEYS_LINE_BYTES_MAX: usize = 8 << 20;
+/// Longest data before a client has said who it is, with which it says so.
+const STRANGERS_DATA_BYTES_MAX: u64 = 1024;
 /// Blanks that may stand before the name of a command that lists keys.
 const BLANKS_MAX: usize = 100;
 /// Lengths from here on are no numbers to memcached.
@@ -135,33 +137,51 @@ impl<'a> Request<'a> {
     }
 }
 
+/// What a client may send.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    keys_line_bytes_max: usize,
+    value_bytes_max: u64,
+}
+
+impl Limits {
+    /// Of a client that has said who it is, or need not.
+    pub fn new(value_bytes_max: u64) -> Self {
+        Self { keys_line_bytes_max: KEYS_LINE_BYTES_MAX, value_bytes_max }
+    }
+
+    /// Of any other: what it needs to say so, and no more, for it is kept until it is whole.
+    pub const STRANGERS: Self =
+        Self { keys_line_bytes_max: LINE_BYTES_MAX, value_bytes_max: STRANGERS_DATA_BYTES_MAX };
+}
+
 /// The first request in `buffer`; `None` where it is not whole. There is no line's end before `looked_at`, which is moved on.
 #[inline]
-pub fn parse<'a>(buffer: &'a [u8], looked_at: &mut usize, value_bytes_max: u64) -> Option<Framed<'a>> {
+pub fn parse<'a>(buffer: &'a [u8], looked_at: &mut usize, limits: Limits) -> Option<Framed<'a>> {
     let from = (*looked_at).min(buffer.len());
     let Some(length) = buffer[from..].iter().position(|&byte| byte == b'\n') else {
         *looked_at = buffer.len();
-        return line_bytes_max_exceeded(buffer).then(|| too_long(buffer.len()));
+        return line_bytes_max_exceeded(buffer, limits).then(|| too_long(buffer.len()));
     };
     let length = from + length;
     let line = &buffer[..length];
-    if length > LINE_BYTES_MAX && line_bytes_max_exceeded(line) {
+    if length > LINE_BYTES_MAX && line_bytes_max_exceeded(line, limits) {
         return Some(too_long(length + 1));
     }
-    let framed = parse_line(line, &buffer[length + 1..], value_bytes_max)?;
+    let framed = parse_line(line, &buffer[length + 1..], limits.value_bytes_max)?;
     *looked_at = 0;
     Some(Framed { request: framed.request, end: length + 1 + framed.end })
 }
 
 /// Whether a line is longer than it may be.
-fn line_bytes_max_exceeded(line: &[u8]) -> bool {
+fn line_bytes_max_exceeded(line: &[u8], limits: Limits) -> bool {
     if line.len() <= LINE_BYTES_MAX {
         return false;
     }
     let blanks = line.iter().position(|&byte| byte != b' ').unwrap_or(line.len());
     let lists_keys =
         [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|name| line[blanks..].starts_with(name));
-    !lists_keys || blanks > BLANKS_MAX || line.len() > KEYS_LINE_BYTES_MAX
+    !lists_keys || blanks > BLANKS_MAX || line.len() > limits.keys_line_bytes_max
 }
 
 fn too_long(end: usize) -> Framed<'static> {

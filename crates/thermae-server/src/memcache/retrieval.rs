@@ -1,7 +1,7 @@
 //! get, gets, gat, gats: values copied once, from where they are stored to where the answer is.
 //!
 //! A list of keys may be long and its values large, so it is answered in parts: once there is enough output, the rest of the list waits, like all
-//! else that the client sent, until the client has taken some of it.
+//! else that the client sent, until the client has taken some of it; and after so many keys, until others have had their turn.
 
 use crate::counts::Count;
 use crate::memcache::request::{BAD_FORMAT, KEY_BYTES_MAX, Retrieval};
@@ -61,6 +61,7 @@ pub fn go_on<'a>(turn: &mut Turn<'_>, listed: Listed, mut words: Words<'a>) -> O
             turn.line(&text);
             return None;
         }
+        turn.step();
         if turn.has_enough() {
             return Some(words);
         }

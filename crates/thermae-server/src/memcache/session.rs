@@ -1,7 +1,7 @@
 //! One client of the memcached protocol: all that a read brought, found in one pass, executed in place, answered in one piece.
 
 use crate::counts::Count;
-use crate::memcache::request::{BAD_CHUNK, Data, Mode, Refusal, Request, Storage, parse};
+use crate::memcache::request::{BAD_CHUNK, Data, Limits, Mode, Refusal, Request, Storage, parse};
 use crate::memcache::retrieval::{Listed, go_on, retrieve};
 use crate::memcache::turn::Turn;
 use crate::memcache::verbs::verb_of;
@@ -18,11 +18,27 @@ const BATCH_REQUESTS: usize = 64;
 const BINARY_MARK: u8 = 0x80;
 const BINARY_HEADER_BYTES: usize = 24;
 
+/// The rest of a list of keys.
+#[derive(Debug)]
+struct Unfinished {
+    listed: Listed,
+    /// Bytes of the words.
+    words: usize,
+    /// Bytes up to the line's end and with it.
+    line: usize,
+}
+
 /// A client.
 #[derive(Debug)]
 pub struct Session {
     /// Set when the connection is to be closed after what was answered.
     pub closes: bool,
+    /// Its client speaks another protocol.
+    pub is_foreign: bool,
+    /// Its next request waits for the end of a pause.
+    pub is_paused: bool,
+    /// Others are served before what is left of what it sent.
+    pub ends_turn: bool,
     is_authenticated: bool,
     /// The loop that serves it.
     event_loop: usize,
@@ -35,8 +51,8 @@ pub struct Session {
     skipped: usize,
     /// Bytes that hold no line's end.
     looked_at: usize,
-    /// A list of keys that is answered in part, and the bytes of its rest, the line's end included.
-    list: Option<(Listed, usize)>,
+    /// A list of keys that is answered in part.
+    list: Option<Unfinished>,
 }
 
 impl Session {
@@ -44,6 +60,9 @@ impl Session {
     pub fn new(is_authenticated: bool, event_loop: usize) -> Self {
         Self {
             closes: false,
+            is_foreign: false,
+            is_paused: false,
+            ends_turn: false,
             is_authenticated,
             event_loop,
             user: DEFAULT.to_vec(),
@@ -58,6 +77,7 @@ impl Session {
     /// Executes what is whole in `buffer`, until there is enough output. Returns how many bytes it is done with.
     pub fn process(&mut self, buffer: &[u8], shared: &Shared, output: &mut Vec<u8>) -> usize {
         administration::flush_if_due(shared);
+        (self.is_paused, self.ends_turn) = (false, false);
         if self.is_new && buffer.first() == Some(&BINARY_MARK) {
             return self.refuse_binary(buffer, output);
         }
@@ -68,6 +88,7 @@ impl Session {
         let counts = shared.statistics.of_loop(self.event_loop);
         let mut turn = Turn::new(shared, counts, output);
         let done = self.execute(buffer, &mut turn);
+        self.ends_turn = turn.is_over();
         if !turn.events.is_empty() {
             telling::tell(shared, &turn.events);
         }
@@ -84,17 +105,17 @@ impl Session {
     }
 
     fn execute(&mut self, buffer: &[u8], turn: &mut Turn<'_>) -> usize {
-        let value_bytes_max = turn.shared.memcached_value_bytes_max.load(Ordering::Relaxed);
+        let known = Limits::new(turn.shared.memcached_value_bytes_max.load(Ordering::Relaxed));
         let mut requests = Vec::new();
         let mut done = 0;
         loop {
             let skipped = self.skipped.min(buffer.len() - done);
             self.skipped -= skipped;
             done += skipped;
-            if let Some((listed, length)) = self.list.take() {
-                let line = &buffer[done..done + length];
-                done += length;
-                if let Some(rest) = go_on(turn, listed, Words::new(&line[..length - 1])) {
+            if let Some(Unfinished { listed, words, line }) = self.list.take() {
+                let line = &buffer[done..done + line];
+                done += line.len();
+                if let Some(rest) = go_on(turn, listed, Words::resumed(&line[..words])) {
                     done -= self.wait_with(listed, rest, line);
                     return done;
                 }
@@ -105,8 +126,11 @@ impl Session {
             requests.clear();
             let begin = done;
             let mut end = begin;
-            while requests.len() < BATCH_REQUESTS && end < buffer.len() {
-                let Some(framed) = parse(&buffer[end..], &mut self.looked_at, value_bytes_max) else { break };
+            // What a stranger may send depends on the request before: it may be its login.
+            let (limits, requests_max) =
+                if self.is_authenticated { (known, BATCH_REQUESTS) } else { (Limits::STRANGERS, 1) };
+            while requests.len() < requests_max && end < buffer.len() {
+                let Some(framed) = parse(&buffer[end..], &mut self.looked_at, limits) else { break };
                 let from = end;
                 end += framed.end;
                 requests.push((framed.request, from, end));
@@ -116,6 +140,12 @@ impl Session {
             }
             turn.begin();
             for &(request, from, end) in &requests {
+                if turn.shared.pause.may_be_on() && self.is_authenticated && has_to_wait(&request, turn) {
+                    self.is_paused = true;
+                    self.looked_at = 0;
+                    return done;
+                }
+                turn.step();
                 done = end.min(buffer.len());
                 self.skipped = end - done;
                 let start = turn.output.len();
@@ -129,7 +159,7 @@ impl Session {
                     return done;
                 }
             }
-            if requests.len() < BATCH_REQUESTS {
+            if requests.len() < requests_max {
                 return done;
             }
         }
@@ -137,9 +167,9 @@ impl Session {
 
     /// Keeps the rest of a list for later. Returns its bytes, the end of its line included.
     fn wait_with(&mut self, listed: Listed, rest: Words<'_>, line: &[u8]) -> usize {
-        let length = line.len() - (rest.rest().as_ptr().addr() - line.as_ptr().addr());
-        self.list = Some((listed, length));
-        length
+        let left = line.len() - (rest.rest().as_ptr().addr() - line.as_ptr().addr());
+        self.list = Some(Unfinished { listed, words: rest.rest().len(), line: left });
+        left
     }
 
     #[inline]
@@ -182,7 +212,9 @@ impl Session {
                 administration::refuse(turn, name, words);
             }
             // A browser was made to send this: nothing that follows is to be executed.
-            name if words.last_word().unwrap_or(name).starts_with(b"HTTP/") => self.closes = true,
+            name if words.last_word().unwrap_or(name).starts_with(b"HTTP/") => {
+                (self.closes, self.is_foreign) = (true, true);
+            }
             _ => turn.line("ERROR"),
         }
     }
@@ -192,16 +224,22 @@ impl Session {
     fn authenticate(&mut self, request: Request<'_>, turn: &mut Turn<'_>) {
         const BAD_TOKEN: &str = "CLIENT_ERROR bad authentication token format";
         let Request::Storage(Storage { mode: Mode::Set, data, .. }) = request else {
-            if let Request::Refused(refusal) = request {
-                self.closes = refusal.closes;
-            }
+            self.closes = match request {
+                Request::Refused(refusal) => refusal.closes,
+                Request::Storage(storage) => storage.data == Data::TooLarge,
+                Request::MetaSet(_, _, data) => data == Data::TooLarge,
+                Request::Retrieval(_) | Request::Line(..) => false,
+            };
             return turn.line("CLIENT_ERROR unauthenticated");
         };
         turn.tally.add(Count::Auths);
         let data = match data {
             Data::Whole(data) => data,
             Data::WrongEnd => return turn.line(BAD_CHUNK),
-            Data::TooLarge => return turn.line(BAD_TOKEN),
+            Data::TooLarge => {
+                self.closes = true;
+                return turn.line(BAD_TOKEN);
+            }
         };
         let Some(blank) = data.iter().position(|&byte| byte == b' ') else { return turn.line(BAD_TOKEN) };
         let (name, password) = (&data[..blank], &data[blank + 1..]);
@@ -230,5 +268,25 @@ impl Session {
         output.extend_from_slice(TEXT);
         self.closes = true;
         buffer.len()
+    }
+}
+
+/// Whether a pause holds this request back.
+#[cold]
+fn has_to_wait(request: &Request<'_>, turn: &Turn<'_>) -> bool {
+    let pause = &turn.shared.pause;
+    pause.left_ms(turn.shared.store.now_ms()) != 0 && (pause.is_of_all() || writes(request))
+}
+
+/// Whether a request changes what is stored.
+fn writes(request: &Request<'_>) -> bool {
+    match request {
+        Request::Retrieval(retrieval) => retrieval.touches,
+        Request::Storage(_) | Request::MetaSet(..) => true,
+        Request::Line(b"mg", words) => meta::get_writes(*words),
+        Request::Line(name, _) => {
+            [&b"md"[..], b"ma", b"incr", b"decr", b"touch", b"delete", b"flush_all"].contains(name)
+        }
+        Request::Refused(_) => false,
     }
 }

@@ -3,6 +3,7 @@
 use crate::databases::stored_key;
 use crate::memcache::administration::flush_if_due;
 use crate::memcache::harness::{Client, shared};
+use crate::memcache::turn::STEPS_PER_TURN;
 use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
 use crate::shared::Shared;
 use crate::users::{DEFAULT, User};
@@ -35,6 +36,94 @@ fn a_long_list_is_answered_in_parts() {
         let text = String::from_utf8(answers).unwrap();
         assert_eq!(text.matches("VALUE ").count(), 60);
         assert_eq!((text.matches("END\r\n").count(), text.ends_with("END\r\nMN\r\n")), (2, true));
+    }
+}
+
+#[test]
+fn keys_that_are_missed_end_the_turn_as_well() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    shared.store.set(b"k", b"v", &SetOptions::default()).unwrap();
+    let keys = 2 * STEPS_PER_TURN + 5;
+    client.input = format!("get k {}k\r\nget k\r\n", "x ".repeat(keys - 2)).into_bytes();
+    for answer in ["VALUE k 0 1\r\nv\r\n", ""] {
+        assert_eq!(client.turn(&shared), answer.as_bytes());
+        assert!(client.session.ends_turn && !client.input.is_empty());
+    }
+    assert_eq!(client.turn(&shared), b"VALUE k 0 1\r\nv\r\nEND\r\n".repeat(2));
+    assert!(!client.session.ends_turn && client.input.is_empty());
+    // So do requests that nobody waits for.
+    client.input = b"delete x noreply\r\n".repeat(STEPS_PER_TURN + 1);
+    client.turn(&shared);
+    assert_eq!((client.session.ends_turn, client.input.len()), (true, 18));
+    client.turn(&shared);
+    assert_eq!((client.session.ends_turn, client.input.len()), (false, 0));
+}
+
+#[test]
+fn strangers_may_send_what_a_login_needs_and_no_more() {
+    let shared = shared(HOT_BYTES);
+    let bad = "CLIENT_ERROR bad authentication token format\r\n{closed}";
+    let refused = "CLIENT_ERROR unauthenticated\r\n{closed}";
+    for (sent, answer) in [
+        ("set k 0 0 1025\r\n", bad),
+        ("set k 0 0 1048576\r\nx", bad),
+        ("add k 0 0 1025\r\nx", refused),
+        ("ms k 1025\r\nx", refused),
+        (&format!("get {}", "k ".repeat(1100)), refused),
+        (&format!("gets {}\r\n", "k ".repeat(1100)), refused),
+        (&"k".repeat(2049), refused),
+    ] {
+        assert_eq!(Client::new(false).send(sent, &shared), answer, "{sent:.20}");
+        let pieces = Client::new(false).send_in_pieces(sent.as_bytes(), 7, &shared);
+        assert_eq!(String::from_utf8(pieces).unwrap(), answer, "{sent:.20}");
+    }
+    // What is known of a client holds from its next request on, in whatever pieces they came.
+    let keys = "k ".repeat(2000);
+    let sent = format!("set k 0 0 11\r\nuser secret\r\nget {keys}\r\nset k 0 0 2000\r\n{:2000}\r\n", "v");
+    assert_eq!(Client::new(false).send(&sent, &shared), "STORED\r\nEND\r\nSTORED\r\n");
+    let long = format!("set k 0 0 1024\r\nu {:1022}\r\n", "x");
+    assert_eq!(Client::new(false).send(long, &shared), "CLIENT_ERROR authentication failure\r\n");
+}
+
+#[test]
+fn a_pause_holds_back_what_it_is_of() {
+    let shared = shared(HOT_BYTES);
+    let reads = ["get k\r\n", "gets k\r\n", "mg k v\r\n", "mn\r\n", "me k\r\n", "version\r\n", "get\r\n"];
+    let writes = [
+        "set k 0 0 1\r\nx\r\n",
+        "cas k 0 0 1 1\r\nx\r\n",
+        "ms k 1\r\nx\r\n",
+        "gat 0 k\r\n",
+        "mg k T30\r\n",
+        "mg k v N30\r\n",
+        "md k\r\n",
+        "ma k\r\n",
+        "incr k 1\r\n",
+        "decr k 1\r\n",
+        "touch k 0\r\n",
+        "delete k\r\n",
+        "flush_all\r\n",
+    ];
+    let now_ms = shared.store.now_ms();
+    for of_all in [false, true] {
+        shared.pause.begin(now_ms, now_ms + 1_000_000, of_all);
+        for request in reads.iter().chain(&writes) {
+            let mut client = Client::new(true);
+            let waits = of_all || writes.contains(request);
+            client.input = [b"mn\r\n", request.as_bytes()].concat();
+            let before = if of_all { "" } else { "MN\r\n" };
+            let answer = String::from_utf8(client.turn(&shared)).unwrap();
+            assert_eq!(answer == before, waits, "{request}");
+            assert_eq!((client.session.is_paused, !client.input.is_empty()), (waits, waits), "{request}");
+        }
+        shared.memcached_flush_at_ms.store(1, Ordering::SeqCst);
+        flush_if_due(&shared);
+        assert_eq!(shared.memcached_flush_at_ms.load(Ordering::SeqCst), 1);
+        let mut client = Client::new(true);
+        assert_eq!(client.send("set k 0 0 1\r\nx\r\n", &shared), "");
+        shared.pause.end();
+        assert_eq!(client.send("get k\r\n", &shared), "STORED\r\nVALUE k 0 1\r\nx\r\nEND\r\n");
     }
 }
 

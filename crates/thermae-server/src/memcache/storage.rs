@@ -93,13 +93,8 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
 /// Deletes a key whose old value must not stay, since the new one can't be stored.
 pub fn lose(turn: &mut Turn<'_>, key: &[u8]) {
     let key = key_of(key);
-    turn.marks().forget(&key);
     // Whoever could not store is told so; that the old value can't be deleted either changes nothing about that.
-    let was_deleted = turn.store().delete(&key).unwrap_or(false);
-    turn.changed(&key);
-    if was_deleted {
-        turn.note("del", &key);
-    }
+    let _ = turn.delete(&key);
 }
 
 /// Stores a value in one of the ways there are.
@@ -309,13 +304,8 @@ pub fn delete(turn: &mut Turn<'_>, words: Words<'_>) {
         return turn.line_unless(is_silent, BAD_FORMAT);
     }
     let key = key_of(key);
-    let text = match turn.store().delete(&key) {
+    let text = match turn.delete(&key) {
         Ok(was_present) => {
-            turn.changed(&key);
-            turn.marks().forget(&key);
-            if was_present {
-                turn.note("del", &key);
-            }
             turn.tally.choose(was_present, Count::DeleteHits, Count::DeleteMisses);
             if was_present { "DELETED" } else { "NOT_FOUND" }
         }

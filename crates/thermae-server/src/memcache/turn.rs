@@ -21,6 +21,9 @@ const RELATIVE_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
 /// An expiry that has passed already.
 const EXPIRED: u64 = 1;
 
+/// Requests, and keys of lists, of one client before others get their turn: misses need not answer anything.
+pub const STEPS_PER_TURN: usize = 16 << 10;
+
 /// The key of database 0, as the store has it.
 #[inline]
 pub fn key_of(key: &[u8]) -> Cow<'_, [u8]> {
@@ -44,6 +47,8 @@ pub struct Turn<'a> {
     pub events: Events,
     /// When the request began that comes next, where it is timed and known.
     began: Option<Moment>,
+    /// Requests and keys before the turn is over.
+    pub steps_left: usize,
 }
 
 impl<'a> Turn<'a> {
@@ -52,7 +57,8 @@ impl<'a> Turn<'a> {
         let now_ms = shared.store.now_ms();
         let mut events = Events::default();
         events.want(shared.attention.wanted());
-        Self { shared, output, now_ms, tally: Tally::default(), counts, events, began: None }
+        let (tally, steps_left) = (Tally::default(), STEPS_PER_TURN);
+        Self { shared, output, now_ms, tally, counts, events, began: None, steps_left }
     }
 
     /// Requests that follow one another begin.
@@ -88,10 +94,22 @@ impl<'a> Turn<'a> {
         &self.shared.marks
     }
 
-    /// Whether the client should take some of its answers first.
+    /// Whether the client should take some of its answers first, or others should get their turn.
     #[inline]
     pub fn has_enough(&self) -> bool {
-        self.output.len() >= OUTPUT_BYTES_ENOUGH
+        self.output.len() >= OUTPUT_BYTES_ENOUGH || self.is_over()
+    }
+
+    /// Whether others should get their turn.
+    #[inline]
+    pub fn is_over(&self) -> bool {
+        self.steps_left == 0
+    }
+
+    /// One more request, or key of a list.
+    #[inline]
+    pub fn step(&mut self) {
+        self.steps_left = self.steps_left.saturating_sub(1);
     }
 
     /// Answers with a line.
@@ -163,7 +181,7 @@ impl<'a> Turn<'a> {
         if expires_at_ms != 0 {
             self.note("expire", key);
         }
-        self.marks().forget(key);
+        self.marks().forget_before(key, version);
         self.marks().note(key, version, self.now_seconds(), false);
     }
 
@@ -178,6 +196,24 @@ impl<'a> Turn<'a> {
     #[inline]
     pub fn read(&mut self, key: &[u8], version: u64) {
         self.marks().note(key, version, self.now_seconds(), true);
+    }
+
+    /// Deletes an item. Whether it was there.
+    ///
+    /// # Errors
+    /// Those of the store.
+    #[inline]
+    pub fn delete(&mut self, key: &[u8]) -> Result<bool, Error> {
+        let marked = self.marks().version(key);
+        let was_present = self.store().delete(key)?;
+        if let Some(version) = marked {
+            self.marks().forget_through(key, version);
+        }
+        self.changed(key);
+        if was_present {
+            self.note("del", key);
+        }
+        Ok(was_present)
     }
 
     /// A stale item whose mark had to make room is deleted.
@@ -217,6 +253,23 @@ impl<'a> Turn<'a> {
         expires_at_ms: Option<u64>,
         agrees: impl Fn(&RecordMeta) -> bool,
     ) -> Result<Option<Option<RecordMeta>>, Error> {
+        let renewed = self.renew_if(key, expires_at_ms, agrees)?;
+        if let Some(Some((before, after))) = renewed {
+            self.marks().carry(key, before, after.version);
+        }
+        Ok(renewed.map(|renewed| renewed.map(|(_, after)| after)))
+    }
+
+    /// The same, but that nothing is carried to the new version. Returns the old version beside what is known of the new one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn renew_if(
+        &mut self,
+        key: &[u8],
+        expires_at_ms: Option<u64>,
+        agrees: impl Fn(&RecordMeta) -> bool,
+    ) -> Result<Option<Option<(u64, RecordMeta)>>, Error> {
         let mut before = None;
         let version = self.store().update(key, &mut |current| {
             before = current.map(|current| current.meta);
@@ -239,8 +292,7 @@ impl<'a> Turn<'a> {
             Some(expires_at_ms) if expires_at_ms <= self.now_ms => self.note("del", key),
             Some(_) => self.note("expire", key),
         }
-        self.marks().carry(key, before.version, version);
         let expires_at_ms = expires_at_ms.unwrap_or(before.expires_at_ms);
-        Ok(Some(Some(RecordMeta { version, expires_at_ms, ..before })))
+        Ok(Some(Some((before.version, RecordMeta { version, expires_at_ms, ..before }))))
     }
 }

@@ -63,11 +63,13 @@ pub fn is_failure(answer: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memcache::request::Limits;
     use crate::memcache::request::parse;
 
     #[test]
     fn each_verb_is_counted_under_its_name() {
-        let number = |line: &str| verb_of(&parse(line.as_bytes(), &mut 0, 1 << 20).unwrap().request);
+        let number =
+            |line: &str| verb_of(&parse(line.as_bytes(), &mut 0, Limits::new(1 << 20)).unwrap().request);
         for verb in
             ["mg", "md", "ma", "mn", "me", "incr", "decr", "touch", "delete", "flush_all", "stats", "version"]
         {

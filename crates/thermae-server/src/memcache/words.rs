@@ -15,6 +15,12 @@ impl<'a> Words<'a> {
         })
     }
 
+    /// Goes on with words that were not taken, as [`Words::rest`] gave them: nothing has to be looked for in them again.
+    #[inline]
+    pub fn resumed(rest: &'a [u8]) -> Self {
+        Self(rest)
+    }
+
     /// Whether the last word says that nobody waits for an answer.
     #[inline]
     pub fn end_with_noreply(self) -> bool {

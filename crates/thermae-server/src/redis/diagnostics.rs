@@ -1,10 +1,14 @@
 //! Commands that help to find out what is slow or large: MEMORY, LATENCY, SLOWLOG, DEBUG.
 
+use crate::config::DebugCommand;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::command_statistics;
 use crate::redis::introspection::{help, wrong_subcommand};
+use crate::redis::object::{encoding_of, references_of};
+use crate::redis::payload::serialized_length;
 use crate::redis::table::{Command, Keys, NO_KEYS, flags};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,6 +17,8 @@ use flags::{ADMIN, LOADING, NOSCRIPT, READONLY, SKIP_SLOWLOG, STALE};
 const SECOND_KEY: Keys = Keys { first: 2, last: 2, step: 1 };
 /// What a record and its place in the index take beside key and value, about.
 const RECORD_BYTES: u64 = 36;
+/// What a clock of seconds is cut to where Redis keeps when a key was used.
+const CLOCK_SECONDS: u64 = 1 << 24;
 /// Longest DEBUG SLEEP: the other clients of the same loop sleep, too.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Entries that SLOWLOG GET answers where it is not told how many.
@@ -70,7 +76,7 @@ pub static COMMANDS: &[Command] = &[
         group: "server",
         since: "1.0.0",
         complexity: "That of what is asked for",
-        summary: "Helps to test clients: sleeps, and describes a value.",
+        summary: "Helps to test clients and what runs the server: sleeps, describes a value, ends.",
         run: debug,
         subcommands: &[],
     },
@@ -477,7 +483,43 @@ fn secrets(call: &Call<'_, '_>) -> Vec<usize> {
     Vec::new()
 }
 
+/// Whether this client may call DEBUG.
+fn may_debug(call: &Call<'_, '_>) -> bool {
+    let config = call.shared.config.read().unwrap_or_else(PoisonError::into_inner);
+    match config.enable_debug_command {
+        DebugCommand::No => false,
+        DebugCommand::Local => call.session.client.is_local(),
+        DebugCommand::Yes => true,
+    }
+}
+
+/// The address that Redis shows is that of memory, and says nothing; here it is the record's version.
+fn debug_object(call: &mut Call<'_, '_>) -> Result<()> {
+    let key = call.key(2);
+    let Some((meta, value)) = call.space.get(&key)? else { return Err(Failure::from("ERR no such key")) };
+    call.reply.status(&format!(
+        "Value at:{:#x} refcount:{} encoding:{} serializedlength:{} lru:{} lru_seconds_idle:0",
+        meta.version,
+        references_of(&value),
+        encoding_of(&value),
+        serialized_length(&value),
+        call.space.now_ms() / 1000 % CLOCK_SECONDS,
+    ));
+    Ok(())
+}
+
 fn debug(call: &mut Call<'_, '_>) -> Result<()> {
+    if !may_debug(call) {
+        return Err(Failure::from(
+            "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
+        ));
+    }
+    if call.is(1, "OBJECT") && call.arguments.len() == 3 {
+        return debug_object(call);
+    }
+    if call.is(1, "PANIC") && call.arguments.len() == 2 {
+        panic!("the client {} called DEBUG PANIC", call.session.client.address);
+    }
     if call.is(1, "SLEEP") && call.arguments.len() == 3 {
         let seconds = std::str::from_utf8(call.argument(2)).ok().and_then(|text| text.parse::<f64>().ok());
         // What is no number is 0, as C reads it.
@@ -486,12 +528,17 @@ fn debug(call: &mut Call<'_, '_>) -> Result<()> {
             return Err(Failure::from("ERR others wait meanwhile: DEBUG SLEEP takes at most 1 second"));
         }
         std::thread::sleep(duration);
+        call.session.ends_turn = true;
         call.reply.ok();
         return Ok(());
     }
     if call.is(1, "HELP") && call.arguments.len() == 2 {
         let lines = [
             "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+            "OBJECT <key>",
+            "    Describes the value of a key as Redis would keep it.",
+            "PANIC",
+            "    Ends the server as a bug of its own would.",
             "SLEEP <seconds>",
             "    Keeps the loop that serves this connection busy, for at most a second.",
             "HELP",
@@ -507,6 +554,7 @@ fn debug(call: &mut Call<'_, '_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::session::Session;
     use crate::redis::test_support::TestServer;
 
     #[test]
@@ -547,6 +595,60 @@ mod tests {
         ]);
         assert!(server.line("DEBUG SLEEP 60").starts_with("-ERR others wait meanwhile"));
         assert!(server.line("MEMORY STATS").starts_with("*32\r\n$14\r\npeak.allocated\r\n:"));
+    }
+
+    #[test]
+    fn debug_is_for_those_who_may() {
+        let mut server = TestServer::new();
+        let refused = "-ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.\r\n";
+        for (allowed, address, is_allowed) in [
+            (DebugCommand::No, "127.0.0.1:80", false),
+            (DebugCommand::Local, "192.0.2.1:80", false),
+            (DebugCommand::Local, "127.0.0.1:80", true),
+            (DebugCommand::Local, "[::1]:80", true),
+            (DebugCommand::Local, "unix:/run/a:0", true),
+            (DebugCommand::Yes, "192.0.2.1:80", true),
+        ] {
+            server.shared().config.write().unwrap().enable_debug_command = allowed;
+            server.session =
+                Session::new(1, address.to_owned(), address.to_owned(), true, server.store().now_ms());
+            let reply = server.line("DEBUG SLEEP 0");
+            assert_eq!(reply, if is_allowed { "+OK\r\n" } else { refused }, "{allowed:?} {address}");
+            let told = format!("$5\r\n{}\r\n", DebugCommand::Local.as_str());
+            assert_eq!(
+                server.line("CONFIG GET enable-debug-command").ends_with(&told),
+                allowed == DebugCommand::Local
+            );
+        }
+        let text = server.line("CONFIG SET enable-debug-command no");
+        assert!(text.contains("can't set immutable config"), "{text}");
+    }
+
+    #[test]
+    fn an_object_is_described_as_in_redis() {
+        let mut server = TestServer::new();
+        server.check(&[
+            ("DEBUG OBJECT nokey", "-ERR no such key\r\n"),
+            (
+                "DEBUG OBJECT",
+                "-ERR unknown subcommand or wrong number of arguments for 'OBJECT'. Try DEBUG HELP.\r\n",
+            ),
+        ]);
+        for (value, description) in [
+            ("abc", "refcount:1 encoding:embstr serializedlength:4 lru:"),
+            ("12", "refcount:2147483647 encoding:int serializedlength:2 lru:"),
+            ("1000000", "refcount:1 encoding:int serializedlength:5 lru:"),
+            ("10000000000", "refcount:1 encoding:int serializedlength:12 lru:"),
+            (
+                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789",
+                "refcount:1 encoding:raw serializedlength:63 lru:",
+            ),
+        ] {
+            server.line(&format!("SET a {value}"));
+            let reply = server.line("DEBUG OBJECT a");
+            assert!(reply.starts_with("+Value at:0x") && reply.contains(description), "{reply}");
+            assert!(reply.ends_with(" lru_seconds_idle:0\r\n"), "{reply}");
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ use std::collections::HashMap;
 /// Most bytes of commands that wait for EXEC, an argument counting for some more than it is long.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 const ARGUMENT_BYTES: usize = 16;
+/// A command that is found to have taken so long was its client's turn.
+const TURN_MICROSECONDS: i64 = 1_000;
 /// Most bytes of what a client sent that an error shows.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -378,6 +380,7 @@ pub fn run(
             usage.note_time(took_nanoseconds);
         }
         if let Some(microseconds) = shared.slow_log.noteworthy(took_nanoseconds) {
+            call.session.ends_turn |= microseconds >= TURN_MICROSECONDS;
             note_slow(&call, microseconds);
             call.session.began = None;
         }

@@ -102,13 +102,28 @@ const SHARED_INTEGERS: i64 = 10_000;
 /// What Redis says of an object that is shared.
 const SHARED_REFERENCES: i64 = 2_147_483_647;
 
+/// How Redis would keep a value.
+pub fn encoding_of(value: &[u8]) -> &'static str {
+    if parse_integer(value).is_some() {
+        "int"
+    } else if value.len() <= EMBEDDED_BYTES_MAX {
+        "embstr"
+    } else {
+        "raw"
+    }
+}
+
+/// How many references to a value Redis would have.
+pub fn references_of(value: &[u8]) -> i64 {
+    let is_shared = parse_integer(value).is_some_and(|number| (0..SHARED_INTEGERS).contains(&number));
+    if is_shared { SHARED_REFERENCES } else { 1 }
+}
+
 fn encoding(call: &mut Call<'_, '_>) -> Result<()> {
     let key = call.key(2);
     match call.space.get(&key)? {
         None => call.reply.null(),
-        Some((_, value)) if parse_integer(&value).is_some() => call.reply.bulk(b"int"),
-        Some((_, value)) if value.len() <= EMBEDDED_BYTES_MAX => call.reply.bulk(b"embstr"),
-        Some(_) => call.reply.bulk(b"raw"),
+        Some((_, value)) => call.reply.bulk(encoding_of(&value).as_bytes()),
     }
     Ok(())
 }
@@ -117,11 +132,7 @@ fn reference_count(call: &mut Call<'_, '_>) -> Result<()> {
     let key = call.key(2);
     match call.space.get(&key)? {
         None => call.reply.null(),
-        Some((_, value)) => {
-            let is_shared =
-                parse_integer(&value).is_some_and(|number| (0..SHARED_INTEGERS).contains(&number));
-            call.reply.integer(if is_shared { SHARED_REFERENCES } else { 1 });
-        }
+        Some((_, value)) => call.reply.integer(references_of(&value)),
     }
     Ok(())
 }

@@ -65,6 +65,11 @@ fn crc64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |crc, byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
 }
 
+/// The bytes that Redis would write for a value itself, without what is in front of it and behind it.
+pub fn serialized_length(value: &[u8]) -> usize {
+    encode_string(value).len() - 1 - FOOTER_BYTES
+}
+
 /// Writes a string.
 pub fn encode_string(value: &[u8]) -> Vec<u8> {
     let mut output = vec![TYPE_STRING];

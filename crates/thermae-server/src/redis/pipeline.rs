@@ -11,6 +11,8 @@ use thermae_core::Store;
 
 /// Commands looked at together, so that their cache misses overlap.
 const BATCH_COMMANDS: usize = 64;
+/// Batches of one client before others get their turn: more than one read holds, unless it ends a long argument.
+const BATCHES_PER_TURN: usize = 256;
 /// Output after which a client's next commands wait until it has read some.
 pub const OUTPUT_BYTES_ENOUGH: usize = 256 << 10;
 
@@ -19,13 +21,15 @@ pub const OUTPUT_BYTES_ENOUGH: usize = 256 << 10;
 pub struct Pipeline {
     /// The client.
     pub session: Session,
+    /// Its client speaks another protocol.
+    pub is_foreign: bool,
     partial: Option<Box<Partial>>,
 }
 
 impl Pipeline {
     /// Of a new connection.
     pub fn new(session: Session) -> Self {
-        Self { session, partial: None }
+        Self { session, is_foreign: false, partial: None }
     }
 
     /// Executes what is whole in `buffer`, which begins where a command begins, until there is enough output. Returns how many bytes it is done
@@ -39,8 +43,9 @@ impl Pipeline {
         output: &mut Vec<u8>,
     ) -> usize {
         let mut space = Space::new(&shared.store);
-        self.session.is_paused = false;
+        (self.session.is_paused, self.session.ends_turn) = (false, false);
         let mut done = 0;
+        let mut batches_left = BATCHES_PER_TURN;
         loop {
             batch.clear();
             let limits = Limits { is_authenticated: self.session.is_authenticated, argument_bytes_max };
@@ -62,12 +67,12 @@ impl Pipeline {
                 }
                 done = begin + end;
                 if is_for_another_protocol(arguments) {
-                    self.session.closes = true;
+                    (self.session.closes, self.is_foreign) = (true, true);
                     return done;
                 }
                 execute(arguments, &mut self.session, &mut space, shared, output);
                 executed += 1;
-                if self.session.closes || output.len() >= OUTPUT_BYTES_ENOUGH {
+                if self.session.closes || self.session.ends_turn || output.len() >= OUTPUT_BYTES_ENOUGH {
                     break;
                 }
             }
@@ -86,7 +91,12 @@ impl Pipeline {
                 self.session.closes = true;
                 return buffer.len();
             }
-            if batch.len() < commands_max || output.len() >= OUTPUT_BYTES_ENOUGH {
+            if batch.len() < commands_max || self.session.ends_turn || output.len() >= OUTPUT_BYTES_ENOUGH {
+                return done;
+            }
+            batches_left -= 1;
+            if batches_left == 0 {
+                self.session.ends_turn = true;
                 return done;
             }
         }
@@ -121,4 +131,54 @@ fn prefetch(batch: &Batch, buffer: &[u8], session: &Session, store: &Store) {
     }
     let commands = (0..batch.len()).map(|index| batch.command(index, buffer).0);
     store.prefetch(commands.filter(|arguments| arguments.len() > 1).map(|arguments| arguments.at(1)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::test_support::TestServer;
+
+    /// Replies in each turn, and what is left of the input.
+    fn turns(server: &TestServer, pipeline: &mut Pipeline, mut input: &[u8]) -> Vec<usize> {
+        let mut replies = Vec::new();
+        while !input.is_empty() {
+            let mut output = Vec::new();
+            let done =
+                pipeline.process(input, 512 << 20, &mut Batch::default(), server.shared(), &mut output);
+            input = &input[done..];
+            replies.push(output.iter().filter(|&&byte| byte == b'\n').count());
+            assert_eq!(pipeline.session.ends_turn, !input.is_empty());
+        }
+        replies
+    }
+
+    fn pipeline(server: &TestServer, is_authenticated: bool) -> Pipeline {
+        let now_ms = server.store().now_ms();
+        Pipeline::new(Session::new(2, "test".to_owned(), "test".to_owned(), is_authenticated, now_ms))
+    }
+
+    #[test]
+    fn a_command_that_took_long_ends_the_turn() {
+        let mut server = TestServer::new();
+        // However busy the machine is.
+        server.line("CONFIG SET slowlog-log-slower-than -1");
+        let mut pipeline = pipeline(&server, true);
+        assert_eq!(turns(&server, &mut pipeline, b"PING\nDEBUG SLEEP 0.001\nPING\nPING\n"), [2, 2]);
+        server.line("CONFIG SET slowlog-log-slower-than 1000");
+        server.line("SETRANGE a 3000000 x");
+        assert_eq!(turns(&server, &mut pipeline, b"BITCOUNT a\nPING\nPING\n"), [1, 2]);
+    }
+
+    #[test]
+    fn so_many_commands_end_the_turn() {
+        let mut server = TestServer::new();
+        server.line("CONFIG SET slowlog-log-slower-than -1");
+        let enough = BATCHES_PER_TURN * BATCH_COMMANDS;
+        let sent = b"PING\n".repeat(2 * enough + 1);
+        assert_eq!(turns(&server, &mut pipeline(&server, true), &sent), [enough, enough, 1]);
+        // One after the other, each with the password looked for anew.
+        let sent = b"PING\n".repeat(BATCHES_PER_TURN + 1);
+        server.shared().config.write().unwrap().password = "secret".to_owned();
+        assert_eq!(turns(&server, &mut pipeline(&server, false), &sent), [BATCHES_PER_TURN, 1]);
+    }
 }

@@ -64,6 +64,8 @@ pub struct Session {
     pub closes: bool,
     /// Its next command waits for the end of a pause.
     pub is_paused: bool,
+    /// Its last command took long: others are served before its next one.
+    pub ends_turn: bool,
     /// Is to be kept when clients have to go.
     pub no_evict: bool,
     /// Is shown every command.
@@ -78,6 +80,8 @@ pub struct Session {
     pub watched: HashMap<Vec<u8>, Option<u64>>,
     /// With CLIENT TRACKING.
     pub tracking: Option<Caching>,
+    /// Bytes of these keys; means nothing where there are none.
+    pub watched_bytes: usize,
 }
 
 impl Session {
@@ -108,6 +112,7 @@ impl Session {
             reply_mode: ReplyMode::On,
             closes: false,
             is_paused: false,
+            ends_turn: false,
             no_evict: false,
             monitors: false,
             last_command: None,
@@ -115,6 +120,7 @@ impl Session {
             queue: None,
             watched: HashMap::new(),
             tracking: None,
+            watched_bytes: 0,
         }
     }
 

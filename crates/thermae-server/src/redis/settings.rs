@@ -13,10 +13,9 @@ use crate::redis::introspection::help;
 use crate::redis::notifications;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::shared::Shared;
-use crate::users::{DEFAULT, User};
 use std::collections::{BTreeMap, HashSet};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use thermae_core::{Durability, WhenFull};
 
 use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
@@ -156,7 +155,7 @@ const PARAMETERS: &[Parameter] = &[
     ("daemonize", |_| "no".to_owned(), None),
     ("databases", |_| crate::databases::DATABASES.to_string(), None),
     ("dir", |present| present.store.location.clone(), None),
-    ("enable-debug-command", |_| "yes".to_owned(), None),
+    ("enable-debug-command", |present| present.config.enable_debug_command.as_str().to_owned(), None),
     ("hz", |_| "10".to_owned(), None),
     ("io-threads", |present| present.config.threads.to_string(), None),
     ("latency-monitor-threshold", |_| "0".to_owned(), None),
@@ -549,19 +548,12 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
     shared.latency.set(draft.is_latency_tracked, draft.latency_percentiles);
     shared.refusals.set_entries_max(draft.refusals_max);
     if draft.has_new_password {
-        set_default_password(shared, &draft.config.password);
+        shared.set_default_password(&draft.config.password);
     }
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
     Ok(())
-}
-
-/// The password that is configured is that of the user `default`.
-fn set_default_password(shared: &Shared, password: &str) {
-    let mut default = User::clone(&shared.users.default_user());
-    default.set_password(password.as_bytes());
-    shared.change_users(|accounts| accounts.insert(DEFAULT.to_vec(), Arc::new(default)));
 }
 
 fn reset_statistics(call: &mut Call<'_, '_>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A server without sockets, for tests of commands: lines in, raw replies out.
 
 use crate::clients::{Client, Place};
-use crate::config::Config;
+use crate::config::{Config, DebugCommand};
 use crate::mailbox::Mailbox;
 use crate::redis::execute::execute;
 use crate::redis::request::{Batch, Limits, parse, split_words};
@@ -35,7 +35,8 @@ impl TestServer {
         let options = Options { hot_bytes: Some(HOT_BYTES), background: false, ..Options::default() };
         let store = Store::open(&location, &options).unwrap();
         let session = Session::new(1, "test".to_owned(), "test".to_owned(), true, store.now_ms());
-        Self { shared: Some(Shared::new(store, Config::default())), location, session }
+        let config = Config { enable_debug_command: DebugCommand::Yes, ..Config::default() };
+        Self { shared: Some(Shared::new(store, config)), location, session }
     }
 
     /// The same, whose clients can be sent what they did not ask for.

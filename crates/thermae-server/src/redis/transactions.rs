@@ -13,6 +13,10 @@ use std::collections::HashMap;
 
 use flags::{ALLOW_BUSY, FAST, LOADING, NOSCRIPT, SKIP_SLOWLOG, STALE};
 
+/// Most keys that a client may watch, and most bytes of them.
+const WATCHED_KEYS_MAX: usize = 64 << 10;
+const WATCHED_BYTES_MAX: usize = 16 << 20;
+
 /// The rows.
 pub static COMMANDS: &[Command] = &[
     Command {
@@ -103,9 +107,19 @@ fn watch(call: &mut Call<'_, '_>) -> Result<()> {
     if call.session.queue.is_some() {
         return Err(Failure::from("ERR WATCH inside MULTI is not allowed"));
     }
+    if call.session.watched.is_empty() {
+        call.session.watched_bytes = 0;
+    }
     for index in 1..call.arguments.len() {
         let key = call.key(index).into_owned();
         if !call.session.watched.contains_key(&key) {
+            let bytes = call.session.watched_bytes + key.len();
+            if call.session.watched.len() >= WATCHED_KEYS_MAX || bytes > WATCHED_BYTES_MAX {
+                return Err(Failure::from(
+                    "ERR a client may watch 65536 keys of 16 MiB in all: EXEC, DISCARD or UNWATCH first",
+                ));
+            }
+            call.session.watched_bytes = bytes;
             let version = call.space.store().meta(&key)?.map(|meta| meta.version);
             call.session.watched.insert(key, version);
         }
@@ -197,4 +211,39 @@ fn refuse(reason: Denied, is_resp3: bool, replies: &mut Vec<u8>) {
         "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no longer allowed \
          for the following reason: {reason}"
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::test_support::TestServer;
+
+    const REFUSED: &str =
+        "-ERR a client may watch 65536 keys of 16 MiB in all: EXEC, DISCARD or UNWATCH first\r\n";
+
+    fn watch(server: &mut TestServer, keys: &[String]) -> String {
+        let words: Vec<&[u8]> =
+            std::iter::once(&b"WATCH"[..]).chain(keys.iter().map(String::as_bytes)).collect();
+        String::from_utf8(server.call(&words)).unwrap()
+    }
+
+    #[test]
+    fn what_a_client_watches_is_bounded() {
+        let mut server = TestServer::new();
+        let keys: Vec<String> = (0..WATCHED_KEYS_MAX).map(|number| number.to_string()).collect();
+        let long: Vec<String> =
+            (0..WATCHED_BYTES_MAX / 32768).map(|number| format!("{number:032768}")).collect();
+        for (keys, end) in [(&keys, "UNWATCH"), (&long, "DISCARD"), (&keys, "EXEC"), (&long, "RESET")] {
+            assert_eq!(watch(&mut server, keys), "+OK\r\n");
+            // Those that are watched already count once.
+            assert_eq!(watch(&mut server, &keys[..2]), "+OK\r\n");
+            assert_eq!(server.line("WATCH x"), REFUSED);
+            if ["DISCARD", "EXEC"].contains(&end) {
+                server.line("MULTI");
+            }
+            server.line(end);
+            assert_eq!(server.line("WATCH x"), "+OK\r\n", "{end}");
+            server.line("UNWATCH");
+        }
+    }
 }

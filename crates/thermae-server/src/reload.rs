@@ -1,0 +1,112 @@
+//! Another configuration for a server that runs: the one place where what it was started with is read again.
+//!
+//! First all that may fail is made ready, then all is put in its place, so that a mistake anywhere changes nothing. What clients have by then they keep: a
+//! TLS session its certificate, a login its rights. What can't change while the server runs is left as it is, and named.
+
+use crate::config::Config;
+use crate::shared::Shared;
+use crate::tls::{Acceptor, TlsError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+/// Replaces what can be; the names of what differs and stays.
+///
+/// # Errors
+/// A certificate or key that can't be used; then nothing has changed.
+pub fn reload(
+    shared: &Shared,
+    acceptor: Option<&Acceptor>,
+    mut config: Config,
+) -> Result<Vec<&'static str>, TlsError> {
+    let _only_one = shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
+    let present = shared.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut kept = Vec::new();
+    let mut keep = |name, differs| {
+        if differs {
+            kept.push(name);
+        }
+    };
+    keep("threads", config.threads != present.threads);
+    keep("redis", config.redis != present.redis);
+    keep("memcached", config.memcached != present.memcached);
+    keep("memcached-unix", config.memcached_unix != present.memcached_unix);
+    keep("tls", config.tls != present.tls);
+    keep("unix", config.unix != present.unix);
+    keep("snapshots", config.snapshots != present.snapshots);
+    keep("acl-file", config.acl_file != present.acl_file);
+    let has_new_password = config.password != present.password;
+    let renewed = match (acceptor, &config.tls_certificate, &config.tls_key) {
+        (Some(acceptor), Some(certificate), Some(key)) => {
+            Some((acceptor, Acceptor::read(certificate, key, config.tls_authority.as_deref())?))
+        }
+        (Some(_), ..) => {
+            keep("tls-certificate and tls-key", true);
+            config.tls_certificate.clone_from(&present.tls_certificate);
+            config.tls_key.clone_from(&present.tls_key);
+            None
+        }
+        (None, ..) => None,
+    };
+    if let Some((acceptor, renewed)) = renewed {
+        acceptor.replace(renewed);
+    }
+    let Config { threads, redis, memcached, memcached_unix, tls, unix, snapshots, acl_file, .. } = present;
+    let config =
+        Config { threads, redis, memcached, memcached_unix, tls, unix, snapshots, acl_file, ..config };
+    let password = config.password.clone();
+    shared.argument_bytes_max.store(config.argument_bytes_max, Ordering::Relaxed);
+    shared.memcached_value_bytes_max.store(config.memcached_value_bytes_max, Ordering::Relaxed);
+    *shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    if has_new_password {
+        shared.set_default_password(&password);
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DebugCommand;
+    use crate::redis::test_support::TestServer;
+    use std::path::PathBuf;
+
+    #[test]
+    fn what_can_change_does_and_the_rest_is_named() {
+        let mut server = TestServer::new();
+        let changes = Config {
+            password: "secret".to_owned(),
+            clients_max: 7,
+            argument_bytes_max: 2 << 20,
+            memcached_value_bytes_max: 3 << 20,
+            timeout_seconds: 5,
+            protected_mode: false,
+            enable_debug_command: DebugCommand::No,
+            ..Config::default()
+        };
+        assert!(reload(server.shared(), None, changes.clone()).unwrap().is_empty());
+        assert!(server.shared().users.default_user().knows(b"secret"));
+        assert_eq!(*server.shared().config.read().unwrap(), changes);
+        assert_eq!(server.line("CONFIG GET proto-max-bulk-len").split("\r\n").nth(4), Some("2097152"));
+        assert_eq!(server.shared().argument_bytes_max.load(Ordering::Relaxed), 2 << 20);
+        assert_eq!(server.shared().memcached_value_bytes_max.load(Ordering::Relaxed), 3 << 20);
+        let path = || Some(PathBuf::from("/run/other"));
+        let fixed = Config {
+            threads: 9,
+            redis: vec!["127.0.0.1:1".to_owned()],
+            memcached: vec!["127.0.0.1:2".to_owned()],
+            memcached_unix: path(),
+            tls: vec!["127.0.0.1:3".to_owned()],
+            unix: path(),
+            snapshots: path(),
+            acl_file: path(),
+            clients_max: 8,
+            ..changes.clone()
+        };
+        let kept = reload(server.shared(), None, fixed).unwrap();
+        assert_eq!(
+            kept,
+            ["threads", "redis", "memcached", "memcached-unix", "tls", "unix", "snapshots", "acl-file"]
+        );
+        assert_eq!(*server.shared().config.read().unwrap(), Config { clients_max: 8, ..changes });
+    }
+}
