@@ -80,7 +80,7 @@ fn strangers_may_send_what_a_login_needs_and_no_more() {
     }
     // What is known of a client holds from its next request on, in whatever pieces they came.
     let keys = "k ".repeat(2000);
-    let sent = format!("set k 0 0 11\r\nuser secret\r\nget {keys}\r\nset k 0 0 2000\r\n{:2000}\r\n", "v");
+    let sent = format!("set k 0 0 14\r\ndefault secret\r\nget {keys}\r\nset k 0 0 2000\r\n{:2000}\r\n", "v");
     assert_eq!(Client::new(false).send(&sent, &shared), "STORED\r\nEND\r\nSTORED\r\n");
     let long = format!("set k 0 0 1024\r\nu {:1022}\r\n", "x");
     assert_eq!(Client::new(false).send(long, &shared), "CLIENT_ERROR authentication failure\r\n");

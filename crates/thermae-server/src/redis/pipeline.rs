@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(turns(&server, &mut pipeline(&server, true), &sent), [enough, enough, 1]);
         // One after the other, each with the password looked for anew.
         let sent = b"PING\n".repeat(BATCHES_PER_TURN + 1);
-        server.shared().config.write().unwrap().password = "secret".to_owned();
+        server.shared().set_default_password("secret");
         assert_eq!(turns(&server, &mut pipeline(&server, false), &sent), [BATCHES_PER_TURN, 1]);
     }
 }
