@@ -80,7 +80,7 @@ def thermae_serve(
     location: str | Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Serving]:
     """`thermae serve LOCATION OPTIONS`; on a free port for Redis clients where no address is named."""
-    if not _ADDRESS_OPTIONS & set(options):
+    if not (_ADDRESS_OPTIONS - {"--metrics"}) & set(options):
         options = ("--redis", "127.0.0.1:0", *options)
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, "serve", str(location), *options],

@@ -622,7 +622,7 @@ class TestStrangersOfMemcached:
                             assert client.recv(100).startswith(b"CLIENT_ERROR ")
                 assert serving.private_bytes() - before < 4 * MEBIBYTE
             with contextlib.closing(connected(serving.memcached)) as client:
-                login = f"user {PASSWORD}".encode()
+                login = f"default {PASSWORD}".encode()
                 client.sendall(b"set k 0 0 %d\r\n%s\r\nget x\r\n" % (len(login), login))
                 assert client.makefile("rb").read(13) == b"STORED\r\nEND\r\n"
 

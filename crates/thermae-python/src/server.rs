@@ -14,6 +14,9 @@ use crate::gil;
 use crate::options::engine_options;
 use crate::report::json;
 
+/// An event of the journal: its kind, when it happened, how many of its kind were left out, and what is known of it by name.
+type EventParts = (&'static str, u64, u64, Vec<(&'static str, String)>);
+
 /// A running server. Its threads never touch Python.
 #[pyclass(module = "thermae._thermae", frozen)]
 pub(crate) struct Server(gil::Kept<thermae_server::server::Server>);
@@ -66,7 +69,7 @@ impl Server {
     }
 
     /// What happened since the last call: its kind, when (ms since 1970), more of its kind that were left out, and what is known of it.
-    fn take_events(&self) -> Vec<(&'static str, u64, u64, Vec<(&'static str, String)>)> {
+    fn take_events(&self) -> Vec<EventParts> {
         let events = self.0.take_events().into_iter();
         events.map(|event| (event.kind, event.at_ms, event.left_out, event.fields)).collect()
     }
