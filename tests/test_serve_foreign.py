@@ -1,4 +1,4 @@
-"""What Python does to keys, and what the store does by itself, told to clients of a server of the same store."""
+"""What Python does to keys, and the store by itself, told to clients of a server of the same store."""
 
 from __future__ import annotations
 
