@@ -70,7 +70,7 @@ fn run(data: &[u8]) {
     let (choice, step) = (input.byte(), usize::from(input.byte()) + 1);
     let is_known = choice & 1 == 0;
     let says_password = input.0.windows(7).any(|text| text == b" secret");
-    let mut session = Session::new(is_known);
+    let mut session = Session::new(is_known, 0);
     let (mut buffer, mut output, mut is_first) = (Vec::new(), Vec::new(), true);
     for piece in input.0.chunks(if choice & 2 == 0 { usize::MAX } else { step }) {
         buffer.extend_from_slice(piece);
