@@ -310,7 +310,8 @@ fn who_sleeps_is_woken_by_another_process_and_by_nothing_else() {
         }
     });
     let woken = u128::from(wakes(&store) - wakes_before);
-    assert!(woken <= began.elapsed().as_millis() + 1, "woken {woken} times in {:?}", began.elapsed());
+    // Once a millisecond, and once more where it was about to sleep and saw that it need not.
+    assert!(woken <= 2 * (began.elapsed().as_millis() + 1), "woken {woken} times in {:?}", began.elapsed());
     store.close().unwrap();
 }
 
