@@ -91,6 +91,8 @@ def measure(
         def run() -> list[float]:
             with _saving(server.port) as done:
                 latencies = load(server)()
+            if not done:
+                raise RuntimeError(f"no snapshot was written by port {server.port}: nothing was measured")
             saved[name] += len(done)
             return latencies
 
