@@ -235,6 +235,29 @@ impl Engine {
     /// # Errors
     /// Io; those of the flush that completes it. The checkpoint before it stays valid.
     pub fn write_checkpoint(&self) -> Result<()> {
+        self.write_checkpoint_after(|| self.flush_all_copies())
+    }
+
+    /// The same, for the keeper: nobody waits for it, so no flush is made for it if one comes anyway.
+    ///
+    /// # Errors
+    /// As [`Engine::write_checkpoint`].
+    pub(crate) fn write_checkpoint_at_leisure(&self) -> Result<()> {
+        self.write_checkpoint_after(|| self.await_flush_of_copies())
+    }
+
+    /// Makes the flush that a checkpoint under way may be waiting for, on behalf of who can make no room before that checkpoint is written.
+    ///
+    /// # Errors
+    /// WritesStopped after a failed write or sync.
+    pub(crate) fn hasten_checkpoint(&self) -> Result<()> {
+        match self.flush_once() {
+            Ok(_) | Err(Error::Full(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_checkpoint_after(&self, flush: impl Fn() -> Result<()>) -> Result<()> {
         if self.durable.is_none() {
             return Ok(());
         }
@@ -259,7 +282,7 @@ impl Engine {
             &mut || {
                 let durable_sequence = self.last_sequence();
                 // Also where that is durable already: the index may lead to copies of older records, made since the last flush.
-                self.flush_all_copies()?;
+                flush()?;
                 self.wait_durable(durable_sequence)?;
                 Ok(durable_sequence)
             },

@@ -160,8 +160,12 @@ impl Engine {
                 .find(|&slot| !self.is_pinned(slot))
         };
         let mut oldest = covers(&self.census(), tried);
-        if oldest.is_none() && self.globals().checkpoint_lock.owner().is_none() {
-            self.cover_log()?;
+        if oldest.is_none() {
+            if self.globals().checkpoint_lock.owner().is_some() {
+                self.hasten_checkpoint()?;
+            } else {
+                self.cover_log()?;
+            }
             oldest = covers(&self.census(), tried);
         }
         let Some(slot) = oldest else { return Ok(false) };

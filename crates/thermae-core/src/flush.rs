@@ -49,6 +49,10 @@ const WAIT_MAX: Duration = Duration::from_millis(20);
 const FLUSH_EVERY_MS: u64 = 500;
 /// How long a flush waits for one record that a living writer is at, before it gives up for this time.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// How often whoever waits for a flush that comes anyway looks whether it has come.
+const LOOK_FOR_FLUSH_EVERY: Duration = Duration::from_millis(5);
+/// Longest such wait: a flush in the background is due and done by then.
+const FLUSH_COMES_WITHIN: Duration = Duration::from_millis(800);
 /// Looks for candidates before the heads are locked while looking.
 const SCANS_MAX: u32 = 3;
 const EIO: i32 = 5;
@@ -176,6 +180,34 @@ impl Engine {
                 return Ok(());
             }
         }
+    }
+
+    /// The same, but with `everysec` a flush is waited for that comes anyway: each flush writes what might yet have died.
+    ///
+    /// # Errors
+    /// As [`Engine::flush_all_copies`].
+    pub(crate) fn await_flush_of_copies(&self) -> Result<()> {
+        if self.durability() != Durability::EverySec {
+            return self.flush_all_copies();
+        }
+        let globals = self.globals();
+        let flushes = || globals.flush_count.load(Ordering::SeqCst);
+        // While the lease is held no flush is under way: the next one to be counted begins after this.
+        let before = {
+            let _lease = self.wait_flush_lease();
+            flushes()
+        };
+        let began = Instant::now();
+        let is_waiting = || {
+            flushes() == before
+                && self.last_sequence() > globals.watermark.load(Ordering::SeqCst)
+                && began.elapsed() < FLUSH_COMES_WITHIN
+                && !self.closed.load(Ordering::Relaxed)
+        };
+        while is_waiting() {
+            std::thread::sleep(LOOK_FOR_FLUSH_EVERY);
+        }
+        if flushes() == before { self.flush_all_copies() } else { Ok(()) }
     }
 
     /// Marks what was retired before a flush noted its tails, and that flush succeeded, for reuse: as far as the recorded watermark covers

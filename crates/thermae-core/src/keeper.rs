@@ -137,7 +137,7 @@ impl Engine {
         note(self.expire_due(self.now_ms()).map(drop));
         note(self.keep_room());
         if self.durable.is_some() && self.is_checkpoint_due() {
-            note(self.write_checkpoint());
+            note(self.write_checkpoint_at_leisure());
         }
         self.widen_pages();
         first_error

@@ -387,6 +387,7 @@ impl Engine {
     /// Writes checkpoints, so that tombstones need not be kept. False where that is not possible now.
     fn cover_tombstones(&self) -> Result<bool> {
         if self.globals().checkpoint_lock.owner().is_some() {
+            self.hasten_checkpoint()?;
             return Ok(false);
         }
         match self.cover_log() {

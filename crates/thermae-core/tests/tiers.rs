@@ -291,9 +291,10 @@ fn write_amplification(durability: Durability, cold_mib: u64, writes: u64) -> f6
 fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
     let relaxed = write_amplification(Durability::None, 256, 600_000);
     assert!(relaxed <= 1.0, "{relaxed}");
-    // 1.45 where nothing else runs. On a busy machine more flushes come in between, each of which writes what might yet have died.
+    // 1.2 to 1.35 beside other work: less than in a store written to for long, for compaction begins only on the way. On a busy machine more
+    // flushes come in between, each of which writes what might yet have died.
     let flushed = write_amplification(Durability::EverySec, 512, 900_000);
-    assert!(flushed <= 1.7, "{flushed}");
+    assert!(flushed <= 1.55, "{flushed}");
 }
 
 #[test]
@@ -317,6 +318,31 @@ fn what_is_overwritten_before_a_flush_is_not_written() {
         stats.cold_written_bytes
     );
     assert!((0..keys).all(|key| get(&store, key) == Some(rounds)));
+}
+
+#[test]
+fn a_checkpoint_in_the_background_makes_no_flush_of_its_own() {
+    // So small a cold tier that checkpoints are due all the time.
+    let store = tiered(64, Durability::EverySec, Options { hot_bytes: Some(64 * MIB), ..Options::default() });
+    for key in 0..2000 {
+        set(&store, key, 1, 1000);
+    }
+    store.flush().unwrap();
+    let (before, began) = (store.stats().unwrap(), Instant::now());
+    let mut version = 1;
+    while began.elapsed() < Duration::from_secs(3) {
+        version += 1;
+        for key in 0..2000 {
+            set(&store, key, version, 1000);
+        }
+    }
+    let (after, elapsed) = (store.stats().unwrap(), began.elapsed());
+    assert!(after.checkpoint_sequence > before.checkpoint_sequence, "{after:?}");
+    // One is due half a second after the one before, however slow the machine is. Each checkpoint once made its own.
+    let due = elapsed.as_millis() as u64 / 500 + 1;
+    let flushes = after.flushes - before.flushes;
+    assert!(flushes <= due, "{flushes} flushes in {elapsed:?}");
+    assert!((0..2000).all(|key| get(&store, key) == Some(version)));
 }
 
 #[test]
