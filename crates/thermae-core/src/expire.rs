@@ -9,7 +9,7 @@
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::layout::{TTL_HEAD_FIRST, class, state};
+use crate::layout::{Segment, TTL_HEAD_FIRST, class, state};
 use crate::relocate::{Fate, Wanted};
 use crate::waiting::check_cancelled;
 use std::sync::atomic::Ordering;
@@ -62,6 +62,7 @@ impl Engine {
         if !self.read_only && self.is_being_looked_at() {
             drop(self.lock_room());
         }
+        self.hasten_second_looks(now_ms);
         // Each call looks at one segment at least, and what it can't finish is due again later than now.
         for _ in 0..self.geometry.slots {
             if self.read_only || !self.has_due(now_ms) {
@@ -71,6 +72,19 @@ impl Engine {
             self.expire_due(now_ms)?;
         }
         Ok(())
+    }
+
+    /// Makes due at once what an earlier look could not finish and put off: who counts can't wait for it. (What was never looked at, and is due that
+    /// soon, can't be told apart, and is looked at once for nothing.)
+    fn hasten_second_looks(&self, now_ms: u64) {
+        let put_off_until_ms = now_ms.saturating_add(AGAIN_MS);
+        for segment in self.segments() {
+            let is_put_off = segment.expired_until_ms.load(Ordering::Relaxed) == 0
+                && segment.next_expiry_ms.load(Ordering::Relaxed) <= put_off_until_ms;
+            if is_put_off {
+                segment.next_expiry_ms.fetch_min(now_ms, Ordering::AcqRel);
+            }
+        }
     }
 
     /// Whoever died in the middle of a look left its segment without a next moment: all that held anything with an expiry are looked
@@ -116,17 +130,16 @@ impl Engine {
         let walk = match self.walk(slot, Wanted::Due { after_ms, until_ms: now_ms }) {
             Ok(Some(walk)) => walk,
             other => {
-                segment.next_expiry_ms.fetch_min(now_ms.saturating_add(AGAIN_MS), Ordering::AcqRel);
+                put_off(segment, now_ms);
                 return other.map(|_| 0);
             }
         };
         let tally = self.pass(&walk, usize::MAX, |_| Fate::Stay);
         let is_open = segment.state.load(Ordering::Acquire) == state::OPEN;
-        segment.next_expiry_ms.fetch_min(
-            if walk.has_unwritten { now_ms.saturating_add(AGAIN_MS) } else { walk.next_expiry_ms },
-            Ordering::AcqRel,
-        );
-        if !walk.has_unwritten {
+        if walk.has_unwritten {
+            put_off(segment, now_ms);
+        } else {
+            segment.next_expiry_ms.fetch_min(walk.next_expiry_ms, Ordering::AcqRel);
             segment.expired_until_ms.store(now_ms, Ordering::Relaxed);
         }
         self.retire_expired(slot, is_open, now_ms)?;
@@ -150,4 +163,10 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// After a look that did not see everything: another one is due soon, and takes nothing as done.
+fn put_off(segment: &Segment, now_ms: u64) {
+    segment.expired_until_ms.store(0, Ordering::Relaxed);
+    segment.next_expiry_ms.fetch_min(now_ms.saturating_add(AGAIN_MS), Ordering::AcqRel);
 }

@@ -86,3 +86,37 @@ impl Store {
         self.scan(prefix).random(accepts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Sequence;
+    use crate::options::{Location, Options};
+    use crate::segment::Purpose;
+    use crate::store::SetOptions;
+    use std::time::Duration;
+
+    /// A look for expired keys that met somebody writing came back a tenth of a second later; meanwhile the expired counted.
+    #[test]
+    fn what_expired_does_not_count_though_a_look_at_it_was_put_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let location = Location::Directory(directory.path().join("store"));
+        let sizes = Options { hot_bytes: Some(16 << 20), cold_bytes: Some(0), ..Options::default() };
+        let store = Store::open(&location, &Options { background: false, ..sizes }).unwrap();
+        let engine = store.engine();
+        let expiring = |left_ms| SetOptions { expires_at_ms: engine.now_ms() + left_ms, ..SetOptions::default() };
+        store.set(b"first", b"1", &expiring(1)).unwrap();
+        store.set(b"second", b"2", &expiring(60)).unwrap();
+        let head = engine.head_for(engine.now_ms() + 60);
+        let reserved = engine.reserve(head, |_| 64, Sequence::New(1), Purpose::Write).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(engine.expire_due(engine.now_ms()).unwrap() > 0);
+        // SAFETY: just reserved, and nothing was written there.
+        unsafe { engine.abandon(reserved.at, reserved.segment_id, reserved.total, reserved.sequence, 1) };
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(store.len().unwrap(), 0);
+        store.close().unwrap();
+        drop(store);
+        crate::remove::destroy(&crate::env::SystemEnv, &location).unwrap();
+    }
+}
