@@ -3,8 +3,9 @@
 Requests come at a set pace, gets and sets in turn, and each one's time counts from when it was due. Both
 servers get the same load: half of what the slower one takes of single gets.
 
-A virtual machine stands still now and then, for a tenth of a second, whatever runs on it. So each round is cut
-into slices, and the median of the slices is what counts: a server that stalls of itself does so in most of them.
+A virtual machine stands still now and then, for a tenth of a second, whatever runs on it. So each round is
+cut into slices, and the median of the slices is what counts: a server that stalls of itself does so in most
+of them.
 """
 
 import contextlib
