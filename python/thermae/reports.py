@@ -47,6 +47,8 @@ class Stats(TypedDict):
     """Bytes that compaction copied."""
     hot_bytes: int
     """Size of the hot tier."""
+    hot_limit_bytes: int
+    """How many of them may be used: all, unless a server's `maxmemory` was set to less."""
     hot_used_bytes: int
     """Bytes of it in frames that hold something."""
     warm_bytes: int

@@ -6,7 +6,7 @@
 //! The checksum covers the whole block with the checksum's own field as zeros.
 
 /// The layout of all files of a store; a build attaches to exactly this one.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Size of a block, and the alignment of everything in a store's files.
 pub const BLOCK_BYTES: usize = 4096;

@@ -251,10 +251,7 @@ impl Engine {
     /// # Errors
     /// WritesStopped after a failed write or sync.
     pub(crate) fn hasten_checkpoint(&self) -> Result<()> {
-        match self.flush_once() {
-            Ok(_) | Err(Error::Full(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.flush_once().map(drop)
     }
 
     fn write_checkpoint_after(&self, flush: impl Fn() -> Result<()>) -> Result<()> {

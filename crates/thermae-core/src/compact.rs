@@ -1,4 +1,4 @@
-//! Compaction: live records are copied together so that whole frames come free; and, when even that does not help, eviction from the cold tier.
+//! Compaction: live records are copied together so that whole frames come free.
 //!
 //! **Which segment.** The one with the best benefit for its cost: (1 - u) x age / u, where u is the share of a frame that is alive and age how many
 //! segments were opened since: free space in old segments stays free, while a young one will be emptier by itself soon (after Rosenblum and
@@ -8,16 +8,16 @@
 //!
 //! **What must not get lost.** A replay of the log must not bring back what was deleted, expired or evicted. Such a fact is in the log until a checkpoint
 //! covers it: newer tombstones and expiries are carried along, older ones may go (a checkpoint raises the superblock's tombstone floor
-//! before it counts). Only segments that a checkpoint covers are evicted.
+//! before it counts).
 //!
 //! A damaged segment is left where it is: reads of its damaged records fail with an error, the others succeed.
 
 use crate::census::{Census, Tried};
 use crate::crash::crash_point;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout::{SLOT_BITS, SURVIVOR_HEAD, class, state};
-use crate::relocate::{Fate, Keep, Walk, Wanted};
+use crate::relocate::{Fate, Walk, Wanted};
 use crate::segment::Room;
 use std::sync::atomic::Ordering;
 
@@ -36,10 +36,10 @@ impl Engine {
         if bytes <= left / 2 {
             return Ok(());
         }
-        if self.globals().free_hot.load(Ordering::Relaxed) == 0 {
+        if self.free_hot_frames() <= 0 {
             return Err(Room::Hot);
         }
-        if self.is_flushed() && self.free_durable() == 0 {
+        if self.durable.is_some() && self.free_durable() == 0 {
             return Err(Room::Cold);
         }
         Ok(())
@@ -77,10 +77,9 @@ impl Engine {
             return Ok(false);
         };
         if self.has_batches_to_flush(&walk) {
-            match self.flush_once() {
-                Ok(_) if !self.has_batches_to_flush(&walk) => {}
-                Ok(_) | Err(Error::Full(_)) => return Ok(false),
-                Err(error) => return Err(error),
+            self.flush_once()?;
+            if self.has_batches_to_flush(&walk) {
+                return Ok(false);
             }
         }
         self.compact_walked(&walk)
@@ -145,54 +144,5 @@ impl Engine {
             .map(|(_, segment)| segment.sequence_min.load(Ordering::Relaxed))
             .min();
         checkpoint.max(oldest.unwrap_or(u64::MAX).saturating_sub(1))
-    }
-
-    /// Drops the oldest segment that a checkpoint covers, but for what was read lately. False where there is none.
-    pub(crate) fn evict_cold_step(&self, tried: &mut Tried) -> Result<bool> {
-        let covers = |census: &Census, tried: &Tried| {
-            let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
-            census
-                .closed
-                .iter()
-                .filter(|candidate| candidate.class != class::CACHE && !tried.contains(&candidate.slot))
-                .filter(|candidate| candidate.sequence_max <= checkpoint)
-                .map(|candidate| candidate.slot)
-                .find(|&slot| !self.is_pinned(slot))
-        };
-        let mut oldest = covers(&self.census(), tried);
-        if oldest.is_none() {
-            if self.globals().checkpoint_lock.owner().is_some() {
-                self.hasten_checkpoint()?;
-            } else {
-                self.cover_log()?;
-            }
-            oldest = covers(&self.census(), tried);
-        }
-        let Some(slot) = oldest else { return Ok(false) };
-        tried.insert(slot);
-        let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
-        let sequence_max = self.segment(slot).sequence_max.load(Ordering::Acquire);
-        if sequence_max > checkpoint {
-            return Ok(false);
-        }
-        let Some(walk) = self.walk(slot, Wanted::All)?.filter(|walk| walk.is_complete) else {
-            return Ok(false);
-        };
-        let budget_bytes = u64::from(self.geometry.frame_bytes) / 4;
-        let mut cached_left = budget_bytes;
-        let mut keep = Keep::new(&self.weigh(&walk), 1, budget_bytes);
-        let tally = self.pass(&walk, usize::MAX, |live| {
-            let total = live.record.total;
-            let is_kept =
-                if live.is_cached { cached_left >= total as u64 } else { keep.keeps(live.count(), total) };
-            if is_kept {
-                cached_left -= if live.is_cached { total as u64 } else { 0 };
-                Fate::SurviveOrEvict(live.access)
-            } else {
-                Fate::Evict { leave_ghost: false }
-            }
-        });
-        Self::count(&self.counters().compacted_bytes, tally.copied_bytes);
-        if tally.is_emptied() { self.retire_emptied(&walk) } else { Ok(false) }
     }
 }

@@ -10,12 +10,12 @@
 //!
 //! Large values are demoted extent by extent and read from where they are: a promotion would move megabytes for one read.
 //!
-//! Without durability, segments get their cold frame only here, when they are demoted, and nothing is synced.
+//! Without durability, segments are written to their cold frame only here, when they are demoted, and nothing is synced.
 
 use crate::census::{Candidate, Census, Tried};
 use crate::crash::crash_point;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evict::SMALL_SHARE_PERCENT;
 use crate::frame_file::{FrameKind, FrameRecord};
 use crate::index::ADDRESS_MASK;
@@ -23,7 +23,7 @@ use crate::layout::{CACHE_HEAD, HEADS, Place, TTL_HEAD_FIRST, class, state};
 use crate::read::Wanted as WantedKey;
 use crate::record::{self, kind};
 use crate::relocate::{Fate, Keep, Live, Wanted};
-use crate::segment::{Purpose, Room};
+use crate::segment::Purpose;
 use std::sync::atomic::Ordering;
 
 /// Reads with which a record of a demoted segment is copied to the cache.
@@ -42,8 +42,6 @@ pub(crate) enum Demoted {
     Some,
     /// There is nothing to give up.
     Nothing,
-    /// A cold frame is needed first.
-    NeedsCold,
 }
 
 impl Engine {
@@ -73,21 +71,15 @@ impl Engine {
     fn demote_next(&self, census: &Census, tried: &mut Tried, may_flush: bool) -> Result<Demoted> {
         let log_frames = census.data_frames() - census.cache_frames;
         let log_first = log_frames * 100 > SMALL_SHARE_PERCENT * census.data_frames();
-        let mut needs_cold = false;
         for is_log in [log_first, !log_first] {
             let found = if is_log {
                 self.demote_oldest(census, tried, may_flush)?
             } else {
                 self.empty_oldest_cache(census, tried)?
             };
-            match found {
-                Demoted::Some => return Ok(Demoted::Some),
-                Demoted::NeedsCold => needs_cold = true,
-                Demoted::Nothing => {}
+            if found == Demoted::Some {
+                return Ok(found);
             }
-        }
-        if needs_cold {
-            return Ok(Demoted::NeedsCold);
         }
         let has_closed = self.close_oldest_head(CACHE_HEAD..TTL_HEAD_FIRST)
             || self.close_oldest_head(0..CACHE_HEAD)
@@ -114,22 +106,15 @@ impl Engine {
             && !queue.is_empty()
             && !queue.iter().any(|candidate| self.is_in_cold(candidate.slot))
         {
-            match self.flush_once() {
-                Ok(_) => {}
-                // Segments from before durability was turned on have no cold frame yet.
-                Err(Error::Full(_)) => return Ok(Demoted::NeedsCold),
-                Err(error) => return Err(error),
-            }
+            self.flush_once()?;
         }
         for candidate in queue {
             if !self.is_in_cold(candidate.slot) {
                 if is_flushed {
                     continue;
                 }
-                match self.write_to_cold(candidate)? {
-                    Ok(true) => {}
-                    Ok(false) => continue,
-                    Err(_) => return Ok(Demoted::NeedsCold),
+                if !self.write_to_cold(candidate)? {
+                    continue;
                 }
             }
             tried.insert(candidate.slot);
@@ -189,7 +174,7 @@ impl Engine {
     }
 
     /// Writes a segment or an extent that was never flushed to a cold frame. False where a living writer is at it, or it is gone.
-    fn write_to_cold(&self, candidate: Candidate) -> Result<Result<bool, Room>> {
+    fn write_to_cold(&self, candidate: Candidate) -> Result<bool> {
         // While it is pinned, the slot and its frames are not given to anybody else.
         self.pin(candidate.slot);
         let written = self.write_pinned_to_cold(candidate);
@@ -197,8 +182,8 @@ impl Engine {
         written
     }
 
-    fn write_pinned_to_cold(&self, candidate: Candidate) -> Result<Result<bool, Room>> {
-        let Some(durable) = &self.durable else { return Ok(Err(Room::Cold)) };
+    fn write_pinned_to_cold(&self, candidate: Candidate) -> Result<bool> {
+        let Some(durable) = &self.durable else { return Ok(false) };
         let slot = candidate.slot;
         let segment = self.segment(slot);
         let tail = segment.tail.load(Ordering::Acquire);
@@ -206,7 +191,7 @@ impl Engine {
         let is_same = segment.segment_id.load(Ordering::Acquire) == candidate.segment_id
             && matches!(found, state::CLOSED | state::EXTENT);
         if !is_same {
-            return Ok(Ok(false));
+            return Ok(false);
         }
         let record = if found == state::EXTENT {
             let (part, parts) = (segment.part.load(Ordering::Relaxed), segment.parts.load(Ordering::Relaxed));
@@ -222,16 +207,13 @@ impl Engine {
                 .walk(slot, Wanted::Due { after_ms: 0, until_ms: 0 })?
                 .is_some_and(|walk| walk.is_complete);
             if !is_settled {
-                return Ok(Ok(false));
+                return Ok(false);
             }
             self.log_frame_record(slot)
         };
-        let frame = match self.take_cold_frame(slot, Purpose::Reserve) {
-            Ok(frame) => frame,
-            Err(room) => return Ok(Err(room)),
-        };
+        let frame = self.durable_frame(slot)?;
         let Some(base) = self.hot_base(Place::unpack(segment.place.load(Ordering::Acquire))) else {
-            return Ok(Ok(false));
+            return Ok(false);
         };
         // SAFETY: a closed segment or a published extent does not change below its tail, and it is pinned.
         let bytes = unsafe { std::slice::from_raw_parts(base, tail as usize) };
@@ -241,7 +223,7 @@ impl Engine {
         crash_point!("demote.written");
         segment.flushed.store(tail, Ordering::Release);
         self.count_written(frame, u64::from(tail));
-        Ok(Ok(true))
+        Ok(true)
     }
 
     fn log_frame_record(&self, slot: u32) -> FrameRecord {

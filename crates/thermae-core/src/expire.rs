@@ -7,7 +7,7 @@
 //! `next_expiry_ms` is reset before the segment is walked, and every writer lowers it after publishing: so a record that appears meanwhile is
 //! in the walk or in the next one. Work is bounded: a call looks at so many bytes, those longest overdue first.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, LockGuard};
 use crate::error::Result;
 use crate::layout::{Segment, TTL_HEAD_FIRST, class, state};
 use crate::relocate::{Fate, Wanted};
@@ -31,7 +31,12 @@ impl Engine {
         if self.read_only || !self.has_due(now_ms) {
             return Ok(0);
         }
-        let _room = self.lock_room();
+        let room = self.lock_room();
+        self.expire_some(&room, now_ms)
+    }
+
+    /// Removes what has expired, as far as one call goes. The caller holds the room lock.
+    fn expire_some(&self, _room: &LockGuard<'_>, now_ms: u64) -> Result<u64> {
         let mut due: Vec<(u64, u32)> = (0..self.geometry.slots)
             .filter(|&slot| self.is_due(slot, now_ms))
             .map(|slot| (self.segment(slot).next_expiry_ms.load(Ordering::Relaxed), slot))
@@ -59,17 +64,23 @@ impl Engine {
     /// As [`Engine::expire_due`]; Cancelled.
     pub(crate) fn expire_all(&self, now_ms: u64) -> Result<()> {
         let now_ms = now_ms.min(self.now_ms());
-        if !self.read_only && self.is_being_looked_at() {
-            drop(self.lock_room());
+        let expires = |segment: &Segment| segment.last_expiry_ms.load(Ordering::Relaxed) != 0;
+        if self.read_only || !self.segments().iter().any(expires) {
+            return Ok(());
         }
+        // Whoever looks through a segment takes its next moment away meanwhile, as if nothing in it were due: only under the lock does one see
+        // all that is. It is let go of between calls: a writer in need goes first.
+        let mut room = self.lock_room();
         self.hasten_second_looks(now_ms);
         // Each call looks at one segment at least, and what it can't finish is due again later than now.
         for _ in 0..self.geometry.slots {
-            if self.read_only || !self.has_due(now_ms) {
+            if !self.has_due(now_ms) {
                 break;
             }
             check_cancelled()?;
-            self.expire_due(now_ms)?;
+            self.expire_some(&room, now_ms)?;
+            drop(room);
+            room = self.lock_room();
         }
         Ok(())
     }
@@ -99,16 +110,6 @@ impl Engine {
                     .fetch_min(segment.expired_until_ms.load(Ordering::Relaxed), Ordering::AcqRel);
             }
         }
-    }
-
-    /// Whether another participant may be looking through a segment: its next moment is taken away meanwhile, as if nothing in it were due.
-    fn is_being_looked_at(&self) -> bool {
-        self.segments().iter().any(|segment| {
-            matches!(segment.state.load(Ordering::Acquire), state::OPEN | state::CLOSED)
-                && segment.next_expiry_ms.load(Ordering::Relaxed) == u64::MAX
-                && segment.last_expiry_ms.load(Ordering::Relaxed)
-                    > segment.expired_until_ms.load(Ordering::Relaxed)
-        })
     }
 
     fn has_due(&self, now_ms: u64) -> bool {

@@ -36,7 +36,7 @@ use crate::layout::{Globals, Place, class, state};
 use crate::log::COUNT_OFFSET;
 use crate::options::Durability;
 use crate::record::{self, Word0, kind};
-use crate::segment::{FLUSHES_BEFORE_REUSE, Purpose};
+use crate::segment::FLUSHES_BEFORE_REUSE;
 use crate::sync::{futex_wait_for, futex_wake_all, futex_wake_for};
 use crate::waiting::{before_wait, check_cancelled};
 use std::cell::Cell;
@@ -362,8 +362,7 @@ impl Engine {
                     None => return Ok(None),
                 }
             }
-            let frame =
-                self.take_cold_frame(piece.slot, Purpose::Reserve).map_err(|_| self.no_cold_frame())?;
+            let frame = self.durable_frame(piece.slot)?;
             let _writing = self.write_durable(frame);
             if piece.from == 0 {
                 durable.write_frame_record(frame, &self.frame_record(piece))?;
@@ -388,14 +387,6 @@ impl Engine {
             let _pool = self.lock_pool();
             base()
         })
-    }
-
-    #[cold]
-    fn no_cold_frame(&self) -> Error {
-        Error::Full(format!(
-            "the cold tier of {} has no free frame for what must be flushed: delete keys, or create the store with a larger cold",
-            self.paths.location
-        ))
     }
 
     fn frame_record(&self, piece: &Piece<'_>) -> FrameRecord {

@@ -28,7 +28,7 @@ pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<La
     let frame_bytes = engine.geometry.frame_bytes as usize;
     let len = u32::try_from(value.len()).map_err(|_| too_large(engine, value.len()))?;
     let count = record::extent_count(len, frame_bytes);
-    if count > engine.geometry.hot_frames as usize / 2 {
+    if count > engine.hot_frames_usable() as usize / 2 {
         return Err(too_large(engine, value.len()));
     }
     let mut request = RoomRequest::for_frames(count);
@@ -57,7 +57,7 @@ pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<La
 }
 
 fn too_large(engine: &Engine, len: usize) -> Error {
-    let frames = engine.geometry.hot_frames / 2;
+    let frames = engine.hot_frames_usable() / 2;
     let most = (u64::from(frames) * u64::from(engine.geometry.frame_bytes)).min(record::VALUE_BYTES_MAX);
     Error::ValueTooLarge(format!(
         "the value is {} bytes long and {} takes values of up to {} (half its hot tier, and never more than 4 GiB - 1): \

@@ -435,6 +435,8 @@ pub struct Globals {
     pub observers: AtomicU32,
     /// Held by who counts them.
     pub observers_lock: SharedLock,
+    /// Hot frames that are left free, because the hot tier may not be used whole.
+    pub hot_withheld: AtomicU32,
 }
 
 impl Globals {

@@ -93,6 +93,7 @@ pub mod env;
 pub mod env_test;
 mod error;
 mod evict;
+mod evict_cold;
 mod expire;
 mod feed;
 mod flush;

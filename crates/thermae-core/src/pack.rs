@@ -1,6 +1,6 @@
 //! Packing: what is overwritten before a flush comes to it is never written.
 //!
-//! **The idea.** With `everysec` most of what is overwritten soon is dead before it is flushed. Segments of which nothing was written yet are
+//! **The idea.** With `everysec` most of what is overwritten soon is dead before it is flushed, and without durability before it is demoted. Segments of which nothing was written yet are
 //! compacted in memory, both when cold frames are needed and before a flush. That writes nothing, saves writing what is dead in them, and
 //! their cold frames are free at once. When frames are needed, as little is packed as will do: what is packed later has more dead in it.
 //!
@@ -36,10 +36,9 @@ const PACK_IN_BACKGROUND_MAX: Duration = Duration::from_millis(200);
 pub(crate) const PACK_FOR_CALLER_MAX: Duration = Duration::from_secs(1);
 
 impl Engine {
-    /// Whether unwritten segments are packed. Where every write is flushed by itself there is nothing to pack, and without durability what
-    /// is demoted is compacted as it is.
+    /// Whether unwritten segments are packed. Where every write is flushed by itself there is nothing to pack.
     pub(crate) fn is_packed(&self) -> bool {
-        self.is_flushed() && self.durability() == Durability::EverySec && self.check_writable().is_ok()
+        self.durable.is_some() && self.durability() != Durability::Always && self.check_writable().is_ok()
     }
 
     /// Packs the unwritten segment in which most is dead. Returns its bytes; `None` where there is none with a share of `dead_percent_min`.

@@ -25,7 +25,7 @@ use crate::demote::Demoted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::{Place, RESERVE_FRAMES, class, state};
-use crate::options::WhenFull;
+use crate::options::{HOT_FRAMES_MIN, WhenFull};
 use crate::pack::{PACK_FOR_CALLER_MAX, PACK_FOR_ROOM_DEAD_PERCENT_MIN};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
 use crate::sizes::size_text;
@@ -128,7 +128,7 @@ impl Engine {
             let (hot, cold) = self.reclaim();
             let reclaimed = if room == Room::Hot { hot } else { cold };
             // Who needs many frames at once comes back after the first call, and then more are freed.
-            let is_made = reclaimed > 0 || (is_first && self.free_frames(room) > RESERVE_FRAMES);
+            let is_made = reclaimed > 0 || (is_first && self.free_frames(room) > i64::from(RESERVE_FRAMES));
             if !is_made && self.is_held_up_by_snapshot(room) {
                 drop(guard);
                 request.wait_for_snapshot();
@@ -168,28 +168,13 @@ impl Engine {
         has_waited
     }
 
-    /// Returns when everything written so far is durable. Where segments that never needed a durable frame find none free, as they may when
-    /// durability was `none` until now, room is made for them. The caller holds no lock.
+    /// Returns when everything written so far is durable. The caller holds no lock.
     ///
     /// # Errors
     /// As [`Engine::flush_once`].
     pub fn flush_all(&self) -> Result<()> {
         self.pack_before_flush(false, PACK_FOR_CALLER_MAX)?;
-        let sequence = self.last_sequence();
-        let mut request = RoomRequest::for_frames(self.geometry.slots as usize);
-        for _ in 0..self.geometry.slots {
-            let full = match self.wait_durable(sequence) {
-                Err(full @ Error::Full(_)) => full,
-                flushed => return flushed,
-            };
-            match self.make_room(Room::Cold, &mut request) {
-                Ok(()) => {}
-                // What could not be flushed says more than what could not be freed.
-                Err(Error::Full(_)) => return Err(full),
-                Err(error) => return Err(error),
-            }
-        }
-        self.wait_durable(sequence)
+        self.wait_durable(self.last_sequence())
     }
 
     /// Keeps some frames of either tier free ahead of demand. For the keeper, every tick.
@@ -222,7 +207,7 @@ impl Engine {
             };
             let mut steps = 0;
             let mut tried = Tried::new();
-            while self.free_soon(room) < wanted
+            while self.free_soon(room) < i64::from(wanted)
                 && steps < KEEPER_STEPS_MAX
                 && !self.is_held_up_by_snapshot(room)
             {
@@ -250,17 +235,17 @@ impl Engine {
             })
     }
 
-    fn free_frames(&self, room: Room) -> u32 {
+    fn free_frames(&self, room: Room) -> i64 {
         match room {
-            Room::Hot => self.globals().free_hot.load(Ordering::Acquire),
-            Room::Cold => self.free_durable(),
+            Room::Hot => self.free_hot_frames(),
+            Room::Cold => i64::from(self.free_durable()),
         }
     }
 
     /// Free frames, and those that the next flushes make free.
-    fn free_soon(&self, room: Room) -> u32 {
+    fn free_soon(&self, room: Room) -> i64 {
         let waiting = if room == Room::Cold { self.census().retired_cold } else { 0 };
-        self.free_frames(room) + waiting
+        self.free_frames(room) + i64::from(waiting)
     }
 
     /// Takes steps until more frames of a kind are free than before. The caller holds the room lock.
@@ -277,8 +262,10 @@ impl Engine {
                     return Ok(true);
                 }
             }
-            // What is compacted now must be flushed, and with it all that is unwritten and might yet have died: so it is made to last.
-            wanted = frames_freed_together(self.geometry.durable_frames());
+            if self.is_flushed() {
+                // What is compacted now must be flushed, and with it all that is unwritten and might yet have died: so it is made to last.
+                wanted = frames_freed_together(self.geometry.durable_frames());
+            }
         }
         for _ in 0..steps_max {
             let has_more = self.step(room, &mut tried, true)?;
@@ -291,7 +278,7 @@ impl Engine {
                     self.flush_for_reuse()?;
                 }
             }
-            if self.free_frames(room) >= before + wanted || self.is_held_up_by_snapshot(room) {
+            if self.free_frames(room) >= before + i64::from(wanted) || self.is_held_up_by_snapshot(room) {
                 return Ok(true);
             }
             if !has_more {
@@ -326,15 +313,11 @@ impl Engine {
                     }
                     self.pack_before_flush(true, PACK_FOR_CALLER_MAX)?;
                 }
-                match self.demote_step(tried, may_flush)? {
-                    Demoted::Some => Ok(true),
-                    Demoted::Nothing => Ok(false),
-                    Demoted::NeedsCold => self.cold_step(tried),
-                }
+                Ok(self.demote_step(tried, may_flush)? == Demoted::Some)
             }
             (Room::Cold, ..) => {
                 // Survivors pass through the hot tier.
-                if self.free_frames(Room::Hot) == 0 && self.demote_step(tried, may_flush)? == Demoted::Some {
+                if self.free_frames(Room::Hot) <= 0 && self.demote_step(tried, may_flush)? == Demoted::Some {
                     self.reclaim();
                 }
                 self.cold_step(tried)
@@ -345,7 +328,8 @@ impl Engine {
     /// Whether nothing that could be demoted is in the cold tier yet.
     fn must_flush_to_demote(&self) -> bool {
         let census = self.census();
-        self.is_packed()
+        self.is_flushed()
+            && self.is_packed()
             && !census.closed.iter().chain(&census.extents).any(|candidate| {
                 candidate.is_hot && !candidate.is_unwritten && candidate.class != class::CACHE
             })
@@ -390,12 +374,7 @@ impl Engine {
             self.hasten_checkpoint()?;
             return Ok(false);
         }
-        match self.cover_log() {
-            Ok(()) => Ok(true),
-            // It ends with a flush, for which there may be no room.
-            Err(Error::Full(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.cover_log().map(|()| true)
     }
 
     /// Closes the open segments in which most is dead. False where there is none.
@@ -416,13 +395,43 @@ impl Engine {
             > 0
     }
 
+    /// Limits the hot tier to its first so many bytes' worth of frames, or, with its whole size, lets it be used whole again. Returns when what is
+    /// too much was given up.
+    ///
+    /// # Errors
+    /// InvalidOption; Full where that is not possible, and then the limit is what it was; those of making room.
+    pub(crate) fn limit_hot(&self, bytes: u64) -> Result<()> {
+        let hot_bytes = self.superblock.options.hot_bytes;
+        let frame_bytes = u64::from(self.geometry.frame_bytes);
+        if !(HOT_FRAMES_MIN * frame_bytes..=hot_bytes).contains(&bytes) {
+            return Err(Error::invalid_option(format!(
+                "the hot tier of {} can be limited to {} and up to its size, {}, but not to {}: for more, take a snapshot and restore it with a larger hot",
+                self.paths.location,
+                size_text(HOT_FRAMES_MIN * frame_bytes),
+                size_text(hot_bytes),
+                size_text(bytes)
+            )));
+        }
+        let frames = (hot_bytes - bytes).div_ceil(frame_bytes) as u32;
+        let withheld = &self.globals().hot_withheld;
+        let before = withheld.swap(frames, Ordering::SeqCst);
+        let mut request = RoomRequest::for_frames(frames as usize);
+        while self.free_frames(Room::Hot) < i64::from(RESERVE_FRAMES) {
+            if let Err(error) = self.make_room(Room::Hot, &mut request) {
+                withheld.store(before, Ordering::SeqCst);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     #[cold]
     fn full(&self, room: Room) -> Error {
         let census = self.census();
         let frame_bytes = u64::from(self.geometry.frame_bytes);
         let options = &self.superblock.options;
         let (tier, bytes) = match room {
-            Room::Hot => ("hot", options.hot_bytes),
+            Room::Hot => ("hot", self.hot_limit_bytes()),
             Room::Cold if options.cold_bytes == 0 => ("warm", options.warm_bytes),
             Room::Cold => ("cold", options.cold_bytes),
         };

@@ -12,6 +12,7 @@
 
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
+use crate::error::{Error, Result};
 use crate::frame_file::FrameState;
 use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state};
 use crate::options::IndexPlacement;
@@ -111,7 +112,8 @@ impl Engine {
 
     fn pop_hot(&self, purpose: Purpose) -> Option<u32> {
         let globals = self.globals();
-        let frame = Self::pop(self.free_hot(), &globals.free_hot, purpose.leaves())
+        let leave = purpose.leaves().saturating_add(globals.hot_withheld.load(Ordering::Relaxed));
+        let frame = Self::pop(self.free_hot(), &globals.free_hot, leave)
             .filter(|&frame| frame < self.geometry.hot_frames)?;
         globals.hot_high_water.fetch_max(frame + 1, Ordering::Relaxed);
         Some(frame)
@@ -137,6 +139,18 @@ impl Engine {
         } else {
             Self::push(self.free_cold(), &globals.free_cold, frame);
         }
+    }
+
+    /// Free hot frames that may be used: less than none where the hot tier was limited to less than is in use.
+    pub(crate) fn free_hot_frames(&self) -> i64 {
+        let globals = self.globals();
+        i64::from(globals.free_hot.load(Ordering::Acquire))
+            - i64::from(globals.hot_withheld.load(Ordering::Relaxed))
+    }
+
+    /// Hot frames that may be used.
+    pub(crate) fn hot_frames_usable(&self) -> u32 {
+        self.geometry.hot_frames.saturating_sub(self.globals().hot_withheld.load(Ordering::Relaxed))
     }
 
     /// Free durable frames, warm and cold.
@@ -182,11 +196,12 @@ impl Engine {
         Ok(frame)
     }
 
-    /// Opens a segment of `class`: a slot, a hot frame, and a cold frame where it will be flushed.
+    /// Opens a segment of `class`: a slot, a hot frame, and, but for cache copies, the cold frame that it is written to sooner or later. It
+    /// is taken here whatever the durability: else memory could hold more than the cold tier has room for, and neither a flush nor a
+    /// checkpoint, which eviction needs, could be completed.
     pub(crate) fn open_segment(&self, class: u32, purpose: Purpose) -> Result<u32, Room> {
         let pool = self.lock_pool();
-        let slot =
-            self.take_slot(class, state::OPENING, purpose, class != class::CACHE && self.is_flushed())?;
+        let slot = self.take_slot(class, state::OPENING, purpose)?;
         drop(pool);
         crash_point!("segment.opening");
         self.write_segment_header(slot);
@@ -201,7 +216,7 @@ impl Engine {
         let pool = self.lock_pool();
         let mut slots = Vec::with_capacity(count);
         for part in 0..count {
-            match self.take_slot(class::EXTENT, state::EXTENT_PENDING, Purpose::Write, self.is_flushed()) {
+            match self.take_slot(class::EXTENT, state::EXTENT_PENDING, Purpose::Write) {
                 Ok(slot) => {
                     self.segment(slot).part.store(part as u32, Ordering::Relaxed);
                     self.segment(slot).parts.store(count as u32, Ordering::Relaxed);
@@ -218,8 +233,9 @@ impl Engine {
     }
 
     /// Under the pool lock: a free slot with its frames, described.
-    fn take_slot(&self, class: u32, new_state: u32, purpose: Purpose, with_cold: bool) -> Result<u32, Room> {
+    fn take_slot(&self, class: u32, new_state: u32, purpose: Purpose) -> Result<u32, Room> {
         let globals = self.globals();
+        let with_cold = class != class::CACHE && self.durable.is_some();
         let slot = self.find_free_slot().ok_or(Room::Cold)?;
         let hot = self.pop_hot(purpose).ok_or(Room::Hot)?;
         crash_point!("segment.frame_taken");
@@ -417,17 +433,17 @@ impl Engine {
             && self.member.is_alive(owner)
     }
 
-    /// Gives a segment a durable frame, where it has none.
-    pub(crate) fn take_cold_frame(&self, slot: u32, purpose: Purpose) -> Result<u32, Room> {
-        let _pool = self.lock_pool();
-        let segment = self.segment(slot);
-        let place = Place::unpack(segment.place.load(Ordering::Relaxed));
-        if let Some(frame) = place.cold {
-            return Ok(frame);
-        }
-        let frame = self.pop_durable(purpose).ok_or(Room::Cold)?;
-        segment.place.store(place.moved(place.hot, Some(frame)).pack(), Ordering::SeqCst);
-        Ok(frame)
+    /// The durable frame that a segment of the log or an extent was opened with.
+    ///
+    /// # Errors
+    /// Corrupt: there is none.
+    pub(crate) fn durable_frame(&self, slot: u32) -> Result<u32> {
+        Place::unpack(self.segment(slot).place.load(Ordering::SeqCst)).cold.ok_or_else(|| {
+            Error::corrupt(format!(
+                "segment slot {slot} of {} has no frame in a durable tier; run `thermae check`",
+                self.paths.location
+            ))
+        })
     }
 
     /// Gives up a segment's hot frame, its bytes being in its cold frame. False while someone pins it, and where the slot has become another

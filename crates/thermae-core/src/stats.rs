@@ -15,6 +15,8 @@ pub struct Config {
     pub location: String,
     /// Hot tier, in bytes.
     pub hot_bytes: u64,
+    /// How many of them may be used.
+    pub hot_limit_bytes: u64,
     /// Warm tier, in bytes; 0 = none.
     pub warm_bytes: u64,
     /// The warm tier's file, where there is one.
@@ -70,6 +72,8 @@ pub struct Stats {
     pub compacted_bytes: u64,
     /// Hot tier, in bytes.
     pub hot_bytes: u64,
+    /// How many of them may be used, see [`crate::Store::set_hot_limit`].
+    pub hot_limit_bytes: u64,
     /// Of it in frames that hold something.
     pub hot_used_bytes: u64,
     /// Warm tier, in bytes.
@@ -123,12 +127,19 @@ impl Engine {
         self.partitions().iter().map(|partition| u64::from(partition.count.load(Ordering::Relaxed))).sum()
     }
 
+    /// Bytes of the hot tier that may be used.
+    pub(crate) fn hot_limit_bytes(&self) -> u64 {
+        let withheld = u64::from(self.globals().hot_withheld.load(Ordering::Relaxed));
+        self.superblock.options.hot_bytes.saturating_sub(withheld * u64::from(self.geometry.frame_bytes))
+    }
+
     /// How the store is configured now.
     pub(crate) fn config(&self) -> Config {
         let fixed = &self.superblock.options;
         Config {
             location: self.paths.location.to_string(),
             hot_bytes: fixed.hot_bytes,
+            hot_limit_bytes: self.hot_limit_bytes(),
             warm_bytes: fixed.warm_bytes,
             warm_file: (fixed.warm_bytes != 0).then(|| self.paths.warm.display().to_string()),
             warm_is_synchronous: self.durable.as_ref().and_then(DurableTiers::is_synchronous),
@@ -185,6 +196,7 @@ impl Engine {
             inherited_locks: sum(|counters| &counters.inherited_locks),
             compacted_bytes: sum(|counters| &counters.compacted_bytes),
             hot_bytes: self.superblock.options.hot_bytes,
+            hot_limit_bytes: self.hot_limit_bytes(),
             hot_used_bytes: used_bytes(self.geometry.hot_frames, &globals.free_hot),
             warm_bytes: self.superblock.options.warm_bytes,
             warm_used_bytes: used_bytes(self.geometry.warm_frames, &globals.free_warm),

@@ -646,6 +646,17 @@ impl Store {
         if durability == Durability::None { Ok(()) } else { self.engine.flush_all() }
     }
 
+    /// Lets only so many bytes of the hot tier be used, for all participants, until its shared memory is made anew; what is too much is demoted
+    /// or, as `when_full` says, dropped before this returns. The memory itself stays allocated. In whole frames, rounded down.
+    ///
+    /// # Errors
+    /// InvalidOption for less than 16 frames or more than the hot tier's size; Full where nothing more may be given up; ReadOnly, Closed, Cancelled.
+    pub fn set_hot_limit(&self, bytes: u64) -> Result<()> {
+        self.enter()?;
+        self.engine.check_writable()?;
+        self.engine.limit_hot(bytes)
+    }
+
     /// Changes what a full store does, for all participants.
     ///
     /// # Errors

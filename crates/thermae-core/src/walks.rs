@@ -104,7 +104,8 @@ mod tests {
         let sizes = Options { hot_bytes: Some(16 << 20), cold_bytes: Some(0), ..Options::default() };
         let store = Store::open(&location, &Options { background: false, ..sizes }).unwrap();
         let engine = store.engine();
-        let expiring = |left_ms| SetOptions { expires_at_ms: engine.now_ms() + left_ms, ..SetOptions::default() };
+        let expiring =
+            |left_ms| SetOptions { expires_at_ms: engine.now_ms() + left_ms, ..SetOptions::default() };
         store.set(b"first", b"1", &expiring(1)).unwrap();
         store.set(b"second", b"2", &expiring(60)).unwrap();
         let head = engine.head_for(engine.now_ms() + 60);

@@ -170,7 +170,8 @@ impl Engine {
             }
             Change::Delete => {
                 let Some(present) = present else { return Ok((None, Vec::new())) };
-                let sequence = self.delete_locked(guard, wanted, &present)?;
+                let change = if present.is_expired { ChangeKind::Expired } else { ChangeKind::Deleted };
+                let sequence = self.delete_locked(guard, wanted, &present, change)?;
                 Ok(((!present.is_expired).then_some((sequence, true)), present.extents))
             }
         }
@@ -384,12 +385,13 @@ impl Engine {
         Ok(reserved.sequence)
     }
 
-    /// Deletes a key in a locked partition.
+    /// Deletes a key in a locked partition; observers are told that it was this change.
     pub(crate) fn delete_locked(
         &self,
         guard: &PartitionGuard<'_>,
         wanted: Wanted<'_>,
         present: &Present<'_>,
+        change: ChangeKind,
     ) -> Result<u64, Stop> {
         let mut sequence = 0;
         if self.needs_tombstones() {
@@ -412,8 +414,7 @@ impl Engine {
         self.remove_entry(guard, present.place, false);
         guard.partition.in_flight.store(0, Ordering::Release);
         crash_point!("delete.published");
-        let kind = if present.is_expired { ChangeKind::Expired } else { ChangeKind::Deleted };
-        self.note_change(guard, kind, wanted.key, wanted.hash);
+        self.note_change(guard, change, wanted.key, wanted.hash);
         self.count_dead(present);
         Ok(sequence)
     }

@@ -4,6 +4,7 @@ use crate::config::DebugCommand;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::command_statistics;
+use crate::redis::information::used_bytes;
 use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::object::{encoding_of, references_of};
 use crate::redis::payload::serialized_length;
@@ -340,7 +341,7 @@ fn memory_stats(call: &mut Call<'_, '_>) -> Result<()> {
     let stats = call.space.store().stats()?;
     let overhead_bytes = stats.index_bytes + stats.control_bytes;
     let part = |bytes: u64, of: u64| if of == 0 { 0.0 } else { bytes as f64 * 100.0 / of as f64 };
-    let used_bytes = stats.hot_used_bytes + stats.control_bytes;
+    let used_bytes = used_bytes(&stats);
     let peak_bytes = call.shared.used_bytes_peak.fetch_max(used_bytes, Ordering::Relaxed).max(used_bytes);
     let numbers = [
         ("peak.allocated", peak_bytes),

@@ -167,10 +167,17 @@ fn clients(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     Ok(())
 }
 
+/// What is alive in the hot tier, the index and the tables beside it. What is dead is not counted, though it comes back only when room is needed: a
+/// store that overwrites is not full.
+pub fn used_bytes(stats: &Stats) -> u64 {
+    let data_bytes = stats.hot_used_bytes.saturating_sub(stats.index_frame_bytes);
+    stats.live_bytes.min(data_bytes) + stats.index_bytes + stats.control_bytes
+}
+
 /// Memory is the hot tier and the tables beside it; what the process has resident includes it where it was touched.
 fn memory(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     let stats = &facts.stats;
-    let used_bytes = stats.hot_used_bytes + stats.control_bytes;
+    let used_bytes = used_bytes(stats);
     let peak_bytes =
         facts.call.shared.used_bytes_peak.fetch_max(used_bytes, Ordering::Relaxed).max(used_bytes);
     let resident_bytes = number_in("/proc/self/status", "VmRSS") * 1024;
@@ -188,7 +195,7 @@ fn memory(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add_bytes("total_system_memory", number_in("/proc/meminfo", "MemTotal") * 1024);
     lines.add_bytes("used_memory_lua", 0);
     lines.add_bytes("used_memory_scripts", 0);
-    lines.add_bytes("maxmemory", stats.hot_bytes);
+    lines.add_bytes("maxmemory", stats.hot_limit_bytes);
     lines.add("maxmemory_policy", policy(&facts.call.space.store().config().when_full));
     lines.add("mem_fragmentation_ratio", format!("{:.2}", ratio(resident_bytes, used_bytes)));
     lines.add("mem_fragmentation_bytes", resident_bytes.cast_signed() - used_bytes.cast_signed());
@@ -399,6 +406,7 @@ fn store(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("when_full", &config.when_full);
     for (name, number) in [
         ("hot_bytes", stats.hot_bytes),
+        ("hot_limit_bytes", stats.hot_limit_bytes),
         ("hot_used_bytes", stats.hot_used_bytes),
         ("warm_bytes", stats.warm_bytes),
         ("warm_used_bytes", stats.warm_used_bytes),

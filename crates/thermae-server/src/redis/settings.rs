@@ -125,6 +125,7 @@ struct Draft {
     config: Config,
     durability: Durability,
     when_full: WhenFull,
+    hot_limit_bytes: u64,
     slower_than_microseconds: i64,
     slow_entries_max: u64,
     tracked_keys_max: u64,
@@ -168,7 +169,7 @@ const PARAMETERS: &[Parameter] = &[
     ("logfile", |_| String::new(), None),
     ("loglevel", |_| "notice".to_owned(), None),
     ("maxclients", |present| present.config.clients_max.to_string(), Some(set_clients_max)),
-    ("maxmemory", |present| present.store.hot_bytes.to_string(), Some(set_maxmemory)),
+    ("maxmemory", |present| present.store.hot_limit_bytes.to_string(), Some(set_maxmemory)),
     ("maxmemory-clients", |_| "0".to_owned(), None),
     ("maxmemory-policy", |present| policy(&present.store.when_full).to_owned(), Some(set_policy)),
     (
@@ -334,13 +335,11 @@ fn set_policy(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), Stri
     Ok(())
 }
 
-/// The hot tier has the size that the store was created with.
-fn set_maxmemory(_: &mut Draft, present: &Present<'_>, text: &str) -> Result<(), String> {
-    if u64::try_from(memory(text)?) == Ok(present.store.hot_bytes) {
-        Ok(())
-    } else {
-        Err(IMMUTABLE.to_owned())
-    }
+/// How much of the hot tier is used; 0, no limit, is all of it.
+fn set_maxmemory(draft: &mut Draft, present: &Present<'_>, text: &str) -> Result<(), String> {
+    let bytes = u64::try_from(memory(text)?).map_err(|_| "argument must be a memory value".to_owned())?;
+    draft.hot_limit_bytes = if bytes == 0 { present.store.hot_bytes } else { bytes };
+    Ok(())
 }
 
 fn set_clients_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
@@ -473,6 +472,7 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
         config: present.config.clone(),
         durability: call.shared.store.durability(),
         when_full: present.store.when_full.parse()?,
+        hot_limit_bytes: present.store.hot_limit_bytes,
         slower_than_microseconds: call.shared.slow_log.slower_than_microseconds(),
         slow_entries_max: call.shared.slow_log.entries_max(),
         tracked_keys_max: call.shared.tracking.keys_max(),
@@ -525,24 +525,32 @@ fn find_pairs<'a>(
     Ok(pairs)
 }
 
-/// First what may fail: the store's part, which is taken back if its second half does.
+/// First what may fail: the store's part, of which what was done is taken back if the rest can't be.
 fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
     let shared = present.shared;
     let store = &shared.store;
-    let when_full: WhenFull = present.store.when_full.parse()?;
+    let (when_full, limit_bytes) = (present.store.when_full.parse()?, present.store.hot_limit_bytes);
     if draft.when_full != when_full {
         store
             .set_when_full(draft.when_full)
             .map_err(|error| failed("maxmemory-policy", &error.to_string()))?;
     }
-    if draft.durability != store.durability()
-        && let Err(error) = store.set_durability(draft.durability)
-    {
-        if draft.when_full != when_full {
-            store.set_when_full(when_full)?;
-        }
-        return Err(failed("appendfsync", &error.to_string()));
+    let limited = match draft.hot_limit_bytes {
+        bytes if bytes == limit_bytes => Ok(()),
+        bytes => store.set_hot_limit(bytes).map_err(|error| failed("maxmemory", &error.to_string())),
+    };
+    let done = limited.and_then(|()| match draft.durability {
+        durability if durability == store.durability() => Ok(()),
+        durability => store.set_durability(durability).map_err(|error| {
+            // It was so before, so there is room for it.
+            let _ = store.set_hot_limit(limit_bytes);
+            failed("appendfsync", &error.to_string())
+        }),
+    });
+    if done.is_err() && draft.when_full != when_full {
+        store.set_when_full(when_full)?;
     }
+    done?;
     shared.post(shared.tracking.set_keys_max(&shared.clients, draft.tracked_keys_max));
     notifications::apply(shared, draft.notified);
     shared.latency.set(draft.is_latency_tracked, draft.latency_percentiles);
@@ -601,8 +609,9 @@ mod tests {
                 ("CONFIG SET databases 16", "+OK\r\n"),
                 ("CONFIG SET timeout 5 databases 3", &failed("databases", IMMUTABLE)),
                 ("CONFIG SET maxmemory x", &failed("maxmemory", "argument must be a memory value")),
-                ("CONFIG SET maxmemory 1gb", &failed("maxmemory", IMMUTABLE)),
                 ("CONFIG SET maxmemory 16mb", "+OK\r\n"),
+                ("CONFIG SET maxmemory 0", "+OK\r\n"),
+                ("CONFIG GET maxmemory", "*2\r\n$9\r\nmaxmemory\r\n$8\r\n16777216\r\n"),
                 (
                     "CONFIG SET proto-max-bulk-len 1",
                     &failed(
