@@ -1,16 +1,22 @@
-"""`maxmemory`, while a server runs: how much of the hot tier is used."""
+"""How much memory a server uses: of the hot tier, and of its own for what clients send and do not take."""
 
 from __future__ import annotations
 
+import contextlib
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
 import thermae
-from serving import thermae_serve
+from resp import ClosedError, Connection, Reply, wait_until
+from serving import Serving, thermae_serve
 
 MIB = 1 << 20
+OK = Reply("+", b"OK")
 
 
 def fill(client: redis.Redis) -> None:
@@ -60,3 +66,80 @@ def test_maxmemory_is_not_set_to_less_than_must_stay() -> None:
         client.execute_command("CONFIG", "SET", "maxmemory", "20mb", "maxmemory-policy", "allkeys-lru")
         assert client.dbsize() < 20_000
     thermae.destroy("shm://test-serve-maxmemory")
+
+
+def private_growth(server: Serving) -> Callable[[], int]:
+    """How many more bytes of its own the server has than now."""
+    before = server.private_bytes()
+    return lambda: server.private_bytes() - before
+
+
+def test_arguments_that_come_in_part_have_a_limit_together(tmp_path: Path) -> None:
+    with thermae_serve(tmp_path / "store", "--hot", "64MiB", "--cold", "64MiB") as server:
+        with server.connection() as admin:
+            assert admin.call("CONFIG", "SET", "maxmemory-clients", "32mb") == OK
+        growth = private_growth(server)
+        with contextlib.ExitStack() as stack:
+            others = [stack.enter_context(server.connection()) for _ in range(4)]
+            for other in others:
+                other.socket.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n" % (100 * MIB))
+            # In turns: each of them is, for a while, the one that holds most.
+            for _ in range(40):
+                for other in others:
+                    with contextlib.suppress(OSError):
+                        other.socket.sendall(bytes(MIB))
+            with server.connection() as admin:
+                assert admin.call("PING") == Reply("+", b"PONG")
+                evicted = re.search(r"evicted_clients:(\d+)", str(admin.call("INFO", "stats").value))
+                assert evicted is not None
+                assert int(evicted[1]) >= 3
+            assert growth() < 32 * MIB + 64 * MIB
+        assert growth() < 64 * MIB, "what the clients held is free again"
+
+
+def test_a_large_reply_is_not_kept_twice_and_not_for_ever(tmp_path: Path) -> None:
+    with thermae_serve(tmp_path / "store", "--hot", "64MiB", "--cold", "64MiB") as server:
+        with server.connection() as admin:
+            assert admin.call("SET", "k", bytes(8 * MIB)) == OK
+            assert admin.call("CONFIG", "SET", "maxmemory-clients", "0") == OK
+        growth = private_growth(server)
+        with server.connection() as reader:
+            reader.send("MGET", *["k"] * 20)
+            wait_until(lambda: growth() > 150 * MIB)
+            time.sleep(0.2)
+            assert growth() < (160 + 40) * MIB
+        wait_until(lambda: growth() < 40 * MIB)
+
+
+def is_cut_off(client: Connection) -> bool:
+    """Whether the server closes the connection before the reply is whole."""
+    try:
+        client.read()
+    except (ClosedError, ConnectionResetError):
+        return True
+    return False
+
+
+def test_a_client_that_holds_too_much_is_closed_and_named(tmp_path: Path) -> None:
+    with thermae_serve(tmp_path / "store", "--hot", "64MiB", "--cold", "64MiB") as server:
+        with server.connection() as admin:
+            assert admin.call("SET", "k", bytes(8 * MIB)) == OK
+            assert admin.call("CONFIG", "SET", "maxmemory-clients", "16mb") == OK
+        with server.connection() as reader, server.connection() as spared:
+            assert spared.call("CLIENT", "NO-EVICT", "on") == OK
+            reader.send("MGET", *["k"] * 10)
+            assert is_cut_off(reader)
+            assert spared.call("PING") == Reply("+", b"PONG")
+
+
+def test_the_limit_of_all_clients_is_set_in_bytes_or_as_a_share_of_memory(tmp_path: Path) -> None:
+    with (
+        thermae_serve(tmp_path / "store", "--hot", "64MiB", "--cold", "64MiB") as server,
+        redis.Redis.from_url(f"redis://{server.redis}") as client,
+    ):
+        # Half of the hot tier is the largest value, which a client has to be able to send.
+        assert client.config_get("maxmemory-clients") == {"maxmemory-clients": str(96 * MIB)}
+        client.config_set("maxmemory-clients", "50%")
+        assert client.config_get("maxmemory-clients") == {"maxmemory-clients": str(32 * MIB)}
+        with pytest.raises(redis.ResponseError, match="between 0 and 100"):
+            client.config_set("maxmemory-clients", "101%")

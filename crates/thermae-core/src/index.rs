@@ -173,6 +173,7 @@ impl Engine {
         place.access().store(0, Ordering::Relaxed);
         let count = &guard.partition.count;
         count.store(count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        note_move(guard);
     }
 
     /// Fills a vacancy of a locked partition.
@@ -182,7 +183,15 @@ impl Engine {
         place.store(word);
         let count = &guard.partition.count;
         count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        note_move(guard);
     }
+}
+
+/// A key of a locked partition came or went.
+#[inline]
+fn note_move(guard: &PartitionGuard<'_>) {
+    let moves = &guard.partition.moves;
+    moves.store(moves.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
 }
 
 #[cfg(test)]

@@ -540,7 +540,8 @@ pub struct Partition {
     pub pending_table: AtomicU64,
     /// Address of a record reserved but not published yet, 0 = none: whoever inherits the lock completes or abandons it.
     pub in_flight: AtomicU64,
-    _pad: u64,
+    /// Keys that came and went, counted: who found a key absent, and finds it absent again, knows by it whether it can have been there in between.
+    pub moves: AtomicU64,
 }
 
 /// States of a participant slot.

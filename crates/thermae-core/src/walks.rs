@@ -38,6 +38,14 @@ impl Store {
         Ok(has_any)
     }
 
+    /// A number that is another one after the key came or went, and mostly only then: also after others did whose hashes begin alike. Asked
+    /// before the key was found absent and again where it is still absent, it says whether it can have been there in between.
+    pub fn moves(&self, key: &[u8]) -> u64 {
+        let engine = self.engine();
+        let partition = engine.partition_of(engine.hash(key));
+        engine.partitions()[partition as usize].moves.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Whether there is no key.
     ///
     /// # Errors

@@ -65,6 +65,8 @@ pub struct Client {
     pub input_bytes: AtomicUsize,
     /// Bytes of replies that it has not taken yet.
     pub output_bytes: AtomicUsize,
+    /// Bytes of the buffers that hold these, as they count in [`Clients::held_bytes`].
+    held_bytes: AtomicUsize,
     /// How many channels, patterns and channels of shards it is subscribed to.
     pub subscriptions: [AtomicUsize; 3],
     name: Mutex<Vec<u8>>,
@@ -94,6 +96,7 @@ impl Client {
             command: AtomicUsize::new(NO_COMMAND),
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
+            held_bytes: AtomicUsize::new(0),
             subscriptions: Default::default(),
             name: Mutex::new(Vec::new()),
             user: Mutex::new(DEFAULT.to_vec()),
@@ -145,32 +148,82 @@ impl Client {
 
 /// All clients of a server.
 #[derive(Debug, Default)]
-pub struct Clients(Mutex<BTreeMap<u64, Arc<Client>>>);
+pub struct Clients {
+    by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
+    held_bytes: AtomicUsize,
+    /// Zero: no limit.
+    held_bytes_max: AtomicUsize,
+}
 
 impl Clients {
+    /// Limits what the buffers of all clients together may take; 0: not at all.
+    pub fn limit_held_bytes(&self, bytes: u64) {
+        self.held_bytes_max.store(usize::try_from(bytes).unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    /// What that limit is.
+    pub fn held_bytes_max(&self) -> usize {
+        self.held_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// What the buffers of all clients together take.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many bytes one client's buffers take now. Whether all clients' together take more than they may.
+    #[inline]
+    pub fn note_held(&self, client: &Client, bytes: usize) -> bool {
+        // Nearly all clients are at rest, and hold nothing before and after.
+        if client.held_bytes.load(Ordering::Relaxed) == bytes {
+            return false;
+        }
+        let before = client.held_bytes.swap(bytes, Ordering::Relaxed);
+        let held_bytes = self
+            .held_bytes
+            .fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed)
+            .wrapping_add(bytes)
+            .wrapping_sub(before);
+        let most = self.held_bytes_max();
+        bytes > before && most != 0 && held_bytes > most
+    }
+
+    /// The client whose buffers take most, of those that may be ended for that; it counts no more.
+    pub fn take_largest(&self) -> Option<(Arc<Client>, usize)> {
+        let may_end = |client: &&Arc<Client>| client.flags.load(Ordering::Relaxed) & marks::NO_EVICT == 0;
+        let clients = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let largest = clients
+            .values()
+            .filter(may_end)
+            .max_by_key(|client| client.held_bytes.load(Ordering::Relaxed))?;
+        let bytes = largest.held_bytes.swap(0, Ordering::Relaxed);
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        (bytes != 0).then(|| (Arc::clone(largest), bytes))
+    }
+
     /// One has come.
     pub fn add(&self, client: &Arc<Client>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(client.id, Arc::clone(client));
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner).insert(client.id, Arc::clone(client));
     }
 
     /// One has gone.
     pub fn remove(&self, id: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
     /// Who is there, in the order in which they came.
     pub fn all(&self) -> Vec<Arc<Client>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// One of them.
     pub fn find(&self, id: u64) -> Option<Arc<Client>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     /// Notes that one is to be ended, and that others see it no more; whether it was there. Its loop is to be told by the caller.
     pub fn mark_killed(&self, id: u64) -> bool {
-        let client = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let client = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         client.is_some_and(|client| !client.is_killed.swap(true, Ordering::Relaxed))
     }
 }

@@ -56,6 +56,9 @@ pub struct Config {
     pub acl_file: Option<PathBuf>,
     /// Most clients at once.
     pub clients_max: u32,
+    /// What all clients together may have sent in part, and not have taken of their replies, in bytes; 0 = no limit; none = 64 MiB more than the
+    /// largest value may have.
+    pub clients_bytes_max: Option<u64>,
     /// Longest argument.
     pub argument_bytes_max: u64,
     /// Longest value that memcached clients may store.
@@ -84,6 +87,7 @@ impl Default for Config {
             password: String::new(),
             acl_file: None,
             clients_max: 10_000,
+            clients_bytes_max: None,
             argument_bytes_max: 512 << 20,
             memcached_value_bytes_max: 1 << 20,
             timeout_seconds: 0,

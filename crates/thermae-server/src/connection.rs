@@ -179,13 +179,14 @@ impl Connection {
 
     /// The client is gone: nobody is to reach it any more.
     pub fn leave(&mut self, shared: &Shared) {
+        shared.clients.note_held(&self.client, 0);
         if let Face::Redis(pipeline) = &mut self.face {
             pipeline.session.leave(shared);
         }
     }
 
-    /// Lets others see what the client is at.
-    pub fn publish(&self, now_ms: u64) {
+    /// Lets others see what the client is at. Whether all clients together hold more memory than they may.
+    pub fn publish(&self, now_ms: u64, shared: &Shared) -> bool {
         let client = &self.client;
         client.active_at_ms.store(now_ms, Ordering::Relaxed);
         if let Face::Redis(pipeline) = &self.face {
@@ -193,6 +194,7 @@ impl Connection {
         }
         client.input_bytes.store(self.input.len(), Ordering::Relaxed);
         client.output_bytes.store(self.output.len() - self.sent, Ordering::Relaxed);
+        shared.clients.note_held(client, self.input.capacity() + self.output.capacity())
     }
 
     /// Reads, executes and answers as much as may be.
@@ -222,7 +224,8 @@ impl Connection {
             }
         }
         while rounds_left > 0 {
-            if self.is_ended {
+            // What came before a stop is answered; what comes after it is somebody else's.
+            if self.is_ended || shared.is_stopping.load(Ordering::Relaxed) {
                 return Next::Close;
             }
             match self.read(&mut rounds_left, argument_bytes_max, buffers, shared) {
@@ -330,7 +333,7 @@ impl Connection {
             }
             let had_enough = output.len() >= OUTPUT_BYTES_ENOUGH;
             if sequence != 0 && !shared.store.is_durable(sequence) {
-                self.output.extend_from_slice(output);
+                self.keep_output(output, 0);
                 self.held_until = sequence;
                 return (done, Next::Hold);
             }
@@ -363,12 +366,22 @@ impl Connection {
         let output = &mut buffers.output;
         let Sent::Bytes(sent) = self.transport.send(output) else { return Next::Close };
         self.counts(shared).sent_bytes.add(sent as u64);
-        if sent < output.len() {
-            (self.output, self.sent) = (output[sent..].to_vec(), 0);
-        }
         let is_sent = sent == output.len() && !self.transport.is_behind();
+        if sent < output.len() {
+            self.keep_output(output, sent);
+        }
+        output.clear();
         output.shrink_to(2 * OUTPUT_BYTES_ENOUGH);
         if is_sent { Next::Read } else { Next::Write }
+    }
+
+    /// Keeps what the client has not been sent yet of the loop's output: short of a large reply, and all of that, which is not copied.
+    fn keep_output(&mut self, output: &mut Vec<u8>, sent: usize) {
+        if self.output.is_empty() && output.len() > 2 * OUTPUT_BYTES_ENOUGH {
+            (self.output, self.sent) = (std::mem::take(output), sent);
+        } else {
+            self.output.extend_from_slice(&output[sent..]);
+        }
     }
 
     /// Sends what was kept.

@@ -138,7 +138,7 @@ impl EventLoop {
                 } else if token & LISTENER != 0 {
                     self.accept((token & !LISTENER) as usize);
                 } else {
-                    self.rouse(token);
+                    self.rouse(token, event.flags);
                 }
             }
             again.into_iter().for_each(|token| self.serve(token));
@@ -316,7 +316,7 @@ impl EventLoop {
         let Some(connection) = &mut place.connection else { return };
         let argument_bytes_max = self.shared.argument_bytes_max.load(Ordering::Relaxed);
         let next = connection.serve(argument_bytes_max, &mut self.buffers, &self.shared);
-        connection.publish(self.woke_at_ms);
+        let is_too_much = connection.publish(self.woke_at_ms, &self.shared);
         let next = if next == Next::Hold && self.shared.flusher.has_failed() {
             let reason = "a flush failed, so that it is unknown what of its changes the disk has";
             let fields = vec![("address", connection.client.address.clone()), ("reason", reason.to_owned())];
@@ -354,6 +354,9 @@ impl EventLoop {
         if next == Next::Close || is_lost {
             self.close(index);
         }
+        if is_too_much {
+            self.shared.end_largest();
+        }
     }
 
     fn close(&mut self, index: u32) {
@@ -367,14 +370,18 @@ impl EventLoop {
         }
     }
 
-    /// Serves a client of whom there is news. Of one that waits for the end of a pause the only news is that it has gone; one whose turn
-    /// is over waits for its next one.
-    fn rouse(&mut self, token: u64) {
+    /// Serves a client of whom there is news. Of one that waits for the end of a pause, or for its changes to be durable, it is news only that it
+    /// has gone: else the event is from before it waited, for a message may have had it served meanwhile. One whose turn is over waits for its
+    /// next one.
+    fn rouse(&mut self, token: u64, flags: EventFlags) {
         let place = self.places.get(token as u32 as usize).filter(|place| place.uses == (token >> 32) as u32);
         let connection = place.and_then(|place| place.connection.as_ref());
         match connection.map(|connection| connection.waits_for) {
-            // Nothing was asked of the kernel on their behalf: it says that they have gone.
-            Some(Next::Pause | Next::Hold) => self.close(token as u32),
+            Some(Next::Pause | Next::Hold) => {
+                if flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR) {
+                    self.close(token as u32);
+                }
+            }
             Some(Next::Again) => {}
             _ => self.serve(token),
         }

@@ -55,6 +55,7 @@ pub fn reload(
         Config { threads, redis, memcached, memcached_unix, tls, unix, snapshots, acl_file, ..config };
     let password = config.password.clone();
     shared.argument_bytes_max.store(config.argument_bytes_max, Ordering::Relaxed);
+    shared.clients.limit_held_bytes(shared.clients_bytes_max(config.clients_bytes_max));
     shared.memcached_value_bytes_max.store(config.memcached_value_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     if has_new_password {

@@ -24,6 +24,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use thermae_core::Store;
 
+/// What all clients together may hold by default, beside one value of the greatest size.
+const CLIENTS_BYTES_BESIDE: u64 = 64 << 20;
+
 /// What is known once the server listens.
 #[derive(Debug)]
 pub struct Reach {
@@ -128,7 +131,8 @@ impl Shared {
     /// Of a server that serves this store.
     pub fn new(store: Store, config: Config) -> Self {
         let saves = Saves::new(config.snapshots.clone(), &store);
-        Self {
+        let clients_bytes_max = config.clients_bytes_max;
+        let shared = Self {
             store,
             saves,
             argument_bytes_max: AtomicU64::new(config.argument_bytes_max),
@@ -161,7 +165,9 @@ impl Shared {
             used_bytes_peak: AtomicU64::new(0),
             rates: Mutex::new(Rates { at: Instant::now(), counts: [0; 3], per_second: [0.0; 3] }),
             census: Mutex::new(None),
-        }
+        };
+        shared.clients.limit_held_bytes(shared.clients_bytes_max(clients_bytes_max));
+        shared
     }
 
     /// Tells all loops to end.
@@ -234,6 +240,25 @@ impl Shared {
             config.password.clear();
         }
         result
+    }
+
+    /// Ends clients, those that hold most first, until what all hold together is no more than it may be.
+    #[cold]
+    pub fn end_largest(&self) {
+        let most = self.clients.held_bytes_max();
+        while most != 0 && self.clients.held_bytes() > most {
+            let Some((client, bytes)) = self.clients.take_largest() else { return };
+            let reason = format!("it held {bytes} bytes, and all clients together more than {most}");
+            let fields = vec![("address", client.address.clone()), ("reason", reason)];
+            self.journal.note("connection-closed", self.store.now_ms(), fields);
+            self.statistics.clients_evicted.fetch_add(1, Ordering::Relaxed);
+            self.kill(&client);
+        }
+    }
+
+    /// What all clients together may hold, as the configuration has it.
+    pub fn clients_bytes_max(&self, configured: Option<u64>) -> u64 {
+        configured.unwrap_or_else(|| CLIENTS_BYTES_BESIDE + self.store.config().hot_bytes / 2)
     }
 
     /// Ends a client; whether it was still there.

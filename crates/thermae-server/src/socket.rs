@@ -3,7 +3,10 @@
 use crate::tls::Acceptor;
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_tcp_nodelay};
+use rustix::net::sockopt::{
+    set_ipv6_v6only, set_socket_keepalive, set_socket_reuseaddr, set_tcp_keepcnt, set_tcp_keepidle,
+    set_tcp_keepintvl, set_tcp_nodelay,
+};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, getpeername, getsockname,
     listen, socket_with,
@@ -15,9 +18,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 511;
+/// After how long a client that says nothing is asked whether it is still there, as in Redis; and how often, before it is taken for gone.
+pub const KEEPALIVE: Duration = Duration::from_secs(300);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Which protocol a listener's clients speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +148,7 @@ impl Listener {
             }
             let Some((peer, own)) = ends_of(&fd) else { continue };
             // Replies are written whole; waiting for more to send only delays them.
-            if set_tcp_nodelay(&fd, true).is_err() {
+            if set_tcp_nodelay(&fd, true).is_err() || keep_alive(&fd).is_err() {
                 continue;
             }
             return Ok(Some(Accepted {
@@ -154,6 +161,14 @@ impl Listener {
             }));
         }
     }
+}
+
+/// Has the system ask a client that says nothing whether it is still there: one whose machine has gone would keep its place for ever.
+fn keep_alive(fd: &OwnedFd) -> Result<(), Errno> {
+    set_socket_keepalive(fd, true)?;
+    set_tcp_keepidle(fd, KEEPALIVE)?;
+    set_tcp_keepintvl(fd, KEEPALIVE / KEEPALIVE_PROBES)?;
+    set_tcp_keepcnt(fd, KEEPALIVE_PROBES)
 }
 
 /// The addresses of both ends; `None` where the client has gone again.

@@ -239,13 +239,13 @@ impl<'a> Space<'a> {
         self.atomically_if(&HashMap::new(), work)?.ok_or_else(|| Failure::from("ERR no version was expected"))
     }
 
-    /// The same, if keys have these versions (`None`: are absent) when it happens; `None` where one has another.
+    /// The same, if keys are what they were when it happens; `None` where one is not.
     ///
     /// # Errors
     /// As [`Space::atomically`].
     pub fn atomically_if<T>(
         &mut self,
-        expected: &HashMap<Vec<u8>, Option<u64>>,
+        expected: &HashMap<Vec<u8>, Watched>,
         mut work: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<Option<T>> {
         let mark = self.events.mark();
@@ -255,7 +255,8 @@ impl<'a> Space<'a> {
             if !self.have(expected)? {
                 return Ok(None);
             }
-            self.overlay = Some(Overlay { seen: expected.clone(), ..Overlay::default() });
+            let seen = expected.iter().map(|(key, watched)| (key.clone(), watched.version)).collect();
+            self.overlay = Some(Overlay { seen, ..Overlay::default() });
             let result = work(self);
             let overlay = self.overlay.take().unwrap_or_default();
             match result {
@@ -283,10 +284,10 @@ impl<'a> Space<'a> {
         Err(Failure::from("ERR others kept changing the same keys; try again"))
     }
 
-    /// Whether keys have these versions in the store.
-    fn have(&self, expected: &HashMap<Vec<u8>, Option<u64>>) -> Result<bool> {
-        for (key, version) in expected {
-            if self.store.meta(key)?.map(|meta| meta.version) != *version {
+    /// Whether keys are in the store what they were.
+    fn have(&self, expected: &HashMap<Vec<u8>, Watched>) -> Result<bool> {
+        for (key, watched) in expected {
+            if !watched.is_as_before(self.store, key)? {
                 return Ok(false);
             }
         }
@@ -306,6 +307,32 @@ impl<'a> Space<'a> {
             self.events.note_change(key);
         }
         Ok(())
+    }
+}
+
+/// What a key was when somebody began to watch it.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched {
+    /// Its version; `None`: it was absent.
+    version: Option<u64>,
+    moves: u64,
+}
+
+impl Watched {
+    /// What the key is now.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn new(store: &Store, key: &[u8]) -> Result<Self> {
+        // First: what happens in between then counts as having happened after.
+        let moves = store.moves(key);
+        Ok(Self { version: store.meta(key)?.map(|meta| meta.version), moves })
+    }
+
+    /// Whether nobody has changed it since. Absent keys have no version: that one came and went is known otherwise.
+    fn is_as_before(self, store: &Store, key: &[u8]) -> Result<bool> {
+        let version = store.meta(key)?.map(|meta| meta.version);
+        Ok(version == self.version && (version.is_some() || store.moves(key) == self.moves))
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Totals {
     pub connections: u64,
     /// Connections refused, there being too many.
     pub connections_refused: u64,
+    /// Clients ended because all together held too much.
+    pub clients_evicted: u64,
     /// Bytes received.
     pub received_bytes: u64,
     /// Bytes sent.
@@ -84,6 +86,7 @@ impl Totals {
         for (count, before) in [
             (&mut self.connections, before.connections),
             (&mut self.connections_refused, before.connections_refused),
+            (&mut self.clients_evicted, before.clients_evicted),
             (&mut self.received_bytes, before.received_bytes),
             (&mut self.sent_bytes, before.sent_bytes),
             (&mut self.errors, before.errors),
@@ -118,6 +121,8 @@ pub struct Statistics {
     pub connections: AtomicU64,
     /// Connections refused, there being too many.
     pub connections_refused: AtomicU64,
+    /// Clients ended because all together held too much.
+    pub clients_evicted: AtomicU64,
     /// Connections open now.
     pub clients: AtomicU64,
     before: Mutex<Before>,
@@ -132,6 +137,7 @@ impl Statistics {
             loops: (0..loops).map(|_| LoopCounts::default()).collect(),
             connections: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
+            clients_evicted: AtomicU64::new(0),
             clients: AtomicU64::new(0),
             before: Mutex::default(),
             memcached_before: Mutex::new([0; counts::NAMES.len()]),
@@ -149,6 +155,7 @@ impl Statistics {
         let mut totals = Totals {
             connections: self.connections.load(Ordering::Relaxed),
             connections_refused: self.connections_refused.load(Ordering::Relaxed),
+            clients_evicted: self.clients_evicted.load(Ordering::Relaxed),
             commands: vec![UsageSum::default(); COMMANDS_MAX],
             verbs: vec![UsageSum::default(); VERBS_MAX],
             ..Totals::default()

@@ -12,7 +12,7 @@ use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::redis::{acl_file, table};
 use crate::refusals::Reason;
 use crate::users::{DEFAULT, Selector, USERS_MAX, User};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -305,7 +305,9 @@ fn set_user(call: &mut Call<'_, '_>) -> Result<()> {
     for rule in &rules {
         acl_rules::apply(&mut user, rule).map_err(|error| refused(rule, error))?;
     }
-    call.shared.change_users(|accounts| accounts.insert(name.to_vec(), Arc::new(user)));
+    let user = Arc::new(user);
+    call.shared.change_users(|accounts| accounts.insert(name.to_vec(), Arc::clone(&user)));
+    end_listeners_of(call, &[user]);
     call.session.refresh(call.shared);
     call.reply.ok();
     Ok(())
@@ -336,6 +338,32 @@ fn end_clients_of(call: &mut Call<'_, '_>, deleted: &[Arc<User>]) {
         }
     }
     call.session.refresh(call.shared);
+}
+
+/// Closes the connections of users who are subscribed to what they may not be subscribed to any more; the caller's once it has its reply.
+fn end_listeners_of(call: &mut Call<'_, '_>, users: &[Arc<User>]) {
+    let restricted: HashMap<&[u8], &User> = users
+        .iter()
+        .filter(|user| !user.all_selectors().any(|selector| selector.has_all_channels))
+        .map(|user| (user.name.as_slice(), &**user))
+        .collect();
+    if restricted.is_empty() {
+        return;
+    }
+    for client in call.shared.clients.all().iter().filter(|client| client.is_subscribed()) {
+        let Some(user) = restricted.get(client.user().as_slice()) else { continue };
+        let [channels, patterns, shards] = call.shared.channels.of(client);
+        let names = channels.iter().chain(&shards).map(|name| (name, false));
+        let is_lost =
+            names.chain(patterns.iter().map(|pattern| (pattern, true))).any(|(name, is_pattern)| {
+                !user.all_selectors().any(|selector| selector.allows_channel(name, is_pattern))
+            });
+        if is_lost && client.id == call.session.id {
+            call.session.closes = true;
+        } else if is_lost {
+            call.shared.kill(client);
+        }
+    }
 }
 
 fn category(call: &mut Call<'_, '_>) -> Result<()> {
@@ -475,6 +503,7 @@ fn load(call: &mut Call<'_, '_>) -> Result<()> {
         old.into_values().filter(|user| !accounts.contains_key(&user.name)).collect()
     });
     end_clients_of(call, &deleted);
+    end_listeners_of(call, &call.shared.users.all());
     call.session.refresh(call.shared);
     call.reply.ok();
     Ok(())

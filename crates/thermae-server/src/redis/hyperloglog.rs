@@ -13,7 +13,7 @@ use crate::redis::values::{look_at, parts, set_bytes};
 use crate::space::Space;
 use thermae_core::{SetOptions, Update};
 
-use flags::{DENYOOM, FAST, READONLY, WRITE};
+use flags::{DENYOOM, FAST, MAY_REPLICATE, READONLY, WRITE};
 
 /// The rows.
 pub static COMMANDS: &[Command] = &[
@@ -33,7 +33,7 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "pfcount",
         arity: -2,
-        flags: READONLY,
+        flags: READONLY | MAY_REPLICATE,
         keys: ALL_KEYS,
         categories: "hyperloglog read slow",
         group: "hyperloglog",

@@ -262,7 +262,7 @@ fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("expired_stale_perc", "0.00");
     lines.add("expired_time_cap_reached_count", 0);
     lines.add("evicted_keys", stats.evicted);
-    lines.add("evicted_clients", 0);
+    lines.add("evicted_clients", totals.clients_evicted);
     lines.add("keyspace_hits", stats.hits);
     lines.add("keyspace_misses", stats.misses);
     let channels = &facts.call.shared.channels;

@@ -117,7 +117,8 @@ fn has_to_wait(arguments: Arguments<'_>, session: &Session, shared: &Shared) -> 
     if shared.pause.left_ms(shared.store.now_ms()) == 0 {
         return false;
     }
-    let writes = |arguments| find(arguments).is_ok_and(|command| command.has(flags::WRITE));
+    let writes =
+        |arguments| find(arguments).is_ok_and(|command| command.has(flags::WRITE | flags::MAY_REPLICATE));
     let queue = session.queue.as_ref().filter(|_| arguments.at(0).eq_ignore_ascii_case(b"exec"));
     shared.pause.is_of_all()
         || writes(arguments)

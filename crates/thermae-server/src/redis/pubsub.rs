@@ -15,7 +15,7 @@ use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, ONE_KEY, flags};
 use crate::redis::telling;
 
-use flags::{FAST, LOADING, NOSCRIPT, PUBSUB, STALE};
+use flags::{FAST, LOADING, MAY_REPLICATE, NOSCRIPT, PUBSUB, STALE};
 
 /// The rows.
 pub static COMMANDS: &[Command] = &[
@@ -100,7 +100,7 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "publish",
         arity: 3,
-        flags: PUBSUB | LOADING | STALE | FAST,
+        flags: PUBSUB | MAY_REPLICATE | LOADING | STALE | FAST,
         keys: NO_KEYS,
         categories: "fast pubsub",
         group: "pubsub",
@@ -113,7 +113,7 @@ pub static COMMANDS: &[Command] = &[
     Command {
         name: "spublish",
         arity: 3,
-        flags: PUBSUB | LOADING | STALE | FAST,
+        flags: PUBSUB | MAY_REPLICATE | LOADING | STALE | FAST,
         keys: ONE_KEY,
         categories: "fast pubsub",
         group: "pubsub",
@@ -247,6 +247,8 @@ fn add(call: &mut Call<'_, '_>, kind: Kind) -> Result<()> {
     let names = call.arguments.from(1);
     let counts = shared.channels.subscribe(&session.client, kind, names.clone(), &shared.attention)?;
     session.settle();
+    // What the same EXEC publishes from here on is for this client, too.
+    call.space.events.want(shared.attention.wanted());
     for (name, count) in names.zip(counts) {
         confirm(call, Some(name), count);
     }

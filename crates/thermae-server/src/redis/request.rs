@@ -257,11 +257,16 @@ fn parse_array(
     let (mut position, mut missing, mut length) = (start, -1_i64, None);
     let first = batch.spans.len();
     if let Some(known) = partial.take() {
-        let offset = start as u32;
-        batch.spans.extend(
-            known.spans.iter().map(|span| Span { start: span.start + offset, end: span.end + offset }),
-        );
         (position, missing, length) = (start + known.position, known.missing, known.length);
+        if first == 0 && start == 0 {
+            // What came of it begins the buffer: its spans are moved there and back, however many, for each byte that comes.
+            batch.spans = known.spans;
+        } else {
+            let offset = start as u32;
+            batch.spans.extend(
+                known.spans.iter().map(|span| Span { start: span.start + offset, end: span.end + offset }),
+            );
+        }
     }
     let is_whole = loop {
         if missing < 0 {
@@ -318,10 +323,14 @@ fn parse_array(
         return Ok(Some(position));
     }
     let offset = start as u32;
-    let spans = batch.spans[first..]
-        .iter()
-        .map(|span| Span { start: span.start - offset, end: span.end - offset })
-        .collect();
+    let spans = if first == 0 && start == 0 {
+        std::mem::take(&mut batch.spans)
+    } else {
+        batch.spans[first..]
+            .iter()
+            .map(|span| Span { start: span.start - offset, end: span.end - offset })
+            .collect()
+    };
     *partial = Some(Box::new(Partial { spans, missing, length, position: position - start }));
     Ok(None)
 }
@@ -481,6 +490,28 @@ mod tests {
         }
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(feed(&single, KNOWN), (expected, None));
+    }
+
+    /// A command of a million arguments, whose last one came a byte at a time, was copied for each byte.
+    #[test]
+    fn what_was_found_of_a_long_command_stays_where_it_is() {
+        let mut buffer = b"*10001\r\n".to_vec();
+        buffer.extend(b"$1\r\nk\r\n".repeat(10_000));
+        buffer.extend(b"$100\r\n");
+        let (mut partial, mut batch) = (None, Batch::default());
+        assert_eq!(parse(&buffer, 10, KNOWN, &mut partial, &mut batch), (0, Ok(())));
+        let spans = |partial: &Option<Box<Partial>>| partial.as_ref().map(|partial| partial.spans.as_ptr());
+        let found = spans(&partial);
+        for _ in 0..101 {
+            buffer.push(b'x');
+            assert_eq!(parse(&buffer, 10, KNOWN, &mut partial, &mut batch), (0, Ok(())));
+            assert_eq!(spans(&partial), found);
+            batch.clear();
+        }
+        buffer.push(b'\n');
+        let (end, result) = parse(&buffer, 10, KNOWN, &mut partial, &mut batch);
+        assert_eq!((end, result), (buffer.len(), Ok(())));
+        assert_eq!(batch.command(0, &buffer).0.len(), 10_001);
     }
 
     #[test]

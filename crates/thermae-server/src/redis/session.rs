@@ -6,6 +6,7 @@ use crate::redis::request::OwnedArguments;
 use crate::redis::table::Entry;
 use crate::redis::tracking::{self, Caching};
 use crate::shared::Shared;
+use crate::space::Watched;
 use crate::statistics::LoopCounts;
 use crate::users::{DEFAULT, User};
 use std::collections::HashMap;
@@ -77,7 +78,7 @@ pub struct Session {
     /// After MULTI.
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
-    pub watched: HashMap<Vec<u8>, Option<u64>>,
+    pub watched: HashMap<Vec<u8>, Watched>,
     /// With CLIENT TRACKING.
     pub tracking: Option<Caching>,
     /// Bytes of these keys; means nothing where there are none.

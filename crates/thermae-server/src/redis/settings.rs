@@ -13,6 +13,7 @@ use crate::redis::introspection::help;
 use crate::redis::notifications;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::shared::Shared;
+use crate::socket::KEEPALIVE;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -170,7 +171,11 @@ const PARAMETERS: &[Parameter] = &[
     ("loglevel", |_| "notice".to_owned(), None),
     ("maxclients", |present| present.config.clients_max.to_string(), Some(set_clients_max)),
     ("maxmemory", |present| present.store.hot_limit_bytes.to_string(), Some(set_maxmemory)),
-    ("maxmemory-clients", |_| "0".to_owned(), None),
+    (
+        "maxmemory-clients",
+        |present| present.shared.clients_bytes_max(present.config.clients_bytes_max).to_string(),
+        Some(set_clients_bytes_max),
+    ),
     ("maxmemory-policy", |present| policy(&present.store.when_full).to_owned(), Some(set_policy)),
     (
         "notify-keyspace-events",
@@ -202,7 +207,7 @@ const PARAMETERS: &[Parameter] = &[
     ),
     ("supervised", |_| "no".to_owned(), None),
     ("tcp-backlog", |_| "511".to_owned(), None),
-    ("tcp-keepalive", |_| "0".to_owned(), None),
+    ("tcp-keepalive", |_| KEEPALIVE.as_secs().to_string(), None),
     ("timeout", |present| present.config.timeout_seconds.to_string(), Some(set_timeout)),
     ("tls-port", |present| port_of(present.shared, &present.config, true), None),
     (
@@ -349,6 +354,17 @@ fn set_clients_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(),
 
 fn set_timeout(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
     draft.config.timeout_seconds = integer(text, 0, i64::from(i32::MAX))?.unsigned_abs();
+    Ok(())
+}
+
+/// What all clients together may hold; 0: no limit.
+fn set_clients_bytes_max(draft: &mut Draft, present: &Present<'_>, text: &str) -> Result<(), String> {
+    let share = text.strip_suffix('%').map(|digits| integer(digits, 0, 100)).transpose()?;
+    let bytes = match share {
+        Some(percent) => present.store.hot_limit_bytes * percent.unsigned_abs() / 100,
+        None => memory(text)?.unsigned_abs(),
+    };
+    draft.config.clients_bytes_max = Some(bytes);
     Ok(())
 }
 
@@ -560,6 +576,7 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
     }
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
+    shared.clients.limit_held_bytes(shared.clients_bytes_max(draft.config.clients_bytes_max));
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
     Ok(())
 }

@@ -50,6 +50,9 @@ pub mod flags {
     /// While a script keeps the server busy.
     pub const ALLOW_BUSY: u32 = 1 << 17;
 
+    /// Of those that Redis tells its replicas although they change no key, as it has to be held back by a pause of those that write. It has no name.
+    pub const MAY_REPLICATE: u32 = 1 << 18;
+
     /// Names as COMMAND INFO gives them, by bit.
     pub const NAMES: [&str; 18] = [
         "write",

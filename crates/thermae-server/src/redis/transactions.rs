@@ -9,6 +9,7 @@ use crate::redis::rights::Denied;
 use crate::redis::session::{Queue, Session};
 use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, flags};
 use crate::redis::tracking::{self, forget_caching};
+use crate::space::Watched;
 use std::collections::HashMap;
 
 use flags::{ALLOW_BUSY, FAST, LOADING, NOSCRIPT, SKIP_SLOWLOG, STALE};
@@ -120,8 +121,8 @@ fn watch(call: &mut Call<'_, '_>) -> Result<()> {
                 ));
             }
             call.session.watched_bytes = bytes;
-            let version = call.space.store().meta(&key)?.map(|meta| meta.version);
-            call.session.watched.insert(key, version);
+            let watched = Watched::new(call.space.store(), &key)?;
+            call.session.watched.insert(key, watched);
         }
     }
     call.reply.ok();
