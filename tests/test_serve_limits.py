@@ -545,7 +545,7 @@ def test_several_loops_serve_one_store(location: str, threads: str) -> None:
 
 def test_an_address_in_use_is_an_error_that_names_it(location: str) -> None:
     with thermae_serve(location, "--hot", "16MiB") as serving:
-        expected = f"ended with 1: .*cannot listen on {re.escape(serving.redis)}"
+        expected = f"ended with 1: .*cannot listen on {re.escape(serving.redis)} .--redis.: another"
         with (
             pytest.raises(AssertionError, match=expected),
             thermae_serve(location, "--redis", serving.redis),
