@@ -482,7 +482,7 @@ MSET key encoding_value key encoding_value
 SETNX key encoding_value
 DEL key
 GETSET key encoding_value
-COPY key key REPLACE
+INCR key
 RENAME key key
 OBJECT ENCODING key
 OBJECT ENCODING key
