@@ -79,11 +79,12 @@ FLOATS = (
     ),
     *(b"nan", b"x", b"", b" 1", b"1 ", b"0x10", b"1e", b"."),
 )
-# Far from now, so that it does not matter when within a second a command comes; or wrong.
+# Far from now, in seconds and in milliseconds, so that it does not matter how long a busy machine takes to
+# ask the second server; or wrong.
 PERIODS = (
-    b"100",
-    b"1000",
     b"1000000",
+    b"2000000",
+    b"70000000",
     b"0",
     b"-1",
     b"x",
@@ -101,6 +102,22 @@ MOMENTS = (
     b"x",
     b"9223372036854775807",
     b"99999999999999999",
+)
+
+
+# What DUMP of Redis 7.0 says of strings; what it says of none, of a later version, and damaged ones.
+PAYLOADS = (
+    b"\x00\xc0\x01\n\x00&x\xe7\xb6\xd1\x01\x11\xfc",
+    b"\x00\x03abc\n\x00\xd9\xac0=Ar\xa2\xe2",
+    b"\x00\x00\n\x00]\x9b\\@\x0f\x7f\xa2\xda",
+    b"\x00\xc2p\x11\x01\x00\n\x00\x01\xa4\x08\xfe\x950\x95\xa5",
+    b'\x00\x139223372036854775807\n\x00:e~\x94\x81\xe8_"',
+    # Compressed: a hundred times "v".
+    b"\x00\xc3\t@d\x01vv\xe0W\x00\x01vv\n\x00\x91\xc0\x996\x97\xa8\xf1\x02",
+    b"\x00\x03abd\n\x00\xd9\xac0=Ar\xa2\xe2",
+    b"\x00\x03abc\x63\x00\xd9\xac0=Ar\xa2\xe2",
+    b"\x00\x03ab",
+    b"",
 )
 
 
@@ -170,6 +187,53 @@ WORDS: dict[str, SearchStrategy[Words]] = {
     "getex_option": _options("PERSIST", "EX period", "PX period", "EXAT moment", "PXAT moment"),
     "expire_option": _options("NX", "XX", "GT", "LT"),
     "copy_option": _options("REPLACE", "DB database"),
+    "restore_option": _options("REPLACE", "ABSTTL", "IDLETIME integer", "FREQ integer"),
+    "payload": _any(PAYLOADS),
+    "restore_period": _any((b"0", b"0", b"1000000", b"4102444800000", b"-1", b"x")),
+    "element": _any((b"a", b"b", b"", b"1", b"2", b"x" * 1000, b"\xff")),
+    "sort_option": _options("ALPHA", "ASC", "DESC", "LIMIT index index", "GET #", "GET sort_pattern"),
+    "sort_pattern": _any((b"a*", b"*", b"nosort", b"w_*->f", b"#", b"")),
+    "encoding_value": _any((*VALUES, b"x" * 44, b"x" * 45, b"10000", b"-1", b"99999999999999999999")),
+    "setting": _any(
+        (
+            *(b"slowlog-max-len", b"slowlog-log-slower-than", b"acllog-max-len", b"tracking-table-max-keys"),
+            *(b"latency-tracking", b"notify-keyspace-events", b"latency-tracking-info-percentiles"),
+        )
+    ),
+    "setting_value": _any(
+        (
+            *(
+                b"0",
+                b"1",
+                b"128",
+                b"1000",
+                b"-1",
+                b"-2",
+                b"yes",
+                b"no",
+                b"YES",
+                b"50 99",
+                b"100",
+                b"KEA",
+                b"Kx",
+            ),
+            *(b"", b"x", b"1.5", b"99999999999999999999"),
+        )
+    ),
+    "setting_pattern": _any(
+        (
+            *(
+                b"slowlog-*",
+                b"SLOWLOG-MAX-LEN",
+                b"acllog-*",
+                b"latency-tracking*",
+                b"notify-*",
+                b"tracking-*",
+            ),
+            *(b"maxclients", b"timeout", b"databases", b"appendonly", b"proto-max-bulk-len", b"save"),
+            *(b"requirepass", b"nonsense", b"", b"[", b"slowlog-max-le?", b"protected-mode"),
+        )
+    ),
     "scan_option": _options("MATCH pattern", "COUNT integer", "TYPE type"),
     "type": _any((b"string", b"hash", b"STRING", b"nonsense")),
     "lcs_option": _options("LEN", "IDX", "WITHMATCHLEN", "MINMATCHLEN integer"),
@@ -355,6 +419,93 @@ SET key value
 GET key
 MULTI
 EXEC
+"""
+
+
+HYPERLOGLOG = """
+PFADD key element*
+PFADD key element+
+PFADD key element+
+PFCOUNT key
+PFCOUNT key+
+PFMERGE key key*
+PFMERGE key key+
+GET key
+STRLEN key
+SET key value
+DEL key
+COPY key key REPLACE
+GETRANGE key 0 20
+TYPE key
+"""
+
+# There are no lists yet: what is sorted is none, or no list.
+SORTING = """
+SORT key sort_option*
+SORT key sort_option*
+SORT key BY sort_pattern sort_option*
+SORT key sort_option* STORE key
+SORT key STORE key
+SORT_RO key sort_option*
+SORT_RO key STORE key
+SET key value
+GET key
+DEL key
+EXISTS key
+"""
+
+SERIALIZED = """
+SET key value
+SET key value
+SET key value EX period
+DUMP key
+DUMP key
+RESTORE key 0 payload
+RESTORE key 0 payload
+RESTORE key restore_period payload
+RESTORE key restore_period payload restore_option*
+RESTORE key restore_period payload restore_option+
+GET key
+TTL key
+DEL key
+COPY key key
+COPY key key copy_option*
+SELECT database
+"""
+
+# Values that are written whole: Redis remembers how the others came to be, Thermae goes by what they are.
+OBJECTS = """
+SET key encoding_value
+SET key encoding_value
+SET key encoding_value
+MSET key encoding_value key encoding_value
+SETNX key encoding_value
+DEL key
+GETSET key encoding_value
+INCR key
+RENAME key key
+OBJECT ENCODING key
+OBJECT ENCODING key
+OBJECT ENCODING key
+OBJECT REFCOUNT key
+OBJECT FREQ key
+OBJECT nonsense key
+OBJECT
+"""
+
+SETTINGS = """
+CONFIG GET setting_pattern
+CONFIG GET setting_pattern
+CONFIG GET setting_pattern+
+CONFIG GET setting
+CONFIG SET setting setting_value
+CONFIG SET setting setting_value
+CONFIG SET setting setting_value setting setting_value
+CONFIG SET nonsense setting_value
+CONFIG SET setting
+CONFIG RESETSTAT
+CONFIG nonsense
+CONFIG
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -433,3 +434,19 @@ def test_readable_figures_follow_their_names() -> None:
     assert readable("missing", None) == "-"
     assert readable("ranges", ["3-39", "41"]) == "3-39, 41"
     assert flattened({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
+
+
+def test_every_option_is_in_the_table_of_commands() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| `thermae (\w+).*$", text, re.MULTILINE)}
+    assert rows.keys() == main.commands.keys()
+    missing = {
+        f"{name} {option}"
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts[:1]
+        # That there is --json is said once, of all.
+        if option != "--json" and f"`{option}`" not in rows[name]
+    }
+    assert missing == set()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import stat
@@ -22,6 +24,9 @@ from resp import Connection, Reply, connected, encoded, wait_until
 from serving import Serving, thermae_serve
 
 MEBIBYTE = 1 << 20
+# What a crowd of a hundred may cost, whatever it does.
+CROWD_BYTES_MAX = 64 * MEBIBYTE
+SIOCGIFADDR = 0x8915
 PASSWORD = "open sesame"
 OK = Reply("+", b"OK")
 PONG = Reply("+", b"PONG")
@@ -207,10 +212,7 @@ def test_clients_that_never_read_take_little(serving: Serving) -> None:
     with serving.connection() as client:
         assert client.call("SET", "large", b"v" * 100_000) == OK
     requests = encoded(["GET", "large"]) * 500
-    assert_no_growth_of(serving, [requests] * 200, 200 * MEBIBYTE // 2)
-
-
-CROWD_BYTES_MAX = 64 * MEBIBYTE
+    assert_no_growth_of(serving, [requests] * 100, CROWD_BYTES_MAX)
 
 
 def growth_beside(serving: Serving, act: Callable[[socket.socket, int], None], count: int, steps: int) -> int:
@@ -261,13 +263,27 @@ def test_arguments_that_are_too_long_take_little(location: str) -> None:
         assert_serves(serving, seconds_max=30)
 
 
-def test_ten_thousand_idle_connections_take_less_than_100_mb(location: str) -> None:
-    count = 10_000
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limits[1] != resource.RLIM_INFINITY and limits[1] < count + 1200:
-        pytest.skip(f"{count + 1200} open files are needed, and the hard limit is {limits[1]} (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], count + 1200), limits[1]))
+@contextlib.contextmanager
+def descriptors(count: int) -> Iterator[int]:
+    """So many open files for this process and those that it starts, or as many as the machine grants."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (count if limit == resource.RLIM_INFINITY else max(limit, count) for limit in before)
     try:
+        # Only an administrator may go beyond the hard limit.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < count:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+        yield min(count, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_ten_thousand_idle_connections_take_less_than_100_mb(location: str) -> None:
+    wanted, beside = 10_000, 1_200
+    with descriptors(wanted + beside) as granted:
+        count = granted - beside
+        assert count >= 1_000, f"ulimit -Hn is {granted}: this needs {wanted + beside}, or 2,200 at the least"
         with (
             thermae_serve(location, "--hot", "16MiB", "--clients-max", str(count + 2)) as serving,
             contextlib.ExitStack() as stack,
@@ -278,10 +294,12 @@ def test_ten_thousand_idle_connections_take_less_than_100_mb(location: str) -> N
                 connection.sendall(encoded(["SET", "key", b"v" * 1000]))
             for connection in crowd:
                 assert connection.recv(100) == b"+OK\r\n"
-            assert serving.private_bytes() - before < 100_000_000
+            assert serving.private_bytes() - before < 100_000_000 * count // wanted
             assert_serves(serving, seconds_max=30)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    if count < wanted:
+        pytest.skip(
+            f"in order with {count} connections, and {wanted} were not tried: ulimit -Hn is {granted}"
+        )
 
 
 def test_clients_that_never_read_lose_nothing(serving: Serving) -> None:
@@ -363,26 +381,21 @@ def test_an_argument_of_many_pieces_takes_time_in_proportion(serving: Serving) -
 
 
 def test_a_long_pipeline_lets_others_have_their_turn(serving: Serving) -> None:
-    with serving.connection() as client:
-        client.call("SET", "a", "1")
-        stop = threading.Event()
-        slowest = 0.0
-
-        def hurry() -> None:
-            nonlocal slowest
-            with serving.connection() as other:
-                while not stop.is_set():
-                    started = time.monotonic()
-                    assert other.call("PING") == PONG
-                    slowest = max(slowest, time.monotonic() - started)
-
-        other = threading.Thread(target=hurry)
-        other.start()
-        for _ in range(5):
-            assert len(client.pipelined([["GET", "a"]] * 20_000)) == 20_000
-        stop.set()
-        other.join()
-    assert slowest < 1.0
+    """Two million keys to look for, in commands that lie in the socket, are no single turn."""
+    count, sent = 20_000, encoded(["EXISTS", *["absent"] * 100]) * 20_000
+    with serving.connection() as client, serving.connection() as other:
+        sender = threading.Thread(target=client.socket.sendall, args=(sent,))
+        sender.start()
+        turns_of_others = 0
+        # The replies are so short that the server need not wait until they are taken. One says that it began.
+        received = len(client.socket.recv(4))
+        while received < count * len(b":0\r\n"):
+            assert other.call("PING") == PONG
+            turns_of_others += 1
+            if select.select([client.socket], [], [], 0)[0]:
+                received += len(client.socket.recv(1 << 20))
+        sender.join()
+    assert turns_of_others > 10
 
 
 # How many may come, and from where.
@@ -450,10 +463,16 @@ def test_a_socket_replaces_nothing_but_an_abandoned_socket(location: str, tmp_pa
 
 
 def own_address() -> str:
-    """An address of this machine that is not its loopback; no packet is sent to find it."""
+    """An address of this machine that is not its loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
+        for _, name in socket.if_nameindex():
+            # The kernel's answer for each interface, a `struct ifreq`; those without an address have none.
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, name.encode()[:15].ljust(40, b"\0"))
+                address = socket.inet_ntoa(answer[20:24])
+                if not address.startswith("127."):
+                    return address
+    pytest.skip("this machine has no address but those of its loopback: nobody can come from elsewhere")
 
 
 class TestProtectedMode:
@@ -529,10 +548,10 @@ def test_a_signal_ends_it_well(location: str, number: signal.Signals) -> None:
         assert serving.process.wait(10) == 0
 
 
-@pytest.mark.parametrize("threads", ["2", "4"])
-def test_several_loops_serve_one_store(location: str, threads: str) -> None:
+@pytest.mark.parametrize("threads", [2, 4])
+def test_several_loops_serve_one_store(location: str, threads: int) -> None:
     with (
-        thermae_serve(location, "--hot", "16MiB", "--threads", threads) as serving,
+        thermae_serve(location, "--hot", "16MiB", "--threads", str(threads)) as serving,
         contextlib.ExitStack() as stack,
     ):
         clients = [stack.enter_context(serving.connection()) for _ in range(8)]
@@ -541,11 +560,23 @@ def test_several_loops_serve_one_store(location: str, threads: str) -> None:
         for client in clients:
             commands = [["GET", f"key:{number}"] for number in range(8)]
             assert client.pipelined(commands) == [Reply("$", b"%d" % number) for number in range(8)]
+        # While one client keeps its loop, those of the others are served.
+        sleeper, *others = clients
+        sleeper.send("DEBUG", "SLEEP", "1")
+        for client in others:
+            client.send("PING")
+        served: set[socket.socket] = set()
+        while sleeper.socket not in served:
+            waiting = [client.socket for client in clients if client.socket not in served]
+            served |= set(select.select(waiting, [], [], 30)[0])
+        assert [client.read() for client in (sleeper, *others)] == [OK] + [PONG] * 7
+    on_each = len(clients) // threads
+    assert len(served) - 1 >= len(clients) - on_each
 
 
 def test_an_address_in_use_is_an_error_that_names_it(location: str) -> None:
     with thermae_serve(location, "--hot", "16MiB") as serving:
-        expected = f"ended with 1: .*cannot listen on {re.escape(serving.redis)}"
+        expected = f"ended with 1: .*cannot listen on {re.escape(serving.redis)} .--redis.: another"
         with (
             pytest.raises(AssertionError, match=expected),
             thermae_serve(location, "--redis", serving.redis),

@@ -367,7 +367,9 @@ def test_the_unit_is_in_order(tmp_path: Path) -> None:
     unit = tmp_path / "thermae.service"
     unit.write_text(text.replace("/opt/thermae/bin/thermae", sys.executable))
     done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # It reads the machine's other units as well, and may have something to say of them.
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "thermae" in line]
+    assert (done.returncode, said) == (0, []), done.stderr
     # The options are those of the command.
     config = tmp_path / "thermae.toml"
     config.write_text("threads = 2\n")

@@ -1,13 +1,17 @@
 """Load for servers of memcached's protocol: gets of random keys, from many clients, over plain sockets.
 
 All values have one length, so that a reply is known to be complete by its length alone, and is looked into
-only once for each client. Python is slower than the servers it asks: what is measured with this load is
-their processor time, not their throughput.
+only once for each client. Python is slower than the servers it asks: what this load measures best is their
+processor time. Its throughput and latencies are of both together: good for comparing two servers, no more.
 """
 
 import random
 import socket
+import time
 from collections.abc import Iterable
+
+from thermae.bench.load_redis import Load
+from thermae.bench.timing import quantile
 
 CLIENTS = 50
 _BATCHES = 2_000
@@ -53,23 +57,32 @@ class Gets:
         one_value = len(b"VALUE %b 0 %d\r\n\r\n" % (keys[0], value_bytes)) + value_bytes
         self._reply_bytes = (one_value * keys_per_get + len(b"END\r\n")) * pipeline
 
-    def run(self, port: int, get_count: int) -> int:
-        """At least so many gets, by all clients in turn; how many there were."""
+    def run(self, port: int, get_count: int) -> tuple[int, Load]:
+        """At least so many gets, by all clients in turn; how many there were, and what they saw.
+
+        A latency is that of all that a client sent at once, until its reply was taken.
+        """
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(CLIENTS)]
         try:
             for client in clients:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._check(client)
             done, position, buffer = 0, 0, bytearray(self._reply_bytes)
+            sent_at = [0.0] * CLIENTS
+            took: list[float] = []
+            started = time.perf_counter()
             while done < get_count:
-                for client in clients:
+                for number, client in enumerate(clients):
+                    sent_at[number] = time.perf_counter()
                     client.sendall(self._batches[position % _BATCHES])
                     position += 1
-                for client in clients:
+                for number, client in enumerate(clients):
                     if client.recv_into(buffer, self._reply_bytes, socket.MSG_WAITALL) < self._reply_bytes:
                         raise RuntimeError("a memcached server closed the connection")
+                    took.append(time.perf_counter() - sent_at[number])
                 done += CLIENTS * self.gets_per_batch
-            return done
+            rate = done / (time.perf_counter() - started)
+            return done, Load(rate, *(quantile(took, fraction) for fraction in (0.5, 0.99, 0.999)))
         finally:
             for client in clients:
                 client.close()

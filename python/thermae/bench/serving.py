@@ -7,6 +7,7 @@ Each server has one processor, the load another one. Redis clients are redis-ben
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,7 @@ from thermae.bench.servers import (
     redis_process,
     thermae_server,
 )
-from thermae.bench.timing import interleaved_medians, interleaved_rounds
+from thermae.bench.timing import interleaved_rounds
 from thermae.bench.workload import make_values
 
 VALUE_BYTES = 100
@@ -98,6 +99,8 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
                 servers = {"ours": ours, "theirs": redis}
                 _measure_redis(report, servers, key_count, rounds, announce)
                 tails.measure(report, servers, key_count, VALUE_BYTES, rounds, announce)
+            # With all processors: where there are two, the load takes part of what a second loop would use.
+            _measure_threads(report, location, ours, load_processor, key_count, rounds, announce)
             _demand_all_keys(ours, key_count)
         if memcached_peer.version is not None:
             with pinned_to(server_processor):
@@ -111,7 +114,11 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
         f"medians of {rounds} rounds; servers on processor {server_processor}, load on {load_processor}",
         "processor time is that of the server's process, all its threads, user and system, for one operation",
         "latency is that of all requests under way together, as redis-benchmark counts it",
-        "memcached clients are written in Python, so their servers idle at times, and throughput says little",
+        "memcached clients are written in Python, so their servers idle at times: throughput and latencies "
+        "are of both together, and those of a command are of all that a client sent at once",
+        f"2 threads: a second server of the same store that may have all {len(processors)} processors, "
+        "beside the one with a processor for itself; where the load needs one of two, a second loop has "
+        "little to win",
     ]
     return report
 
@@ -175,8 +182,7 @@ def _ratio(ours: float, theirs: float) -> float | None:
 
 def _report_redis(report: Report, what: str, pipeline: int, measured: Mapping[str, list[Run]]) -> None:
     def medians(figure: Callable[[Run], float]) -> tuple[float, float]:
-        ours, theirs = (statistics.median(map(figure, measured[name])) for name in ("ours", "theirs"))
-        return ours, theirs
+        return _medians(measured, ("ours", "theirs"), figure)
 
     ours, theirs = medians(lambda run: run.processor_seconds_per_operation)
     report.figures.append(
@@ -206,10 +212,50 @@ def _report_redis(report: Report, what: str, pipeline: int, measured: Mapping[st
         )
 
 
-def _run_memcached(server: ServerProcess, gets: load_memcached.Gets, get_count: int) -> float:
+def _medians(
+    measured: Mapping[str, list[Run]], names: tuple[str, str], figure: Callable[[Run], float]
+) -> tuple[float, float]:
+    first, second = (statistics.median(map(figure, measured[name])) for name in names)
+    return first, second
+
+
+def _measure_threads(
+    report: Report,
+    location: str,
+    one: ServerProcess,
+    load_processor: int,
+    key_count: int,
+    rounds: int,
+    announce: Callable[[str], None],
+) -> None:
+    """The same with two loops, of a second server of the same store that may have all processors."""
+    with (
+        thermae_server(location, None, "--threads", "2", is_kept=True) as (two, _),
+        pinned_to(load_processor),
+    ):
+        for command, (pipeline, whole_count) in itertools.product(("get", "set"), _REQUESTS.items()):
+            request_count = whole_count * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
+            what = f"{command.upper()}, pipeline {pipeline}, 2 threads"
+            announce(what)
+            competitors = {
+                name: functools.partial(_run_redis, server, command, pipeline, request_count, key_count)
+                for name, server in {"one": one, "two": two}.items()
+            }
+            measured = interleaved_rounds(competitors, rounds)
+            names = ("two", "one")
+            ours, of_one = _medians(measured, names, lambda run: run.processor_seconds_per_operation)
+            figure = f"{what}: processor time of the server"
+            score = _ratio(ours, of_one)
+            report.figures.append(Figure(figure, ours, "s", "1 thread", of_one, score, "x as long"))
+            ours, of_one = _medians(measured, names, lambda run: run.load.operations_per_second)
+            figure = f"{what}: throughput"
+            report.figures.append(Figure(figure, ours, "op/s", "1 thread", of_one, _ratio(ours, of_one)))
+
+
+def _run_memcached(server: ServerProcess, gets: load_memcached.Gets, get_count: int) -> Run:
     before = server.processor_seconds()
-    done = gets.run(server.port, get_count)
-    return (server.processor_seconds() - before) / done
+    done, load = gets.run(server.port, get_count)
+    return Run((server.processor_seconds() - before) / done, load)
 
 
 def _measure_memcached(
@@ -228,16 +274,35 @@ def _measure_memcached(
             name: functools.partial(_run_memcached, server, gets, get_count)
             for name, server in servers.items()
         }
-        measured = interleaved_medians(competitors, rounds)
+        measured = interleaved_rounds(competitors, rounds)
+        _report_memcached(report, asked, measured)
+
+
+def _report_memcached(report: Report, asked: GetsAtOnce, measured: Mapping[str, list[Run]]) -> None:
+    figures: dict[str, tuple[str, Callable[[Run], float], str, Bound | None]] = {
+        "processor time of the server, for each key": (
+            "s",
+            lambda run: run.processor_seconds_per_operation,
+            "x as long",
+            asked.must,
+        ),
+        "throughput": ("op/s", lambda run: run.load.operations_per_second, "x", None),
+        "latency p50": ("s", lambda run: run.load.median_seconds, "x as long", None),
+        "latency p99": ("s", lambda run: run.load.p99_seconds, "x as long", None),
+        "latency p99.9": ("s", lambda run: run.load.p999_seconds, "x as long", None),
+    }
+    for name, (unit, figure, score_unit, must) in figures.items():
+        ours, theirs = _medians(measured, ("ours", "theirs"), figure)
+        score = _ratio(ours, theirs)
         report.figures.append(
             Figure(
-                f"memcached {asked.name}: processor time of the server, for each key",
-                measured["ours"],
-                "s",
+                f"memcached {asked.name}: {name}",
+                ours,
+                unit,
                 "memcached",
-                measured["theirs"],
-                _ratio(measured["ours"], measured["theirs"]),
-                "x as long",
-                must=asked.must,
+                theirs,
+                score,
+                score_unit,
+                must=must,
             )
         )

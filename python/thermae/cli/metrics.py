@@ -21,6 +21,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from thermae._thermae import Server
+from thermae.cli.refusals import not_listening
+from thermae.cli.settings import split_address
 
 _CLIENT_SECONDS_MAX = 5
 _NANOSECONDS = 1e9
@@ -168,11 +170,11 @@ class MetricsPage:
         Raises:
             click.BadParameter: That is no address.
         """
-        host, colon, port = address.rpartition(":")
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 0xFFFF):
+        place = split_address(address)
+        if place is None:
             raise click.BadParameter(f"{address} is no HOST:PORT", param_hint="--metrics")
         self._address = address
-        self._host, self._port = host.strip("[]"), int(port)
+        self._host, self._port = place
         self._registry = CollectorRegistry()
 
     def __enter__(self) -> Self:
@@ -186,7 +188,8 @@ class MetricsPage:
         try:
             self._http = make_server(self._host, self._port, application, listener, _Handler)
         except OSError as error:
-            raise click.ClickException(f"cannot listen on {self._address}: {error.strerror}") from error
+            told = not_listening("--metrics", self._address, error.errno, str(error.strerror or error))
+            raise click.ClickException(told) from error
         return self
 
     def __exit__(

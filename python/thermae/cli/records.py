@@ -86,7 +86,7 @@ def get_value(location: str, key: str, as_json: bool, output: Path | None) -> No
 @click.option(
     "--if-absent", is_flag=True, help="Store only when there is no such key; exit code 1 when there is."
 )
-@options_of_a_new_store("as thermae.open has it")
+@options_of_a_new_store("as the store has it, and of a new one {new}")
 def set_value(
     location: str,
     key: str,

@@ -16,6 +16,7 @@ from thermae.cli.demonstration import demo
 from thermae.cli.maintenance import check, destroy, restore, snapshot
 from thermae.cli.memory import shm
 from thermae.cli.records import delete, get_value, list_keys, set_value
+from thermae.cli.refusals import reason_of
 from thermae.cli.serving import serve
 from thermae.cli.statistics import stats
 
@@ -30,7 +31,7 @@ class RootGroup(click.Group):
         except BrokenPipeError:
             raise  # `thermae keys ... | head` is no error; click ends quietly on it
         except (thermae.ThermaeError, OSError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(reason_of(error)) from error
 
 
 @click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"]})

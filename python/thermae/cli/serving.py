@@ -9,9 +9,10 @@ import os
 import resource
 import select
 import signal
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self, cast
@@ -19,11 +20,22 @@ from typing import Any, Self, cast
 import click
 
 import thermae
-from thermae._thermae import Server, parse_size
+from thermae._thermae import Server
 from thermae.cli.journal import Format, Journal
 from thermae.cli.metrics import MetricsPage
 from thermae.cli.notify import notify_ready, notify_reloading, notify_stopping
-from thermae.cli.opening import options_of_a_new_store, store_argument
+from thermae.cli.opening import HOT_BYTES, TIER_BYTES, options_of_a_new_store
+from thermae.cli.refusals import check_writable, explained, reason_of, worded
+from thermae.cli.settings import (
+    STORE_KEY,
+    STORE_VARIABLE,
+    Address,
+    Setting,
+    Size,
+    WholeNumber,
+    read_file,
+    refuse_unread_variables,
+)
 from thermae.cli.structures import readable
 from thermae.options import OpenOptions
 from thermae.store import location_text
@@ -37,166 +49,164 @@ _DESCRIPTORS_BESIDE = 1100
 _ARGUMENTS = "thermae.serve.arguments"
 
 
-def _read_configuration(context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-    """Takes the file's values for options that neither the command line nor the environment gives."""
-    if path is None:
-        return None
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}") from error
-    options = {
-        option.removeprefix("--"): parameter
-        for parameter in context.command.params
-        for option in parameter.opts
-        if isinstance(parameter, click.Option) and parameter.name != "config"
-    }
-    for name in values:
-        if name not in options:
-            raise click.BadParameter(
-                f"{path}: {name} is no option of thermae serve: see thermae serve --help"
-            )
-    context.default_map = {
-        str(options[name].name): _given(path, name, value) for name, value in values.items()
-    }
-    return path
-
-
-def _given(path: Path, name: str, value: Any) -> Any:
-    """A value of the file as the command line would give it."""
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return value
-    if isinstance(value, bool | int | str):
-        return value
-    raise click.BadParameter(f"{path}: {name} must be a text, a number, true or false, or a list of texts")
-
-
-def _size(least: int, most: int) -> Callable[[click.Context, click.Parameter, str], int]:
-    """Takes a number of bytes, or text such as 64MiB, between these bounds."""
-
-    def taken(_context: click.Context, _option: click.Parameter, value: str) -> int:
-        try:
-            size = parse_size(value)
-        except thermae.ThermaeError as error:
-            raise click.BadParameter(str(error)) from error
-        if not least <= size <= most:
-            raise click.BadParameter(f"{value} is not between {least} and {most} bytes")
-        return size
-
-    return taken
-
-
 class _Serve(click.Command):
-    """Keeps its own words: they are read again when the configuration is."""
+    """Keeps its own words, which are read again when the configuration is, and tells its end in its log."""
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         """Reads the words behind the command's name."""
         context.meta[_ARGUMENTS] = tuple(arguments)
-        return super().parse_args(context, arguments)
+        rest = super().parse_args(context, arguments)
+        if not context.resilient_parsing:
+            refuse_unread_variables(context)
+        return rest
+
+    def read(self, name: str | None, words: Sequence[str], parent: click.Context | None) -> click.Context:
+        """What these words, the environment and the file say."""
+        return super().make_context(name, list(words), parent)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The same at the start, where a mistake is told in the form that the log has."""
+        words = tuple(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.ClickException as error:
+            # What is in order may say so. An unknown word keeps those behind it from being understood.
+            around = super().make_context(info_name, list(words), parent, resilient_parsing=True)
+            is_said = "--log-format=json" in words or ("--log-format", "json") in pairwise(words)
+            if around.params["log_format"] != "json" and not is_said:
+                raise
+            _note_failure(Journal("json"), reason_of(error))
+            raise click.exceptions.Exit(error.exit_code) from error
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs the server; what it is refused is told in the form that the log has."""
+        try:
+            return super().invoke(context)
+        except (click.ClickException, thermae.ThermaeError, OSError) as error:
+            if context.params["log_format"] != "json":
+                raise
+            _note_failure(Journal("json"), reason_of(error))
+            context.exit(getattr(error, "exit_code", 1))
+
+
+_setting = partial(click.option, cls=Setting)
 
 
 @click.command(cls=_Serve, context_settings={"auto_envvar_prefix": "THERMAE"})
 @click.pass_context
-@store_argument
+@click.argument("location", metavar="[STORE]", required=False, envvar=STORE_VARIABLE)
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
     is_eager=True,
-    callback=_read_configuration,
+    callback=read_file,
     help="TOML file with the values of options that are not given otherwise, under their names here.",
 )
-@click.option(
+@_setting(
     "--redis",
     metavar="HOST:PORT",
+    type=Address(6379),
     multiple=True,
     help=f"Address for Redis clients; may be given again.  [default: {DEFAULT_REDIS_ADDRESS}]",
 )
-@click.option(
+@_setting(
     "--memcached",
     metavar="HOST:PORT",
+    type=Address(11211),
     multiple=True,
     help="Address for memcached clients; may be given again.",
 )
-@click.option(
-    "--tls", metavar="HOST:PORT", multiple=True, help="Address for Redis clients in TLS; may be given again."
+@_setting(
+    "--tls",
+    metavar="HOST:PORT",
+    type=Address(6380),
+    multiple=True,
+    help="Address for Redis clients in TLS; may be given again.",
 )
-@click.option("--tls-certificate", metavar="PATH", help="The server's certificate chain, PEM.")
-@click.option("--tls-key", metavar="PATH", help="Its key, PEM.")
-@click.option(
+@_setting("--tls-certificate", metavar="PATH", help="The server's certificate chain, PEM.")
+@_setting("--tls-key", metavar="PATH", help="Its key, PEM.")
+@_setting(
     "--tls-authority", metavar="PATH", help="Clients have to show a certificate of this authority, PEM."
 )
-@click.option(
+@_setting(
     "--metrics",
     metavar="HOST:PORT",
+    type=Address(9121),
     help="Address of metrics for Prometheus, over HTTP and without a login.  [default: none]",
 )
-@click.option("--unix", metavar="PATH", help="Socket for Redis clients of this machine and user.")
-@click.option(
+@_setting("--unix", metavar="PATH", help="Socket for Redis clients of this machine and user.")
+@_setting(
     "--snapshots",
     metavar="DIRECTORY",
     help="Where SAVE and BGSAVE put a snapshot of the store, in place of the one before.",
 )
-@click.option(
-    "--memcached-unix", metavar="PATH", help="Socket for memcached clients of this machine and user."
-)
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Event loops.")
-@click.option("--password", help="What clients have to say with AUTH. Better given as THERMAE_PASSWORD.")
-@click.option(
+@_setting("--memcached-unix", metavar="PATH", help="Socket for memcached clients of this machine and user.")
+@_setting("--threads", type=WholeNumber(1, 1024), default=1, show_default=True, help="Event loops.")
+@_setting("--password", help="What clients have to say with AUTH. Better given as THERMAE_PASSWORD.")
+@_setting(
     "--acl-file",
     metavar="PATH",
     help="File of users: who may come in, and what each may do; as Redis has it.",
 )
-@click.option(
-    "--clients-max", type=click.IntRange(1), default=10_000, show_default=True, help="Most clients at once."
+@_setting(
+    "--clients-max",
+    type=WholeNumber(1, (1 << 32) - 1),
+    default=10_000,
+    show_default=True,
+    help="Most clients at once.",
 )
-@click.option(
+@_setting(
     "--timeout-seconds",
-    type=click.IntRange(0, (1 << 31) - 1),
+    type=WholeNumber(0, (1 << 31) - 1),
     default=0,
     show_default=True,
     help="Disconnect clients that were idle for so long; 0: never.",
 )
-@click.option(
+@_setting(
     "--argument-max",
     metavar="SIZE",
-    callback=_size(1 << 20, 1 << 30),
+    type=Size(1 << 20, 1 << 30),
     default="512MiB",
     show_default=True,
     help="Longest argument of a Redis command.",
 )
-@click.option(
+@_setting(
     "--memcached-value-max",
     metavar="SIZE",
-    callback=_size(1 << 10, 512 << 20),
+    type=Size(1 << 10, 512 << 20),
     default="1MiB",
     show_default=True,
     help="Longest value of memcached clients.",
 )
-@click.option(
+@_setting(
     "--protected-mode/--no-protected-mode",
     default=True,
     show_default=True,
     help="Refuse clients of other machines where there is no password.",
 )
-@click.option(
+@_setting(
     "--enable-debug-command",
     type=click.Choice(["no", "local", "yes"]),
     default="local",
     show_default=True,
     help="Who may call DEBUG: nobody, clients of this machine, all.",
 )
-@click.option(
+@_setting(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
     help="How standard error says what happens, a line each.",
 )
-@options_of_a_new_store("as the store has it, 64MiB for a new one")
+@options_of_a_new_store(
+    "as the store has it, and of a new one {new}", cls=Setting, hot=Size(*HOT_BYTES), tier=Size(*TIER_BYTES)
+)
 def serve(
     context: click.Context,
     /,
-    location: str,
+    location: str | None,
     config: Path | None,
     log_format: Format,
     metrics: str | None,
@@ -204,9 +214,9 @@ def serve(
 ) -> None:
     """Serve STORE to Redis and memcached clients, until SIGTERM or Ctrl-C.
 
-    Python processes may use the same store meanwhile: what one writes, all see. Each option may also be
-    given in the environment, as THERMAE_THREADS and so on, or in a TOML file. SIGHUP has the file, the
-    certificates and all that can change read again.
+    Python processes may use the same store meanwhile: what one writes, all see. STORE and each option may
+    also be given in the environment, as THERMAE_STORE, THERMAE_THREADS and so on, or in a TOML file. SIGHUP
+    has the file, the certificates and all that can change read again.
 
     \b
     Examples:
@@ -216,8 +226,16 @@ def serve(
       thermae serve data/ --metrics 127.0.0.1:9121
       thermae serve data/ --config thermae.toml
     """
+    if location is None:
+        raise click.UsageError(
+            f"there is no store to serve: name one, as in thermae serve data/, or as {STORE_VARIABLE} in the "
+            f'environment, or as {STORE_KEY} = "data/" in the file of --config',
+            context,
+        )
     journal = Journal(log_format)
-    settings = _settings(given)
+    settings = _settings(context.params)
+    if settings["snapshots"] is not None:
+        check_writable("--snapshots", Path(settings["snapshots"]))
     _allow_descriptors(journal, settings["clients_max"])
     options = cast(OpenOptions, {name: value for name, value in given.items() if name not in settings})
     with (
@@ -226,7 +244,7 @@ def serve(
     ):
         # Before the store is opened: a server that cannot listen makes none.
         page = None if metrics is None else stack.enter_context(MetricsPage(metrics))
-        server = Server(location_text(location), options, json.dumps(_configuration(settings)))
+        server = _started(location, options, _configuration(settings))
         try:
             if page is not None:
                 stack.enter_context(page.showing(server))
@@ -239,7 +257,7 @@ def serve(
             server.close()
     _write_events(journal, server)
     if (failure := server.failure()) is not None:
-        journal.note("failed", f"the server ended by itself: {failure}", reason=failure)
+        _note_failure(journal, f"the server ended by itself: {failure}")
         context.exit(1)
     journal.note("ended", f"ended: {reason}", reason=reason)
 
@@ -267,8 +285,41 @@ _SETTINGS = (
 )
 
 
+def _note_failure(journal: Journal, reason: str) -> None:
+    journal.note("failed", reason, reason=reason)
+
+
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in _SETTINGS}
+    """Those of the server.
+
+    Raises:
+        click.UsageError: Some of them make no sense together.
+    """
+    settings = {name: given[name] for name in _SETTINGS}
+    of_tls = [name for name in ("tls_certificate", "tls_key", "tls_authority") if settings[name]]
+    if of_tls and not settings["tls"]:
+        option = f"--{of_tls[0].replace('_', '-')}"
+        raise click.UsageError(
+            f"{option} is given, and no address where TLS is spoken: give one with --tls, such as "
+            f"--tls 127.0.0.1:6380, or leave {option} out"
+        )
+    given_at: dict[str, str] = {}
+    for name in ("redis", "memcached", "tls", "metrics", "unix", "memcached_unix"):
+        place = given[name] or ()
+        for address in (place,) if isinstance(place, str) else place:
+            option = f"--{name.replace('_', '-')}"
+            # Any free port is another one each time.
+            if address in given_at and not address.endswith(":0"):
+                raise click.UsageError(f"{given_at[address]} and {option} name the same address, {address}")
+            given_at[address] = option
+    return settings
+
+
+def _started(location: str, options: OpenOptions, configuration: Mapping[str, Any]) -> Server:
+    try:
+        return Server(location_text(location), options, json.dumps(configuration))
+    except thermae.InvalidOptionError as error:
+        raise click.ClickException(worded(explained(str(error), configuration))) from error
 
 
 def _configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -347,16 +398,22 @@ def _write_events(journal: Journal, server: Server) -> None:
 def _reload(context: click.Context, journal: Journal, server: Server) -> None:
     """Reads all again that says how to serve. A mistake anywhere changes nothing."""
     notify_reloading()
+    command = context.command
+    assert isinstance(command, _Serve)
+    configuration: dict[str, Any] = {}
     try:
-        words = list(context.meta[_ARGUMENTS])
-        given = context.command.make_context(context.info_name, words, parent=context.parent).params
-        kept = server.reload(json.dumps(_configuration(_settings(given))))
+        given = command.read(context.info_name, context.meta[_ARGUMENTS], context.parent).params
+        configuration = _configuration(_settings(given))
+        kept = server.reload(json.dumps(configuration))
+    except thermae.InvalidOptionError as error:
+        problem = worded(explained(str(error), configuration))
+        journal.note("reload-failed", f"nothing was reloaded: {problem}", reason=problem)
     except (click.ClickException, thermae.ThermaeError, OSError) as error:
-        problem = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        problem = reason_of(error)
         journal.note("reload-failed", f"nothing was reloaded: {problem}", reason=problem)
     else:
         fixed = (name for name in given if name not in _SETTINGS and given[name] != context.params[name])
-        kept += [name.replace("_", "-") for name in fixed]
+        kept += [STORE_KEY if name == "location" else name.replace("_", "-") for name in fixed]
         text = f"reloaded; not changed before a restart: {', '.join(kept)}" if kept else "reloaded"
         journal.note("reloaded", text, not_changed=kept)
     notify_ready()
