@@ -64,6 +64,8 @@ pub struct Shared {
     pub failure: OnceLock<String>,
     /// When it began.
     pub started_at: Instant,
+    /// The password of the configuration that was read last: clients may have set another one since.
+    pub loaded_password: Mutex<String>,
     /// Held by who changes the configuration.
     pub config_changes: Mutex<()>,
     /// Who is connected.
@@ -140,6 +142,7 @@ impl Shared {
             statistics: Statistics::new(config.threads.max(1) as usize),
             users: Users::new(config.password.as_bytes()),
             journal: Journal::default(),
+            loaded_password: Mutex::new(config.password.clone()),
             config: RwLock::new(config),
             next_client_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
