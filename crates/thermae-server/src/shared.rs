@@ -1,6 +1,7 @@
 //! What all loops and all clients of a server share.
 
 use crate::attention::{Attention, USERS};
+use crate::census::Census;
 use crate::channels::Channels;
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
@@ -100,8 +101,8 @@ pub struct Shared {
     pub used_bytes_peak: AtomicU64,
     /// What INFO compares with, and what it found.
     pub rates: Mutex<Rates>,
-    /// What INFO last counted by walking over the keys.
-    pub census: Mutex<Option<Census>>,
+    /// How many keys the databases have.
+    pub census: Census,
 }
 
 /// Work per second.
@@ -113,17 +114,6 @@ pub struct Rates {
     pub counts: [u64; 3],
     /// The same for each second before.
     pub per_second: [f64; 3],
-}
-
-/// What is known of the numbered databases.
-#[derive(Debug)]
-pub struct Census {
-    /// When this was counted.
-    pub at: Instant,
-    /// How long that took.
-    pub took: std::time::Duration,
-    /// For each database: keys, those of them that expire, and the mean of the milliseconds until they do.
-    pub databases: Vec<[u64; 3]>,
 }
 
 impl Shared {
@@ -163,7 +153,7 @@ impl Shared {
             run_id: draw_run_id(),
             used_bytes_peak: AtomicU64::new(0),
             rates: Mutex::new(Rates { at: Instant::now(), counts: [0; 3], per_second: [0.0; 3] }),
-            census: Mutex::new(None),
+            census: Census::default(),
         }
     }
 
