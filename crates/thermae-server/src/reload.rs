@@ -136,7 +136,7 @@ mod tests {
             memcached_value_bytes_max: 3 << 20,
             timeout_seconds: 5,
             protected_mode: false,
-            enable_debug_command: DebugCommand::No,
+            enable_debug_command: DebugCommand::Local,
             ..Config::default()
         };
         assert!(reload(server.shared(), None, changes.clone()).unwrap().is_empty());

@@ -181,7 +181,7 @@ class _Serve(click.Command):
 @click.option(
     "--enable-debug-command",
     type=click.Choice(["no", "local", "yes"]),
-    default="local",
+    default="no",
     show_default=True,
     help="Who may call DEBUG: nobody, clients of this machine, all.",
 )
@@ -226,7 +226,7 @@ def serve(
     ):
         # Before the store is opened: a server that cannot listen makes none.
         page = None if metrics is None else stack.enter_context(MetricsPage(metrics))
-        server = Server(location_text(location), options, json.dumps(_configuration(settings)))
+        server = Server(location_text(location), options, json.dumps(_configuration(settings, config)))
         try:
             if page is not None:
                 stack.enter_context(page.showing(server))
@@ -271,11 +271,12 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in _SETTINGS}
 
 
-def _configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _configuration(settings: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     """The server's configuration, under the names that it has there."""
     configuration = dict(settings)
     if not any(configuration[name] for name in ("redis", "memcached", "memcached_unix", "tls", "unix")):
         configuration["redis"] = (DEFAULT_REDIS_ADDRESS,)
+    configuration["config_file"] = None if config is None else os.path.abspath(config)
     configuration["password"] = configuration["password"] or ""
     configuration["argument_bytes_max"] = configuration.pop("argument_max")
     configuration["memcached_value_bytes_max"] = configuration.pop("memcached_value_max")
@@ -350,7 +351,7 @@ def _reload(context: click.Context, journal: Journal, server: Server) -> None:
     try:
         words = list(context.meta[_ARGUMENTS])
         given = context.command.make_context(context.info_name, words, parent=context.parent).params
-        kept = server.reload(json.dumps(_configuration(_settings(given))))
+        kept = server.reload(json.dumps(_configuration(_settings(given), given["config"])))
     except (click.ClickException, thermae.ThermaeError, OSError) as error:
         problem = error.format_message() if isinstance(error, click.ClickException) else str(error)
         journal.note("reload-failed", f"nothing was reloaded: {problem}", reason=problem)

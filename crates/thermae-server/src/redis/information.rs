@@ -140,7 +140,8 @@ fn server(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("configured_hz", 10);
     lines.add("lru_clock", (now_ms / 1000) & 0xff_ffff);
     lines.add("executable", executable);
-    lines.add("config_file", "");
+    let config_file = config.config_file.as_ref().map(|path| path.display().to_string());
+    lines.add("config_file", config_file.unwrap_or_default());
     lines.add("io_threads_active", u8::from(config.threads > 1));
     Ok(())
 }
