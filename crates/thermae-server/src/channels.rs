@@ -136,6 +136,13 @@ impl Channels {
         work()
     }
 
+    /// Does something while nobody's subscriptions change: a message that goes out meanwhile, to one who is subscribed, is there before an UNSUBSCRIBE is
+    /// answered.
+    pub fn while_steady<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _shared = self.read();
+        work()
+    }
+
     /// Calls `deliver` with those who are subscribed to a channel, and then, for each pattern that describes it, with the pattern and those who are
     /// subscribed to that. Returns how many times a client was among them.
     pub fn publish(

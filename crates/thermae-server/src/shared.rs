@@ -185,9 +185,20 @@ impl Shared {
 
     /// Sends messages to their clients.
     pub fn post(&self, letters: Letters) {
-        for (client, bytes) in letters {
+        // In RESP2 they are messages of a channel, and who is subscribed to nothing any more would take one for a reply.
+        let (messages, pushes): (Letters, Letters) =
+            letters.into_iter().partition(|(_, bytes)| bytes.first() == Some(&b'*'));
+        for (client, bytes) in pushes {
             self.deliver(client.place, bytes.into());
         }
+        if messages.is_empty() {
+            return;
+        }
+        self.channels.while_steady(|| {
+            for (client, bytes) in messages.into_iter().filter(|(client, _)| client.is_subscribed()) {
+                self.deliver(client.place, bytes.into());
+            }
+        });
     }
 
     /// Keys have changed, as the store has them: who may have copies of their values is told. For changes that no command of a Redis client made, or

@@ -511,7 +511,7 @@ mod tests {
     #[test]
     fn logs_keep_the_beginning_of_a_name() {
         let mut server = TestServer::new();
-        let name = [b'n'; 100_000];
+        let name = vec![b'n'; 100_000];
         assert_eq!(server.call(&[b"CLIENT", b"SETNAME", &name]), b"+OK\r\n");
         assert!(server.line("AUTH nobody x").starts_with("-WRONGPASS"));
         assert_eq!(server.line("CONFIG SET slowlog-log-slower-than 0"), "+OK\r\n");
