@@ -251,7 +251,8 @@ def metrics_page() -> Iterator[tuple[str, int]]:
     page = metrics.MetricsPage("127.0.0.1:0")
     with page, page.showing(cast("Server", None)):
         url = urlsplit(page.url)
-        assert url.hostname is not None and url.port is not None
+        assert url.hostname is not None
+        assert url.port is not None
         yield url.hostname, url.port
 
 

@@ -33,6 +33,8 @@ DEFAULT_REDIS_ADDRESS = "127.0.0.1:6379"
 _LOOK_SECONDS = 0.2
 # Descriptors for the store's files, the loops and the listeners.
 _DESCRIPTORS_BESIDE = 1100
+# Behind the addresses where TLS is spoken, as people are shown them.
+_TLS_MARK = " (TLS)"
 # Under which the command's own words are kept, to be read again.
 _ARGUMENTS = "thermae.serve.arguments"
 
@@ -302,8 +304,10 @@ def _allow_descriptors(journal: Journal, clients_max: int) -> None:
 
 
 def _announce(journal: Journal, server: Server, location: str) -> None:
-    for protocol, address in server.addresses():
-        journal.note("listening", f"{protocol} clients: {address}", protocol=protocol, address=address)
+    for protocol, shown in server.addresses():
+        address = shown.removesuffix(_TLS_MARK)
+        tls = address != shown
+        journal.note("listening", f"{protocol} clients: {shown}", protocol=protocol, address=address, tls=tls)
     hot_bytes, warm_bytes, cold_bytes, durability = server.store_sizes()
     tiers = {"hot": hot_bytes, "warm": warm_bytes, "cold": cold_bytes}
     sizes = ", ".join(f"{tier} {readable(f'{tier}_bytes', size)}" for tier, size in tiers.items() if size)
