@@ -35,7 +35,7 @@ NOT_AUTHENTICATED = Reply("-", b"NOAUTH Authentication required.")
 
 @pytest.fixture
 def serving(location: str) -> Iterator[Serving]:
-    with thermae_serve(location, "--hot", "32MiB") as running:
+    with thermae_serve(location, "--hot", "32MiB", "--enable-debug-command", "local") as running:
         yield running
 
 
@@ -587,7 +587,9 @@ def test_an_address_in_use_is_an_error_that_names_it(location: str) -> None:
 def test_a_loop_that_panics_ends_the_server_as_a_whole(location: str) -> None:
     """Its clients were dealt to a loop that was gone, and the server went on as if nothing had happened."""
     with (
-        thermae_serve(location, "--hot", "16MiB", "--threads", "2") as serving,
+        thermae_serve(
+            location, "--hot", "16MiB", "--threads", "2", "--enable-debug-command", "local"
+        ) as serving,
         serving.connection() as owed,
         serving.connection() as panics,
     ):

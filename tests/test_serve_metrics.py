@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pymemcache
@@ -19,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import thermae
 from resp import Connection, Reply, wait_until
 from serving import redis_server, thermae_serve
+from thermae._thermae import Server
+from thermae.cli import metrics
 
 GUIDE = Path(__file__).parent.parent / "docs" / "operations.md"
 
@@ -242,6 +245,17 @@ def value(metrics: dict[str, Metric], name: str, **labels: str) -> float:
     return found[0]
 
 
+@contextlib.contextmanager
+def metrics_page() -> Iterator[tuple[str, int]]:
+    """Where metrics would be shown that nobody reads."""
+    page = metrics.MetricsPage("127.0.0.1:0")
+    with page, page.showing(cast("Server", None)):
+        url = urlsplit(page.url)
+        assert url.hostname is not None
+        assert url.port is not None
+        yield url.hostname, url.port
+
+
 class TestMetrics:
     def test_all_loops_and_both_faces_add_up(self, location: str) -> None:
         options = ("--redis", "127.0.0.1:0", "--memcached", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
@@ -321,6 +335,31 @@ class TestMetrics:
                 assert scraped(serving.metrics)
                 silent.settimeout(30)
                 assert silent.recv(1) == b""
+
+    def test_who_sends_byte_by_byte_has_no_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The limit was for each byte, so that one a second kept the only thread for as long as it liked."""
+        monkeypatch.setattr(metrics, "_CLIENT_SECONDS_MAX", 0.5)
+        with metrics_page() as page, socket.create_connection(page) as slow:
+            started = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() - started < 20:
+                    slow.sendall(b"G")
+                    slow.settimeout(0.05)
+                    with contextlib.suppress(TimeoutError):
+                        if not slow.recv(1):
+                            break
+            assert time.monotonic() - started < 10
+
+    def test_the_end_waits_for_nobody(self) -> None:
+        """A server lived on for as long as a client of its metrics was slow."""
+        with contextlib.ExitStack() as slow:
+            with metrics_page() as page:
+                slow.enter_context(socket.create_connection(page)).sendall(b"GET ")
+                slow.enter_context(socket.create_connection(page)).sendall(b"GET ")
+                # The first is being served by now, and has five seconds.
+                time.sleep(0.3)
+                started = time.monotonic()
+            assert time.monotonic() - started < 3
 
     def test_an_option_of_the_environment(self, location: str) -> None:
         environment = {"THERMAE_METRICS": "127.0.0.1:0"}

@@ -251,7 +251,7 @@ def talking_tls(address: str) -> ssl.SSLSocket:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    host, _, port = address.removesuffix(" (TLS)").rpartition(":")
+    host, _, port = address.rpartition(":")
     return context.wrap_socket(socket.create_connection((host, int(port)), timeout=20))
 
 
@@ -292,7 +292,8 @@ def test_a_command_may_come_in_parts_of_tls_records(location: str, tmp_path: Pat
     tls += ["--tls-key", str(tmp_path / "server.key"), "--redis", "127.0.0.1:0"]
     with logging(tmp_path, location, "--hot", "16MiB", *tls) as (_, log):
         plain, secure = address_of(log), address_of(log, index=1)
-        host, _, port = secure.removesuffix(" (TLS)").rpartition(":")
+        assert [event["tls"] for event in log.events("listening")] == [False, True]
+        host, _, port = secure.rpartition(":")
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -5,6 +5,7 @@
 use std::sync::LazyLock;
 use thermae_core::{Location, Options, Store};
 use thermae_fuzz::{Bytes, fuzz_target};
+use thermae_server::clients::{Client, Place};
 use thermae_server::config::Config;
 use thermae_server::memcache::session::Session;
 use thermae_server::shared::Shared;
@@ -71,12 +72,13 @@ fn run(data: &[u8]) {
     let is_known = choice & 1 == 0;
     let says_password = input.0.windows(7).any(|text| text == b" secret");
     let mut session = Session::new(is_known, 0);
+    let client = Client::new(1, String::new(), String::new(), Place::default(), 0);
     let (mut buffer, mut output, mut is_first) = (Vec::new(), Vec::new(), true);
     for piece in input.0.chunks(if choice & 2 == 0 { usize::MAX } else { step }) {
         buffer.extend_from_slice(piece);
         loop {
             output.clear();
-            let (done, _) = thermae_core::deferring(|| session.process(&buffer, &SHARED, &mut output));
+            let (done, _) = thermae_core::deferring(|| session.process(&buffer, &client, &SHARED, &mut output));
             assert!(done <= buffer.len());
             buffer.drain(..done);
             if is_first && output.first() == Some(&0x81) {

@@ -26,10 +26,10 @@ pub(crate) struct LargeValue {
 /// Writes a value into extents.
 pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<LargeValue> {
     let frame_bytes = engine.geometry.frame_bytes as usize;
-    let len = u32::try_from(value.len()).map_err(|_| too_large(engine, value.len()))?;
+    let len = u32::try_from(value.len()).map_err(|_| too_large(engine, value.len() as u64))?;
     let count = record::extent_count(len, frame_bytes);
     if count > engine.hot_frames_usable() as usize / 2 {
-        return Err(too_large(engine, value.len()));
+        return Err(too_large(engine, value.len() as u64));
     }
     let mut request = RoomRequest::for_frames(count);
     let slots = loop {
@@ -44,7 +44,7 @@ pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<La
     for (&slot, piece) in slots.iter().zip(value.chunks(frame_bytes)) {
         let segment = engine.segment(slot);
         let place = Place::unpack(segment.place.load(Ordering::Relaxed));
-        let Some(base) = engine.hot_base(place) else { return Err(too_large(engine, value.len())) };
+        let Some(base) = engine.hot_base(place) else { return Err(too_large(engine, value.len() as u64)) };
         // SAFETY: the frame was just taken by this participant, and a piece is at most a frame.
         unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), base, piece.len()) };
         segment.key_hash.store(hash, Ordering::Relaxed);
@@ -56,9 +56,18 @@ pub(crate) fn write_large(engine: &Engine, hash: u64, value: &[u8]) -> Result<La
     Ok(LargeValue { len, list, slots })
 }
 
-fn too_large(engine: &Engine, len: usize) -> Error {
+/// Whether a value of so many bytes can be stored at all, as [`write_large`] finds it.
+pub(crate) fn check_len(engine: &Engine, len: u64) -> Result<()> {
+    if len <= value_bytes_max(engine) { Ok(()) } else { Err(too_large(engine, len)) }
+}
+
+fn value_bytes_max(engine: &Engine) -> u64 {
     let frames = engine.hot_frames_usable() / 2;
-    let most = (u64::from(frames) * u64::from(engine.geometry.frame_bytes)).min(record::VALUE_BYTES_MAX);
+    (u64::from(frames) * u64::from(engine.geometry.frame_bytes)).min(record::VALUE_BYTES_MAX)
+}
+
+fn too_large(engine: &Engine, len: u64) -> Error {
+    let most = value_bytes_max(engine);
     Error::ValueTooLarge(format!(
         "the value is {} bytes long and {} takes values of up to {} (half its hot tier, and never more than 4 GiB - 1): \
          create the store with a larger hot tier, or split the value",

@@ -7,7 +7,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::forked::PerProcess;
 use crate::keeper::Keeper;
-use crate::large::write_large;
+use crate::large::{self, write_large};
 use crate::names::LockToken;
 use crate::open;
 use crate::options::{Durability, Location, Options, WhenFull};
@@ -577,6 +577,14 @@ impl Store {
         let counters = self.engine.counters();
         Engine::count(if view.is_some() { &counters.hits } else { &counters.misses }, 1);
         Ok(view)
+    }
+
+    /// Whether a value of so many bytes can be stored here, as far as its length decides that: for who would have to make a long one first.
+    ///
+    /// # Errors
+    /// ValueTooLarge, with the text of the error that storing it would end with.
+    pub fn check_value_len(&self, len: u64) -> Result<()> {
+        large::check_len(&self.engine, len)
     }
 
     /// Applies all of `ops` or none; for each of `expected`, the key must still have that version (`None` = be absent).

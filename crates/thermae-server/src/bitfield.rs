@@ -174,6 +174,12 @@ fn put(bytes: &mut [u8], field: FieldType, offset: u64, value: i64) {
     }
 }
 
+/// How long a string is at least once these operations were applied to it: as long as those that write take.
+pub fn bytes_written(operations: &[Operation]) -> usize {
+    let writes = operations.iter().filter(|operation| operation.action != Action::Get);
+    writes.map(|operation| bytes_to_hold(operation.field, operation.offset)).max().unwrap_or(0)
+}
+
 /// Does all operations, in order, on a string; an empty one stands for a missing one.
 ///
 /// # Examples
@@ -186,10 +192,9 @@ fn put(bytes: &mut [u8], field: FieldType, offset: u64, value: i64) {
 /// assert_eq!((applied.replies, bytes), (vec![Some(3), Some(2)], vec![0b10]));
 /// ```
 pub fn apply(bytes: &mut Vec<u8>, operations: &[Operation]) -> Applied {
-    let writes = operations.iter().filter(|operation| operation.action != Action::Get);
-    let len = writes.map(|operation| bytes_to_hold(operation.field, operation.offset)).max();
+    let len = bytes_written(operations);
     let mut is_changed = false;
-    if let Some(len) = len.filter(|len| *len > bytes.len()) {
+    if len > bytes.len() {
         bytes.resize(len, 0);
         is_changed = true;
     }

@@ -185,31 +185,32 @@ fn first_other_than(bytes: &[u8], byte: u8) -> Option<usize> {
     rest.iter().position(|other| *other != byte).map(|index| same_words * 8 + index)
 }
 
-/// Strings combined bit by bit; as long as the longest, the shorter ones going on in zeros. A missing string is an empty one.
+/// Combines what was combined so far with one more string, bit by bit; the result is as long as the longest, the shorter ones going on in zeros. A missing
+/// string is an empty one. One at a time, so that two of them are in memory, however many there are.
 ///
 /// # Examples
 /// ```
 /// use thermae_server::bits::{Combination, combine};
-/// assert_eq!(combine(Combination::And, &[b"foobar", b"abcdef"]), b"`bc`ab");
-/// assert_eq!(combine(Combination::Or, &[b"\x01", b"\x80\x02"]), b"\x81\x02");
+/// let mut bits = b"foobar".to_vec();
+/// combine(Combination::And, &mut bits, b"abcdef");
+/// assert_eq!(bits, b"`bc`ab");
+/// combine(Combination::Or, &mut bits, b"\x80\0\0\0\0\0\x02");
+/// assert_eq!(bits, b"\xe0bc`ab\x02");
 /// ```
-pub fn combine(combination: Combination, inputs: &[&[u8]]) -> Vec<u8> {
-    let len = inputs.iter().map(|input| input.len()).max().unwrap_or(0);
-    let mut result = inputs.first().map_or_else(Vec::new, |first| first.to_vec());
-    result.resize(len, 0);
-    for input in inputs.iter().skip(1) {
-        let (shared, behind) = result.split_at_mut(input.len());
-        let pairs = shared.iter_mut().zip(*input);
-        match combination {
-            Combination::And => {
-                pairs.for_each(|(byte, other)| *byte &= other);
-                behind.fill(0);
-            }
-            Combination::Or => pairs.for_each(|(byte, other)| *byte |= other),
-            Combination::Xor => pairs.for_each(|(byte, other)| *byte ^= other),
-        }
+pub fn combine(combination: Combination, result: &mut Vec<u8>, input: &[u8]) {
+    if result.len() < input.len() {
+        result.resize(input.len(), 0);
     }
-    result
+    let (shared, behind) = result.split_at_mut(input.len());
+    let pairs = shared.iter_mut().zip(input);
+    match combination {
+        Combination::And => {
+            pairs.for_each(|(byte, other)| *byte &= other);
+            behind.fill(0);
+        }
+        Combination::Or => pairs.for_each(|(byte, other)| *byte |= other),
+        Combination::Xor => pairs.for_each(|(byte, other)| *byte ^= other),
+    }
 }
 
 /// A string with all of its bits the other way: BITOP NOT.
@@ -303,15 +304,20 @@ mod tests {
         }
     }
 
+    fn combined(combination: Combination, inputs: &[&[u8]]) -> Vec<u8> {
+        let mut result = inputs[0].to_vec();
+        inputs[1..].iter().for_each(|input| combine(combination, &mut result, input));
+        result
+    }
+
     #[test]
     fn combinations_of_different_lengths() {
-        assert_eq!(combine(Combination::And, &[b"\xff\xff", b"\x0f"]), b"\x0f\x00");
-        assert_eq!(combine(Combination::And, &[b"\x0f", b"\xff\xff"]), b"\x0f\x00");
-        assert_eq!(combine(Combination::Or, &[b"\x0f", b"", b"\xf0\xff"]), b"\xff\xff");
-        assert_eq!(combine(Combination::Xor, &[b"\x0f\x01", b"\xff", b"\x01"]), b"\xf1\x01");
-        assert_eq!(combine(Combination::Xor, &[b"one"]), b"one");
-        assert!(combine(Combination::And, &[b"", b""]).is_empty());
-        assert!(combine(Combination::And, &[]).is_empty());
+        assert_eq!(combined(Combination::And, &[b"\xff\xff", b"\x0f"]), b"\x0f\x00");
+        assert_eq!(combined(Combination::And, &[b"\x0f", b"\xff\xff"]), b"\x0f\x00");
+        assert_eq!(combined(Combination::Or, &[b"\x0f", b"", b"\xf0\xff"]), b"\xff\xff");
+        assert_eq!(combined(Combination::Xor, &[b"\x0f\x01", b"\xff", b"\x01"]), b"\xf1\x01");
+        assert_eq!(combined(Combination::Xor, &[b"one"]), b"one");
+        assert!(combined(Combination::And, &[b"", b""]).is_empty());
         assert_eq!(complement(b"\x00\xf0"), b"\xff\x0f");
     }
 
@@ -358,7 +364,7 @@ mod tests {
             for (combination, threshold) in
                 [(Combination::And, inputs.len()), (Combination::Or, 1), (Combination::Xor, 0)]
             {
-                let result = combine(combination, &inputs);
+                let result = combined(combination, &inputs);
                 prop_assert_eq!(result.len(), len);
                 for offset in 0..len as u64 * 8 {
                     let set = inputs.iter().filter(|input| get_bit(input, offset)).count();

@@ -5,11 +5,11 @@
 //! is kept here alone; how much it is stands in [`Client::subscriptions`], too, which is changed under the lock and read without it. Rejected: a
 //! registry for each loop, to which messages are handed over: a publisher could not say how many got its message.
 //!
-//! Patterns are tried one after the other for each message, by [`glob`], which bounds the work of each.
+//! Patterns are tried one after the other for each message, by [`glob`], which bounds the work of all that one command tries.
 
 use crate::attention::{Attention, MESSAGES};
 use crate::clients::Client;
-use crate::glob;
+use crate::glob::{Budget, PATTERN_BYTES_MAX, PATTERN_TOO_LONG};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -66,7 +66,7 @@ impl Channels {
     /// Subscribes a client to all of these, or to none. Returns what it counts as subscribed to after each.
     ///
     /// # Errors
-    /// The client has too many subscriptions, or all of them together take too much.
+    /// The client has too many subscriptions, all of them together take too much, or a pattern is too long.
     pub fn subscribe<'n>(
         &self,
         client: &Arc<Client>,
@@ -74,6 +74,9 @@ impl Channels {
         names: impl Iterator<Item = &'n [u8]> + Clone,
         attention: &Attention,
     ) -> Result<Vec<usize>, &'static str> {
+        if kind == Kind::Pattern && names.clone().any(|name| name.len() > PATTERN_BYTES_MAX) {
+            return Err(PATTERN_TOO_LONG);
+        }
         let mut registry = self.write();
         let present = KINDS.map(|kind| client.subscribed_to(kind as usize)).iter().sum::<usize>();
         // Those that it has already are counted once more, which only matters close to the limits.
@@ -133,10 +136,28 @@ impl Channels {
         work()
     }
 
+    /// Does something while nobody's subscriptions change: a message that goes out meanwhile, to one who is subscribed, is there before an UNSUBSCRIBE is
+    /// answered.
+    pub fn while_steady<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _shared = self.read();
+        work()
+    }
+
     /// Calls `deliver` with those who are subscribed to a channel, and then, for each pattern that describes it, with the pattern and those who are
     /// subscribed to that. Returns how many times a client was among them.
     pub fn publish(
         &self,
+        is_sharded: bool,
+        channel: &[u8],
+        deliver: impl FnMut(Option<&[u8]>, &Subscribers),
+    ) -> usize {
+        self.publish_within(&mut Budget::default(), is_sharded, channel, deliver)
+    }
+
+    /// The same, of a command that publishes more than that. A pattern that takes more than is left of its budget describes nothing.
+    pub fn publish_within(
+        &self,
+        budget: &mut Budget,
         is_sharded: bool,
         channel: &[u8],
         mut deliver: impl FnMut(Option<&[u8]>, &Subscribers),
@@ -150,7 +171,7 @@ impl Channels {
         }
         if !is_sharded {
             for (pattern, subscribers) in &registry.subscribers[Kind::Pattern as usize] {
-                if glob::matches(pattern, channel, false) {
+                if budget.matches(pattern, channel, false) {
                     count += subscribers.len();
                     deliver(Some(pattern), subscribers);
                 }
@@ -169,12 +190,16 @@ impl Channels {
         self.read().subscribers[kind as usize].get(name).map_or(0, Subscribers::len)
     }
 
-    /// The channels, in order; those that a pattern describes, if there is one.
+    /// The channels, in order; those that a pattern describes, if there is one. One that is too long to be subscribed to describes none.
     pub fn names(&self, kind: Kind, pattern: Option<&[u8]>) -> Vec<Name> {
+        if pattern.is_some_and(|pattern| pattern.len() > PATTERN_BYTES_MAX) {
+            return Vec::new();
+        }
+        let mut budget = Budget::default();
         let registry = self.read();
         let names = registry.subscribers[kind as usize].keys();
         let mut names: Vec<Name> = names
-            .filter(|name| pattern.is_none_or(|pattern| glob::matches(pattern, name, false)))
+            .filter(|name| pattern.is_none_or(|pattern| budget.matches(pattern, name, false)))
             .cloned()
             .collect();
         drop(registry);
@@ -325,6 +350,13 @@ mod tests {
         let long = std::iter::repeat_n(long.as_slice(), BYTES_MAX >> 20);
         let error = channels.subscribe(&client, Kind::Shard, long, &attention).unwrap_err();
         assert!(error.contains("1 GiB"), "{error}");
+        let long = vec![b'*'; PATTERN_BYTES_MAX + 1];
+        let subscribe =
+            |kind, length| channels.subscribe(&client, kind, [&long[..length]].into_iter(), &attention);
+        assert_eq!(subscribe(Kind::Pattern, long.len()), Err(PATTERN_TOO_LONG));
+        assert_eq!(subscribe(Kind::Channel, long.len()), Ok(vec![1]));
+        assert_eq!(subscribe(Kind::Pattern, PATTERN_BYTES_MAX), Ok(vec![2]));
+        channels.leave(&client, &attention);
         assert!(!client.is_subscribed() && attention.wanted() == 0);
     }
 }

@@ -24,6 +24,9 @@ pub mod marks {
     pub const MONITORS: u32 = 1 << 4;
 }
 
+/// Bytes of a name that logs keep: clients choose their names, and what is noted of them stays when they are gone.
+pub const LOGGED_NAME_BYTES_MAX: usize = 1024;
+
 /// For [`Client::command`].
 pub const NO_COMMAND: usize = usize::MAX;
 
@@ -106,7 +109,12 @@ impl Client {
 
     /// What it calls itself; empty: nothing.
     pub fn name(&self) -> Vec<u8> {
-        self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.name_up_to(usize::MAX)
+    }
+
+    /// The same, no more than its first bytes being copied.
+    pub fn name_up_to(&self, bytes_max: usize) -> Vec<u8> {
+        beginning(&self.name, bytes_max)
     }
 
     /// It calls itself something else.
@@ -132,7 +140,12 @@ impl Client {
 
     /// Whose rights it has.
     pub fn user(&self) -> Vec<u8> {
-        self.user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.user_up_to(usize::MAX)
+    }
+
+    /// The same, no more than its first bytes being copied.
+    pub fn user_up_to(&self, bytes_max: usize) -> Vec<u8> {
+        beginning(&self.user, bytes_max)
     }
 
     /// It said who it is.
@@ -144,6 +157,11 @@ impl Client {
     pub fn is_killed(&self) -> bool {
         self.is_killed.load(Ordering::Relaxed)
     }
+}
+
+fn beginning(name: &Mutex<Vec<u8>>, bytes_max: usize) -> Vec<u8> {
+    let name = name.lock().unwrap_or_else(PoisonError::into_inner);
+    name[..name.len().min(bytes_max)].to_vec()
 }
 
 /// All clients of a server.

@@ -69,6 +69,8 @@ pub struct Config {
     pub protected_mode: bool,
     /// Who may call DEBUG, with which a client can keep others waiting and end the server.
     pub enable_debug_command: DebugCommand,
+    /// The file that this was read from, if there is one; it is read again by whoever runs the server.
+    pub config_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -92,7 +94,8 @@ impl Default for Config {
             memcached_value_bytes_max: 1 << 20,
             timeout_seconds: 0,
             protected_mode: true,
-            enable_debug_command: DebugCommand::Local,
+            enable_debug_command: DebugCommand::No,
+            config_file: None,
         }
     }
 }

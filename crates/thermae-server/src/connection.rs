@@ -54,12 +54,13 @@ impl Face {
         input: &[u8],
         argument_bytes_max: u64,
         batch: &mut Batch,
+        client: &Client,
         shared: &Shared,
         output: &mut Vec<u8>,
     ) -> usize {
         match self {
             Self::Redis(pipeline) => pipeline.process(input, argument_bytes_max, batch, shared, output),
-            Self::Memcached(session) => session.process(input, shared, output),
+            Self::Memcached(session) => session.process(input, client, shared, output),
         }
     }
 
@@ -322,6 +323,7 @@ impl Connection {
                     &input[done..length],
                     argument_bytes_max,
                     &mut buffers.batch,
+                    &self.client,
                     shared,
                     output,
                 )

@@ -80,6 +80,17 @@ impl Events {
         self.wanted = wanted;
     }
 
+    /// Forgets what was collected and is not wanted.
+    pub fn keep(&mut self, wanted: u32) {
+        if wanted & EVENTS == 0 {
+            self.events.clear();
+        }
+        if wanted & CHANGES == 0 {
+            self.changed.clear();
+            self.is_flushed = false;
+        }
+    }
+
     /// Whether this is to be collected: a bit of [`crate::attention`].
     #[inline]
     pub fn wants(&self, what: u32) -> bool {

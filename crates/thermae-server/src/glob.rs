@@ -10,14 +10,48 @@
 //! Every token but `*` takes exactly one byte, so that only the last `*` passed ever needs to be tried again: at most
 //! `pattern * text` steps, where trying each `*` for itself, as is usual, takes exponential time. Two bounds beyond that:
 //!
-//! - `STEPS_MAX` steps, above those that a single pass over both takes; then the answer is no. Only pattern and text of many kilobytes,
-//!   made for it, get there. Redis has no such bound, and its one thread would be busy for minutes.
+//! - A [`Budget`] of `STEPS_MAX` steps for all that one command matches, above those that a few passes over pattern and text take; once it is spent, what
+//!   takes more is answered with no. Only pattern and text of many kilobytes, made for it, get there. Redis has no such bound, and its one thread
+//!   would be busy for minutes.
 //! - `STARS_MAX` stars with something behind them; the answer is no as well. Redis has the same bound, on how deep it recurses.
 //!
 //! Rejected: translating to regular expressions; their crates know no such classes, and the translation is longer than this file.
 
-/// Steps, bytes of pattern looked at, after which nothing matches: a fraction of a second, as the test `patterns_made_to_take_long` shows.
+/// Steps, bytes of pattern looked at, of one command: a fraction of a second, as the test `patterns_made_to_take_long` shows.
 const STEPS_MAX: usize = 1 << 24;
+/// Passes over pattern and text that cost nothing: what people write takes hardly more than one.
+const PASSES_FREE: usize = 4;
+/// Longest pattern that clients may subscribe to, or look for keys with: longer ones describe nothing that shorter ones could not.
+pub const PATTERN_BYTES_MAX: usize = 4096;
+/// The error for a longer one.
+pub const PATTERN_TOO_LONG: &str = "ERR a pattern may be 4096 bytes long";
+
+/// The steps that a command may still take, beside those that are free.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget(usize);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(STEPS_MAX)
+    }
+}
+
+impl Budget {
+    /// Whether something was answered with no because it took too long, or nearly so.
+    pub fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether a pattern describes the whole of a text, as [`matches`] says it, as far as the budget goes.
+    pub fn matches(&mut self, pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+        let free = pattern.len().saturating_add(text.len()).saturating_mul(PASSES_FREE);
+        let mut steps_left = free.saturating_add(self.0);
+        let answer = matches_in(pattern, text, ignore_case, &mut steps_left);
+        // What is free is used first.
+        self.0 = self.0.min(steps_left);
+        answer
+    }
+}
 /// Stars, runs of them taken as one and a last one not counted, above which nothing matches.
 const STARS_MAX: usize = 1000;
 
@@ -34,10 +68,13 @@ const STARS_MAX: usize = 1000;
 /// assert!(!matches(b"h?llo", b"hllo", false));
 /// ```
 pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+    Budget::default().matches(pattern, text, ignore_case)
+}
+
+fn matches_in(pattern: &[u8], text: &[u8], ignore_case: bool, steps_left: &mut usize) -> bool {
     if text.is_empty() {
         return pattern.is_empty();
     }
-    let mut steps_left = STEPS_MAX.saturating_add(pattern.len()).saturating_add(text.len());
     let mut stars = 0;
     // What follows the last star, and where in the text that was tried.
     let mut retry: Option<(usize, usize)> = None;
@@ -59,9 +96,10 @@ pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
             None => (false, 1),
         };
         let Some(left) = steps_left.checked_sub(token_len) else {
+            *steps_left = 0;
             return false;
         };
-        steps_left = left;
+        *steps_left = left;
         if fits {
             (at, text_at) = (at + token_len, text_at + 1);
         } else if let Some((after_star, tried_at)) = retry {
@@ -257,6 +295,22 @@ mod tests {
         // A pass without a second try is never given up.
         let long = vec![b'a'; STEPS_MAX + 1];
         assert_matches(&long, &long);
+    }
+
+    /// Each match had a budget of its own, so that a command which matches many times took as many fractions of a second.
+    #[test]
+    fn all_matches_of_a_command_have_one_budget() {
+        let pattern = [&b"*"[..], &b"a".repeat(1000), b"b"].concat();
+        let text = [&b"a".repeat(9000)[..], b"b"].concat();
+        let mut budget = Budget::default();
+        // Some eight million steps each.
+        assert!(budget.matches(&pattern, &text, false) && !budget.is_spent());
+        assert!(budget.matches(&pattern, &text, false) && !budget.is_spent());
+        for _ in 0..100 {
+            assert!(!budget.matches(&pattern, &text, false) && budget.is_spent());
+        }
+        // What takes no more than a few passes is still found.
+        assert!(budget.matches(b"*a*", &text, false) && budget.matches(b"*aab", b"aaaaab", false));
     }
 
     #[test]

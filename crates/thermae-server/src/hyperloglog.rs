@@ -256,61 +256,78 @@ pub fn store_count(sketch: &mut [u8], elements: u64) -> Result<()> {
     Ok(())
 }
 
-/// For each register, the most that any of these sketches holds.
-fn greatest_registers<'a>(sketches: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>> {
-    let mut greatest = vec![0; REGISTERS];
-    for sketch in sketches {
-        validate(sketch)?;
-        for_each_run(sketch, |first, len, value| {
-            for register in &mut greatest[first..first + len] {
-                *register = value.max(*register);
-            }
-        });
-    }
-    Ok(greatest)
-}
-
-/// How many distinct elements were added to any of these sketches, about: PFCOUNT of several keys, of which those that are missing are
-/// left out.
-///
-/// # Errors
-/// One of the strings is no sketch, or a corrupt one.
-pub fn count_union(sketches: &[&[u8]]) -> Result<u64> {
-    let mut histogram = NO_REGISTERS;
-    for value in greatest_registers(sketches.iter().copied())? {
-        histogram[usize::from(value)] += 1;
-    }
-    Ok(estimate::elements(&histogram))
-}
-
-/// Makes a sketch that of everything that was added to it or to one of the sources. It becomes dense if any of them is. A destination that
-/// is missing is made with [`create`]; sources that are missing are left out.
-///
-/// # Errors
-/// One of the strings is no sketch, or a corrupt one.
+/// What several sketches have seen together. It takes one after the other, so that one of them is in memory, however many there are.
 ///
 /// # Examples
 /// ```
-/// use thermae_server::hyperloglog::{add, count, create, merge};
+/// use thermae_server::hyperloglog::{Union, add, count, create};
 /// let [mut ours, mut theirs] = [create(), create()];
 /// add(&mut ours, b"a").unwrap();
 /// add(&mut theirs, b"b").unwrap();
-/// merge(&mut ours, &[&theirs]).unwrap();
+/// let mut union = Union::default();
+/// union.take(&ours).unwrap();
+/// union.take(&theirs).unwrap();
+/// assert_eq!(union.count(), 2);
+/// union.merge_into(&mut ours).unwrap();
 /// assert_eq!(count(&ours).unwrap().elements, 2);
 /// ```
-pub fn merge(destination: &mut Vec<u8>, sources: &[&[u8]]) -> Result<()> {
-    let all = || std::iter::once(&destination[..]).chain(sources.iter().copied());
-    let greatest = greatest_registers(all())?;
-    if all().any(|sketch| sketch[ENCODING_AT] == DENSE) {
-        make_dense(destination);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Union {
+    /// For each register, the most that any of the sketches holds.
+    registers: Vec<u8>,
+    is_dense: bool,
+}
+
+impl Default for Union {
+    /// Of no sketch.
+    fn default() -> Self {
+        Self { registers: vec![0; REGISTERS], is_dense: false }
     }
-    for (index, value) in greatest.into_iter().enumerate() {
-        if value > 0 {
-            raise(destination, index, value);
+}
+
+impl Union {
+    /// Takes one more sketch.
+    ///
+    /// # Errors
+    /// The string is no sketch, or a corrupt one; then nothing was taken.
+    pub fn take(&mut self, sketch: &[u8]) -> Result<()> {
+        validate(sketch)?;
+        self.is_dense |= sketch[ENCODING_AT] == DENSE;
+        for_each_run(sketch, |first, len, value| {
+            for register in &mut self.registers[first..first + len] {
+                *register = value.max(*register);
+            }
+        });
+        Ok(())
+    }
+
+    /// How many distinct elements were added to any of the sketches, about: PFCOUNT of several keys.
+    pub fn count(&self) -> u64 {
+        let mut histogram = NO_REGISTERS;
+        for value in &self.registers {
+            histogram[usize::from(*value)] += 1;
         }
+        estimate::elements(&histogram)
     }
-    destination[CACHE_TOP_AT] |= OUT_OF_DATE;
-    Ok(())
+
+    /// Makes a sketch that of everything that was added to it or to one of these: PFMERGE. It becomes dense if any of them is. One that is missing is
+    /// made with [`create`].
+    ///
+    /// # Errors
+    /// The string is no sketch, or a corrupt one; then it is as it was.
+    pub fn merge_into(mut self, sketch: &mut Vec<u8>) -> Result<()> {
+        self.take(sketch)?;
+        if self.is_dense {
+            make_dense(sketch);
+        }
+        for (index, value) in self.registers.into_iter().enumerate() {
+            if value > 0 {
+                raise(sketch, index, value);
+            }
+        }
+        sketch[CACHE_TOP_AT] |= OUT_OF_DATE;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,18 @@ fn filled(numbers: std::ops::Range<u32>) -> Vec<u8> {
     sketch
 }
 
+fn union(sketches: &[&[u8]]) -> Result<Union> {
+    let mut union = Union::default();
+    sketches.iter().try_for_each(|sketch| union.take(sketch))?;
+    Ok(union)
+}
+
+fn merge(destination: &mut Vec<u8>, sources: &[&[u8]]) -> Result<()> {
+    union(sources)?.merge_into(destination)
+}
+
 fn registers(sketch: &[u8]) -> Vec<u8> {
-    greatest_registers(std::iter::once(sketch)).unwrap()
+    union(&[sketch]).unwrap().registers
 }
 
 #[test]
@@ -86,11 +96,11 @@ fn merging_is_counting_the_union() {
         let all = [vec![&destination[..]], sources.clone()].concat();
         assert_eq!(
             count(&merged).unwrap(),
-            Count { elements: count_union(&all).unwrap(), was_cached: false }
+            Count { elements: union(&all).unwrap().count(), was_cached: false }
         );
-        assert_eq!(registers(&merged), greatest_registers(all.into_iter()).unwrap());
+        assert_eq!(registers(&merged), union(&all).unwrap().registers);
     }
-    assert_eq!(count_union(&[]).unwrap(), 0);
+    assert_eq!(Union::default().count(), 0);
 }
 
 #[test]
@@ -119,7 +129,7 @@ fn assert_refused(string: &[u8], error: &Error) {
     let mut changed = string.to_vec();
     assert_eq!(validate(string).as_ref(), Err(error));
     assert_eq!(count(string).as_ref(), Err(error));
-    assert_eq!(count_union(&[&create(), string]).as_ref(), Err(error));
+    assert_eq!(union(&[&create(), string]).as_ref(), Err(error));
     assert_eq!(add(&mut changed, b"x").as_ref(), Err(error));
     assert_eq!(merge(&mut changed, &[&create()]).as_ref(), Err(error));
     assert_eq!(changed, string);

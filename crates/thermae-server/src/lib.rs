@@ -29,6 +29,7 @@
 //! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
 //! - saves: snapshots that clients ask for
+//! - census: how many keys the numbered databases have, counted aside
 //! - observer: what others do to keys
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
@@ -56,6 +57,7 @@
 pub mod attention;
 pub mod bitfield;
 pub mod bits;
+pub mod census;
 pub mod channels;
 pub mod clients;
 pub mod config;

@@ -38,6 +38,8 @@ struct Mark {
 #[derive(Debug, Default)]
 struct Marking {
     mark: Mark,
+    /// By which its place in the order is known.
+    generation: u64,
     /// Versions from which, and to which, the item is known to have gone on, later than the mark's.
     moves: Vec<(u64, u64)>,
 }
@@ -71,15 +73,29 @@ impl Marking {
 #[derive(Debug, Default)]
 struct Marked {
     marks: HashMap<Vec<u8>, Marking>,
-    /// Keys in the order in which they were marked; some may have no mark any more.
-    order: VecDeque<Vec<u8>>,
+    /// Keys in the order in which they were marked, with the generations of their marks. Some may have none any more, or one of another generation,
+    /// whose place is further behind.
+    order: VecDeque<(Vec<u8>, u64)>,
+    /// The last generation given out.
+    generation: u64,
 }
 
 impl Marked {
+    /// Forgets the places of marks that are no more.
+    fn forget_places(&mut self) {
+        let Self { marks, order, .. } = self;
+        order.retain(|(key, generation)| is_place(marks, key, *generation));
+    }
+
     /// What is said of a version of an item.
     fn of(&self, key: &[u8], version: u64) -> Option<Mark> {
         self.marks.get(key).map(|marking| marking.mark).filter(|mark| mark.version == version)
     }
+}
+
+/// Whether a place in the order is that of a mark.
+fn is_place(marks: &HashMap<Vec<u8>, Marking>, key: &[u8], generation: u64) -> bool {
+    marks.get(key).is_some_and(|marking| marking.generation == generation)
 }
 
 /// A stale item whose mark had to go, so that the item has to go, too.
@@ -243,8 +259,7 @@ impl Marks {
         for key in old.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.remove(&mut marked, &key);
         }
-        let Marked { marks, order } = &mut *marked;
-        order.retain(|key| marks.contains_key(key));
+        marked.forget_places();
     }
 
     fn put(&self, marked: &mut Marked, key: &[u8], mark: Mark) -> Option<Displaced> {
@@ -255,15 +270,24 @@ impl Marks {
             }
             return None;
         }
-        marked.marks.insert(key.to_vec(), Marking { mark, moves: Vec::new() });
+        marked.generation += 1;
+        let generation = marked.generation;
+        marked.marks.insert(key.to_vec(), Marking { mark, generation, moves: Vec::new() });
         self.filter_place(key).fetch_add(1, Ordering::AcqRel);
-        marked.order.push_back(key.to_vec());
-        if marked.order.len() <= MARKS_MAX {
+        marked.order.push_back((key.to_vec(), generation));
+        if marked.order.len() > 2 * MARKS_MAX {
+            marked.forget_places();
+        }
+        if marked.marks.len() <= MARKS_MAX {
             return None;
         }
-        let key = marked.order.pop_front()?;
-        let mark = self.remove(marked, &key)?;
-        mark.is_stale.then_some(Displaced { key, version: mark.version })
+        loop {
+            let (key, generation) = marked.order.pop_front()?;
+            if is_place(&marked.marks, &key, generation) {
+                let mark = self.remove(marked, &key)?;
+                return mark.is_stale.then_some(Displaced { key, version: mark.version });
+            }
+        }
     }
 
     fn remove(&self, marked: &mut Marked, key: &[u8]) -> Option<Mark> {
@@ -327,6 +351,30 @@ mod tests {
     fn set_stale(marks: &Marks, key: &[u8], version: u64) {
         let displaced = marks.make_stale(key, || Ok::<_, ()>(Some((version, None))));
         assert_eq!(displaced, Ok(None));
+    }
+
+    /// Places of marks that were gone counted as marks: once 65,536 had been made, each new one took another with it, and a key that was marked again
+    /// went by its old place.
+    #[test]
+    fn marks_that_are_gone_take_no_place() {
+        let marks = Marks::default();
+        set_stale(&marks, b"first", 1);
+        set_stale(&marks, b"again", 1);
+        marks.forget_through(b"again", 1);
+        for number in 0..3 * MARKS_MAX as u64 {
+            set_stale(&marks, b"brief", 2 + number);
+            marks.forget_through(b"brief", 2 + number);
+            assert!(marks.marked().order.len() <= 2 * MARKS_MAX);
+        }
+        for number in 2..MARKS_MAX {
+            set_stale(&marks, &number.to_le_bytes(), 1);
+        }
+        set_stale(&marks, b"again", 2);
+        // Now there are as many as may be; the next one takes the oldest with it.
+        let displaced = |key: &[u8]| marks.make_stale(key, || Ok::<_, ()>(Some((1, None)))).unwrap().unwrap();
+        assert_eq!(displaced(b"one more"), Displaced { key: b"first".to_vec(), version: 1 });
+        assert_eq!(displaced(b"another"), Displaced { key: 2_usize.to_le_bytes().to_vec(), version: 1 });
+        assert_eq!(marks.version(b"again"), Some(2));
     }
 
     /// What loops tell of one key, in each order in which they can.

@@ -85,8 +85,8 @@ impl Observing {
     fn follow(&self, mut observer: Observer, attention: &Attention, tell: &mut impl FnMut(Told<'_>)) {
         loop {
             // Where the store was closed there is nothing more to come.
-            let is_open =
-                observer.wait(LOOK_EVERY).is_ok() && pass_on(&mut observer, attention, tell).is_ok();
+            let is_open = observer.wait(LOOK_EVERY).is_ok()
+                && pass_on(&mut observer, || attention.wanted(), tell).is_ok();
             let mut state = self.lock();
             // Who wants to know has set the bits before he took this lock.
             if !is_open || state.is_over || attention.wanted() & (EVENTS | CHANGES) == 0 {
@@ -97,13 +97,15 @@ impl Observing {
     }
 }
 
+/// Tells what has happened since the last time. All of it is collected, and what is wanted is looked at only then: who wants to know since a moment ago has
+/// set the bits before he observed what is among it.
 fn pass_on(
     observer: &mut Observer,
-    attention: &Attention,
+    wanted: impl Fn() -> u32,
     tell: &mut impl FnMut(Told<'_>),
 ) -> thermae_core::Result<()> {
     let mut events = Events::default();
-    events.want(attention.wanted());
+    events.want(EVENTS | CHANGES);
     let result = observer.drain(&mut |change| match change {
         Change::Key { kind: ChangeKind::Set | ChangeKind::Deleted, by_self: true, .. } => {}
         Change::Key { kind, key, .. } => {
@@ -117,11 +119,13 @@ fn pass_on(
             events.note_change(key);
         }
         Change::Overrun => {
+            events.keep(wanted());
             tell(Told::Events(&events));
             events.clear();
             tell(Told::Overrun);
         }
     });
+    events.keep(wanted());
     if !events.is_empty() {
         tell(Told::Events(&events));
     }
@@ -210,6 +214,33 @@ mod tests {
             assert_eq!(names, ["8 set theirs", "4 del own", "256 expired brief", "8 set last"]);
             let changed: Vec<&str> = all.iter().filter_map(|told| told.strip_prefix("changed ")).collect();
             assert_eq!(changed, ["theirs", "own", "brief", "last"]);
+        });
+    }
+
+    /// What is wanted was looked at before what had happened: who came in between, and was answered, missed what happened then.
+    #[test]
+    fn who_comes_while_it_looks_misses_nothing() {
+        observed("between", |_, _, store, other, _| {
+            let mut observer = store.observe().unwrap();
+            let bits = std::cell::Cell::new(0);
+            let mut told = Vec::new();
+            for _ in 0..2 {
+                // A client sets the bits right after they were looked at, and is answered; then the key changes.
+                let wanted = || {
+                    let before = bits.replace(EVENTS | CHANGES);
+                    if before == 0 {
+                        set(other, "key", 0);
+                    }
+                    before
+                };
+                let mut tell = |what: Told<'_>| {
+                    if let Told::Events(events) = what {
+                        told.extend(events.changed.clone());
+                    }
+                };
+                pass_on(&mut observer, wanted, &mut tell).unwrap();
+            }
+            assert_eq!(told, [b"key".to_vec()]);
         });
     }
 

@@ -3,6 +3,7 @@
 //! The same thing refused again within a minute is counted and not noted once more, so that who tries a thousand times takes one place. Only the
 //! latest few are looked through for that: a refusal costs the same however long the log is.
 
+use crate::clients::LOGGED_NAME_BYTES_MAX;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,8 +12,6 @@ use std::sync::{Mutex, PoisonError};
 const SAME_WITHIN_MS: u64 = 60_000;
 /// Entries that are looked through.
 const LOOKED_THROUGH: usize = 10;
-/// Bytes kept of a name that a client sent: strangers send them, too.
-const NAME_BYTES_MAX: usize = 1024;
 
 /// Why something was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +48,7 @@ pub struct Refusal {
 impl Refusal {
     /// One that has just happened.
     pub fn new(reason: Reason, is_in_transaction: bool, object: &[u8], user: &[u8], at_ms: u64) -> Self {
-        let kept = |name: &[u8]| name[..name.len().min(NAME_BYTES_MAX)].to_vec();
+        let kept = |name: &[u8]| name[..name.len().min(LOGGED_NAME_BYTES_MAX)].to_vec();
         let (object, user) = (kept(object), kept(user));
         Self { count: 1, reason, is_in_transaction, object, user, at_ms, client: String::new() }
     }
@@ -156,6 +155,6 @@ mod tests {
         note(&log, b"x", 0);
         assert_eq!(log.latest(1000).len(), 2);
         note(&log, &[b'k'; 5000], 0);
-        assert_eq!(log.latest(1)[0].object.len(), NAME_BYTES_MAX);
+        assert_eq!(log.latest(1)[0].object.len(), LOGGED_NAME_BYTES_MAX);
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! First all that may fail is made ready, then all is put in its place, so that a mistake anywhere changes nothing. What clients have by then they keep: a
 //! TLS session its certificate, a login its rights. What can't change while the server runs is left as it is, and named.
+//!
+//! The password is compared with the one that was read before, not with the one that `default` has: where the configuration says what it said, what
+//! clients did since (ACL SETUSER, CONFIG SET requirepass) holds. A configuration that has no password any more does not open a closed `default`: whoever
+//! means that starts the server anew, or says it with ACL SETUSER.
 
 use crate::config::Config;
 use crate::shared::Shared;
@@ -34,7 +38,10 @@ pub fn reload(
     keep("unix", config.unix != present.unix);
     keep("snapshots", config.snapshots != present.snapshots);
     keep("acl-file", config.acl_file != present.acl_file);
-    let has_new_password = config.password != present.password;
+    let mut loaded_password = shared.loaded_password.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_password_new = config.password != *loaded_password;
+    let opens = config.password.is_empty() && !shared.users.default_user().is_open();
+    keep("password", is_password_new && opens);
     let renewed = match (acceptor, &config.tls_certificate, &config.tls_key) {
         (Some(acceptor), Some(certificate), Some(key)) => {
             Some((acceptor, Acceptor::read(certificate, key, config.tls_authority.as_deref())?))
@@ -50,16 +57,29 @@ pub fn reload(
     if let Some((acceptor, renewed)) = renewed {
         acceptor.replace(renewed);
     }
-    let Config { threads, redis, memcached, memcached_unix, tls, unix, snapshots, acl_file, .. } = present;
-    let config =
+    let Config {
+        threads,
+        redis,
+        memcached,
+        memcached_unix,
+        tls,
+        unix,
+        snapshots,
+        acl_file,
+        password: present_password,
+        ..
+    } = present;
+    let mut config =
         Config { threads, redis, memcached, memcached_unix, tls, unix, snapshots, acl_file, ..config };
-    let password = config.password.clone();
+    let password = std::mem::replace(&mut config.password, present_password);
     shared.argument_bytes_max.store(config.argument_bytes_max, Ordering::Relaxed);
     shared.clients.limit_held_bytes(shared.clients_bytes_max(config.clients_bytes_max));
     shared.memcached_value_bytes_max.store(config.memcached_value_bytes_max, Ordering::Relaxed);
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = config;
-    if has_new_password {
+    if is_password_new && !opens {
+        shared.config.write().unwrap_or_else(PoisonError::into_inner).password.clone_from(&password);
         shared.set_default_password(&password);
+        *loaded_password = password;
     }
     Ok(kept)
 }
@@ -71,6 +91,42 @@ mod tests {
     use crate::redis::test_support::TestServer;
     use std::path::PathBuf;
 
+    /// It was compared with the password of `default`, so that one which an administrator had replaced was good again, and a server that was given one
+    /// while it ran lost it.
+    #[test]
+    fn a_password_that_clients_changed_holds() {
+        let mut server = TestServer::new();
+        let with = |password: &str| Config { password: password.to_owned(), ..Config::default() };
+        let accepts = |server: &TestServer, password: &[u8]| {
+            let default = server.shared().users.default_user();
+            !default.is_open() && default.accepts(password)
+        };
+        // No password was read, and none is now.
+        assert_eq!(server.line("CONFIG SET requirepass given"), "+OK\r\n");
+        assert!(reload(server.shared(), None, with("")).unwrap().is_empty());
+        assert!(accepts(&server, b"given"));
+        assert_eq!(server.line("CONFIG GET requirepass"), "*2\r\n$11\r\nrequirepass\r\n$5\r\ngiven\r\n");
+        // Another one is read, changed by a client, and read again as it was.
+        reload(server.shared(), None, with("old")).unwrap();
+        assert!(accepts(&server, b"old") && !accepts(&server, b"given"));
+        assert_eq!(server.line("ACL SETUSER default resetpass >new"), "+OK\r\n");
+        reload(server.shared(), None, with("old")).unwrap();
+        assert!(accepts(&server, b"new") && !accepts(&server, b"old"));
+        assert_eq!(server.line("CONFIG GET requirepass"), "*2\r\n$11\r\nrequirepass\r\n$0\r\n\r\n");
+        // One that is gone opens nothing, each time that it is read so.
+        for _ in 0..2 {
+            assert_eq!(reload(server.shared(), None, with("")).unwrap(), ["password"]);
+            assert!(accepts(&server, b"new"));
+        }
+        reload(server.shared(), None, with("newer")).unwrap();
+        assert!(accepts(&server, b"newer") && !accepts(&server, b"new"));
+        assert_eq!(*server.shared().config.read().unwrap(), with("newer"));
+        // What a client has opened is open.
+        assert_eq!(server.line("ACL SETUSER default nopass"), "+OK\r\n");
+        assert!(reload(server.shared(), None, with("")).unwrap().is_empty());
+        assert!(server.shared().users.default_user().is_open());
+    }
+
     #[test]
     fn what_can_change_does_and_the_rest_is_named() {
         let mut server = TestServer::new();
@@ -81,7 +137,7 @@ mod tests {
             memcached_value_bytes_max: 3 << 20,
             timeout_seconds: 5,
             protected_mode: false,
-            enable_debug_command: DebugCommand::No,
+            enable_debug_command: DebugCommand::Local,
             ..Config::default()
         };
         assert!(reload(server.shared(), None, changes.clone()).unwrap().is_empty());

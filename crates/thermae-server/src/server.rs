@@ -104,6 +104,8 @@ impl Server {
         server.set_aside("thermae-flusher", move || flushing.flusher.run(&flushing.store, &mailboxes))?;
         let saving = Arc::clone(&shared);
         server.set_aside("thermae-saver", move || saving.saves.run(&saving.store))?;
+        let counting = Arc::clone(&shared);
+        server.set_aside("thermae-census", move || counting.census.run(&counting.store))?;
         let observing = Arc::clone(&shared);
         server.set_aside("thermae-observer", move || {
             observing.observing.run(&observing.attention, |told| match told {
@@ -185,6 +187,7 @@ impl Server {
         self.shared.observing.end();
         self.shared.flusher.end();
         self.shared.saves.end();
+        self.shared.census.end();
         for thread in std::mem::take(&mut *self.aside.lock().unwrap_or_else(PoisonError::into_inner)) {
             drop(thread.join());
         }

@@ -1,6 +1,7 @@
 //! What all loops and all clients of a server share.
 
 use crate::attention::{Attention, USERS};
+use crate::census::Census;
 use crate::channels::Channels;
 use crate::clients::{Client, Clients, Place};
 use crate::config::Config;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub failure: OnceLock<String>,
     /// When it began.
     pub started_at: Instant,
+    /// The password of the configuration that was read last: clients may have set another one since.
+    pub loaded_password: Mutex<String>,
     /// Held by who changes the configuration.
     pub config_changes: Mutex<()>,
     /// Who is connected.
@@ -101,8 +104,8 @@ pub struct Shared {
     pub used_bytes_peak: AtomicU64,
     /// What INFO compares with, and what it found.
     pub rates: Mutex<Rates>,
-    /// What INFO last counted by walking over the keys.
-    pub census: Mutex<Option<Census>>,
+    /// How many keys the databases have.
+    pub census: Census,
 }
 
 /// Work per second.
@@ -114,17 +117,6 @@ pub struct Rates {
     pub counts: [u64; 3],
     /// The same for each second before.
     pub per_second: [f64; 3],
-}
-
-/// What is known of the numbered databases.
-#[derive(Debug)]
-pub struct Census {
-    /// When this was counted.
-    pub at: Instant,
-    /// How long that took.
-    pub took: std::time::Duration,
-    /// For each database: keys, those of them that expire, and the mean of the milliseconds until they do.
-    pub databases: Vec<[u64; 3]>,
 }
 
 impl Shared {
@@ -144,6 +136,7 @@ impl Shared {
             statistics: Statistics::new(config.threads.max(1) as usize),
             users: Users::new(config.password.as_bytes()),
             journal: Journal::default(),
+            loaded_password: Mutex::new(config.password.clone()),
             config: RwLock::new(config),
             next_client_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
@@ -164,7 +157,7 @@ impl Shared {
             run_id: draw_run_id(),
             used_bytes_peak: AtomicU64::new(0),
             rates: Mutex::new(Rates { at: Instant::now(), counts: [0; 3], per_second: [0.0; 3] }),
-            census: Mutex::new(None),
+            census: Census::default(),
         };
         shared.clients.limit_held_bytes(shared.clients_bytes_max(clients_bytes_max));
         shared
@@ -198,9 +191,20 @@ impl Shared {
 
     /// Sends messages to their clients.
     pub fn post(&self, letters: Letters) {
-        for (client, bytes) in letters {
+        // In RESP2 they are messages of a channel, and who is subscribed to nothing any more would take one for a reply.
+        let (messages, pushes): (Letters, Letters) =
+            letters.into_iter().partition(|(_, bytes)| bytes.first() == Some(&b'*'));
+        for (client, bytes) in pushes {
             self.deliver(client.place, bytes.into());
         }
+        if messages.is_empty() {
+            return;
+        }
+        self.channels.while_steady(|| {
+            for (client, bytes) in messages.into_iter().filter(|(client, _)| client.is_subscribed()) {
+                self.deliver(client.place, bytes.into());
+            }
+        });
     }
 
     /// Keys have changed, as the store has them: who may have copies of their values is told. For changes that no command of a Redis client made, or

@@ -61,11 +61,16 @@ fn merged_sketches() {
     add_all(&mut a, multiples(1, 0..300));
     add_all(&mut b, multiples(7, 0..300));
     add_all(&mut dense, multiples(1, 1..2001));
-    assert_eq!(hyperloglog::count_union(&[&a, &b]), Ok(555));
+    let union = |sketches: &[&[u8]]| {
+        let mut union = hyperloglog::Union::default();
+        sketches.iter().for_each(|sketch| union.take(sketch).unwrap());
+        union
+    };
+    assert_eq!(union(&[&a, &b]).count(), 555);
     let mut merged = hyperloglog::create();
-    hyperloglog::merge(&mut merged, &[&a, &b]).unwrap();
+    union(&[&a, &b]).merge_into(&mut merged).unwrap();
     assert_eq!((merged.len(), fnv(&merged)), (1142, 0xd1c4_7315_06ec_f8a7));
-    hyperloglog::merge(&mut merged, &[&dense]).unwrap();
+    union(&[&dense]).merge_into(&mut merged).unwrap();
     assert_eq!((merged.len(), fnv(&merged)), (12304, 0x4f86_6214_aef9_2520));
     assert_eq!(hyperloglog::count(&merged).unwrap().elements, 2022);
 }
@@ -198,7 +203,9 @@ fn bits_of_a_string() {
     }
     assert_eq!(bits::position(b"", false, Span::Whole), None);
     assert_eq!(bits::count(b"", Some((-1, -1, Unit::Byte))), 0);
-    assert_eq!(bits::combine(Combination::And, &[string, b""]), [0; 3]);
+    let mut combined = string.to_vec();
+    bits::combine(Combination::And, &mut combined, b"");
+    assert_eq!(combined, [0; 3]);
 }
 
 /// KEYS, on a server with these keys.

@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -143,16 +143,47 @@ def _tiers(store: Mapping[str, Any]) -> Iterator[Metric]:
     yield from (size, used)
 
 
+def _end(client: socket.socket) -> None:
+    # One that is closed already is at its end.
+    with suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(WSGIRequestHandler):
-    """Does not wait for ever for a client, and writes no log."""
+    """Gives a client its seconds, however it spends them, and writes no log."""
 
     timeout = _CLIENT_SECONDS_MAX
+
+    def handle(self) -> None:
+        """Serves a request. ``timeout`` is for each byte: one a second would be enough to stay."""
+        deadline = threading.Timer(_CLIENT_SECONDS_MAX, _end, [self.connection])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().handle()
+        finally:
+            deadline.cancel()
 
     def log_message(self, format: str, *_arguments: Any) -> None:  # noqa: A002 (the base's name)
         pass
 
 
 class _Listener(WSGIServer):
+    _client: socket.socket | None = None
+    _is_ending = False
+
+    def verify_request(self, request: Any, _client_address: Any) -> bool:
+        """Notes who is served, for who ends this; whether anybody still is."""
+        self._client = request
+        return not self._is_ending
+
+    def end(self) -> None:
+        """Has ``serve_forever`` return, without waiting for who is being served."""
+        self._is_ending = True
+        if self._client is not None:
+            _end(self._client)
+        self.shutdown()
+
     def handle_error(self, *_: Any) -> None:
         """A client that leaves, or is too slow, is no news."""
 
@@ -213,5 +244,5 @@ class MetricsPage:
         try:
             yield
         finally:
-            self._http.shutdown()
-            thread.join()
+            self._http.end()
+            thread.join(_CLIENT_SECONDS_MAX)

@@ -45,6 +45,8 @@ DEFAULT_REDIS_ADDRESS = "127.0.0.1:6379"
 _LOOK_SECONDS = 0.2
 # Descriptors for the store's files, the loops and the listeners.
 _DESCRIPTORS_BESIDE = 1100
+# Behind the addresses where TLS is spoken, as people are shown them.
+_TLS_MARK = " (TLS)"
 # Under which the command's own words are kept, to be read again.
 _ARGUMENTS = "thermae.serve.arguments"
 
@@ -158,6 +160,13 @@ _setting = partial(click.option, cls=Setting)
     help="Most clients at once.",
 )
 @_setting(
+    "--clients-memory-max",
+    metavar="SIZE",
+    type=Size(0, 1 << 40),
+    help="What all clients together may have sent in part and not taken yet; 0: no limit."
+    "  [default: 64 MiB more than the largest value]",
+)
+@_setting(
     "--timeout-seconds",
     type=WholeNumber(0, (1 << 31) - 1),
     default=0,
@@ -189,7 +198,7 @@ _setting = partial(click.option, cls=Setting)
 @_setting(
     "--enable-debug-command",
     type=click.Choice(["no", "local", "yes"]),
-    default="local",
+    default="no",
     show_default=True,
     help="Who may call DEBUG: nobody, clients of this machine, all.",
 )
@@ -244,7 +253,7 @@ def serve(
     ):
         # Before the store is opened: a server that cannot listen makes none.
         page = None if metrics is None else stack.enter_context(MetricsPage(metrics))
-        server = _started(location, options, _configuration(settings))
+        server = _started(location, options, _configuration(settings, config))
         try:
             if page is not None:
                 stack.enter_context(page.showing(server))
@@ -277,6 +286,7 @@ _SETTINGS = (
     "password",
     "acl_file",
     "clients_max",
+    "clients_memory_max",
     "timeout_seconds",
     "argument_max",
     "memcached_value_max",
@@ -322,12 +332,14 @@ def _started(location: str, options: OpenOptions, configuration: Mapping[str, An
         raise click.ClickException(worded(explained(str(error), configuration))) from error
 
 
-def _configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _configuration(settings: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
     """The server's configuration, under the names that it has there."""
     configuration = dict(settings)
     if not any(configuration[name] for name in ("redis", "memcached", "memcached_unix", "tls", "unix")):
         configuration["redis"] = (DEFAULT_REDIS_ADDRESS,)
+    configuration["config_file"] = None if config is None else os.path.abspath(config)
     configuration["password"] = configuration["password"] or ""
+    configuration["clients_bytes_max"] = configuration.pop("clients_memory_max")
     configuration["argument_bytes_max"] = configuration.pop("argument_max")
     configuration["memcached_value_bytes_max"] = configuration.pop("memcached_value_max")
     return configuration
@@ -352,8 +364,10 @@ def _allow_descriptors(journal: Journal, clients_max: int) -> None:
 
 
 def _announce(journal: Journal, server: Server, location: str) -> None:
-    for protocol, address in server.addresses():
-        journal.note("listening", f"{protocol} clients: {address}", protocol=protocol, address=address)
+    for protocol, shown in server.addresses():
+        address = shown.removesuffix(_TLS_MARK)
+        tls = address != shown
+        journal.note("listening", f"{protocol} clients: {shown}", protocol=protocol, address=address, tls=tls)
     hot_bytes, warm_bytes, cold_bytes, durability = server.store_sizes()
     tiers = {"hot": hot_bytes, "warm": warm_bytes, "cold": cold_bytes}
     sizes = ", ".join(f"{tier} {readable(f'{tier}_bytes', size)}" for tier, size in tiers.items() if size)
@@ -403,7 +417,7 @@ def _reload(context: click.Context, journal: Journal, server: Server) -> None:
     configuration: dict[str, Any] = {}
     try:
         given = command.read(context.info_name, context.meta[_ARGUMENTS], context.parent).params
-        configuration = _configuration(_settings(given))
+        configuration = _configuration(_settings(given), given["config"])
         kept = server.reload(json.dumps(configuration))
     except thermae.InvalidOptionError as error:
         problem = worded(explained(str(error), configuration))

@@ -41,6 +41,13 @@ const fn bit(letter: u8) -> u64 {
 }
 
 impl<'a> Flags<'a> {
+    /// The expiry of an item that is made where there was none: N and T are heeded in the order in which they stand, so that the last one holds.
+    pub fn expiry_when_made(&self) -> Option<i64> {
+        let vivify = self.vivify?;
+        let is_last_touch = self.words.filter(|word| matches!(word[0], b'N' | b'T')).last()?[0] == b'T';
+        if is_last_touch { self.expiry } else { Some(vivify) }
+    }
+
     /// Whether a command with these words has too many of them; `before` words were taken already.
     pub fn are_too_many(words: Words<'a>, before: usize) -> bool {
         words.are_more_than(WORDS_MAX - before)

@@ -1,21 +1,28 @@
 //! A client and a store for the tests of this face.
 
+use crate::clients::{self, Place};
 use crate::config::Config;
 use crate::memcache::session::Session;
 use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
 use crate::shared::Shared;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thermae_core::{Location, Options, Store, WhenFull};
 
 /// A client, with what is left of what it sent.
 pub struct Client {
     pub session: Session,
+    /// It, as others see it.
+    pub seen: Arc<clients::Client>,
     pub input: Vec<u8>,
 }
 
 impl Client {
     pub fn new(is_authenticated: bool) -> Self {
-        Self { session: Session::new(is_authenticated, 0), input: Vec::new() }
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let id = COUNT.fetch_add(1, Ordering::Relaxed);
+        let seen = clients::Client::new(id, "test".to_owned(), "test".to_owned(), Place::default(), 0);
+        Self { session: Session::new(is_authenticated, 0), seen: Arc::new(seen), input: Vec::new() }
     }
 
     /// Sends bytes as they are, and reads what is answered.
@@ -50,7 +57,7 @@ impl Client {
     /// One turn: what is answered in it.
     pub fn turn(&mut self, shared: &Shared) -> Vec<u8> {
         let mut output = Vec::new();
-        let done = self.session.process(&self.input, shared, &mut output);
+        let done = self.session.process(&self.input, &self.seen, shared, &mut output);
         self.input.drain(..done);
         output
     }

@@ -32,13 +32,40 @@ struct Asked<'a> {
     flags: Flags<'a>,
 }
 
+/// Seconds that an item has left, `None` being without end, as the flags are heeded one after the other.
+#[derive(Debug, Clone, Copy, Default)]
+struct SecondsLeft {
+    before: Option<u64>,
+    after_touch: Option<u64>,
+    after_making: Option<u64>,
+}
+
+impl SecondsLeft {
+    /// Of an item that was like this before a command and is like that after it, or was made by it.
+    fn new(turn: &Turn<'_>, flags: &Flags<'_>, before: RecordMeta, after: RecordMeta, is_new: bool) -> Self {
+        let of = |meta: RecordMeta| seconds_left(meta.expires_at_ms, turn.now_ms);
+        if !is_new {
+            return Self { before: of(before), after_touch: of(after), after_making: None };
+        }
+        let given = |expiry: Option<i64>| seconds_left(turn.expires_at_ms(expiry?), turn.now_ms);
+        Self { before: None, after_touch: given(flags.expiry), after_making: given(flags.vivify) }
+    }
+
+    /// Of an item whose expiry no flag changes.
+    fn always(left: Option<u64>) -> Self {
+        Self { before: left, after_touch: left, after_making: left }
+    }
+}
+
 /// What a command answers by its flags.
 #[derive(Debug, Clone, Copy, Default)]
 struct Facts {
     meta: RecordMeta,
     reads: Reads,
-    /// Seconds left before its flag T, and after it.
-    seconds_left: [Option<u64>; 2],
+    /// It was made by this command.
+    is_new: bool,
+    /// Seconds left before its flags T and N, and after each of them.
+    seconds_left: SecondsLeft,
 }
 
 impl<'a> Asked<'a> {
@@ -66,11 +93,13 @@ impl<'a> Asked<'a> {
 
     /// Appends what is answered by those flags that are among `letters`.
     fn push_flags(&self, output: &mut Vec<u8>, letters: &[u8], facts: &Facts) {
-        let mut seconds_left = facts.seconds_left[0];
+        let mut seconds_left = facts.seconds_left.before;
         for word in self.flags.words() {
             let letter = word[0];
-            if letter == b'T' {
-                seconds_left = facts.seconds_left[1];
+            match letter {
+                b'T' => seconds_left = facts.seconds_left.after_touch,
+                b'N' if facts.is_new => seconds_left = facts.seconds_left.after_making,
+                _ => {}
             }
             if !letters.contains(&letter) {
                 continue;
@@ -174,7 +203,8 @@ fn get_plainly(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, Er
     let push = |output: &mut Vec<u8>, meta: &RecordMeta| {
         let reads =
             if wants_reads { marks.reads(&asked.key, meta.version, now_seconds) } else { Reads::default() };
-        let facts = Facts { meta: *meta, reads, seconds_left: [seconds_left(meta.expires_at_ms, now_ms); 2] };
+        let seconds_left = SecondsLeft::always(seconds_left(meta.expires_at_ms, now_ms));
+        let facts = Facts { meta: *meta, reads, seconds_left, ..Facts::default() };
         asked.push_item(output, &facts, Standing::default());
     };
     let found = if asked.flags.has(b'v') {
@@ -205,7 +235,7 @@ fn get_changing(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, E
         };
         let (before, value, is_new) = match found {
             Some((meta, value)) => (meta, value, false),
-            None => match flags.vivify {
+            None => match flags.expiry_when_made() {
                 None => return Ok(None),
                 Some(expiry) => match make(turn, key, b"", expiry, 0)? {
                     Some(meta) => (meta, Vec::new(), true),
@@ -215,6 +245,10 @@ fn get_changing(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, E
         };
         let after = match flags.expiry {
             None => before,
+            Some(_) if is_new => {
+                turn.tally.add(Count::TouchHits);
+                before
+            }
             Some(expiry) => {
                 let expires_at_ms = turn.expires_at_ms(expiry);
                 let touched =
@@ -224,13 +258,14 @@ fn get_changing(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, E
                 after
             }
         };
-        let left = [before, after].map(|meta| seconds_left(meta.expires_at_ms, turn.now_ms));
+        let left = SecondsLeft::new(turn, flags, before, after, is_new);
+        let left_at_last = seconds_left(after.expires_at_ms, turn.now_ms);
         let is_ending =
-            matches!((left[1], flags.recache), (Some(left), Some(recache)) if (left as i64) < recache);
+            matches!((left_at_last, flags.recache), (Some(left), Some(recache)) if (left as i64) < recache);
         let (standing, displaced) = turn.marks().standing(key, after.version, is_new || is_ending);
         turn.displace(displaced)?;
         let reads = turn.marks().reads(key, before.version, turn.now_seconds());
-        asked.push_item(turn.output, &Facts { meta: after, reads, seconds_left: left }, standing);
+        asked.push_item(turn.output, &Facts { meta: after, reads, is_new, seconds_left: left }, standing);
         if flags.has(b'v') {
             turn.output.extend_from_slice(&value);
             turn.line("");
@@ -298,6 +333,9 @@ pub fn set(turn: &mut Turn<'_>, sent: &[u8], words: Words<'_>, data: Data<'_>) {
             asked.answer(turn, code, b"kOc", &Facts { meta, ..Facts::default() });
         }
         Err(error) => {
+            if mode == Mode::Set {
+                lose(turn, &asked.key);
+            }
             let text = turn.failure(&error);
             turn.line(&text);
         }
@@ -466,9 +504,11 @@ fn count_or_make(turn: &mut Turn<'_>, asked: &Asked<'_>, is_down: bool) -> Resul
         expires_at_ms: flags.expiry.map(|expiry| turn.expires_at_ms(expiry)),
     };
     for _ in 0..ATTEMPTS_MAX {
-        match (count_as(turn, &asked.key, counting)?, flags.vivify) {
+        match (count_as(turn, &asked.key, counting)?, flags.expiry_when_made()) {
             (Counted::To { .. }, _) if flags.has(b'q') => {}
-            (Counted::To { number, before, after }, _) => answer_number(turn, asked, number, before, after),
+            (Counted::To { number, before, after }, _) => {
+                answer_number(turn, asked, number, [before, after], false);
+            }
             (Counted::Exists, _) => asked.answer(turn, "EX", b"kO", &Facts::default()),
             (Counted::NotANumber, _) => turn.line(NOT_A_COUNTER),
             (Counted::NotFound, None) => asked.answer(turn, "NF", b"kO", &Facts::default()),
@@ -477,7 +517,7 @@ fn count_or_make(turn: &mut Turn<'_>, asked: &Asked<'_>, is_down: bool) -> Resul
                 let digits = number.to_string();
                 let made = make(turn, &asked.key, digits.as_bytes(), expiry, counter_encoding(number))?;
                 let Some(meta) = made else { continue };
-                answer_number(turn, asked, number, meta, meta);
+                answer_number(turn, asked, number, [meta; 2], true);
             }
         }
         return Ok(());
@@ -486,9 +526,15 @@ fn count_or_make(turn: &mut Turn<'_>, asked: &Asked<'_>, is_down: bool) -> Resul
     Ok(())
 }
 
-fn answer_number(turn: &mut Turn<'_>, asked: &Asked<'_>, number: u64, before: RecordMeta, after: RecordMeta) {
-    let seconds_left = [before, after].map(|meta| seconds_left(meta.expires_at_ms, turn.now_ms));
-    let facts = Facts { meta: after, seconds_left, ..Facts::default() };
+fn answer_number(
+    turn: &mut Turn<'_>,
+    asked: &Asked<'_>,
+    number: u64,
+    [before, after]: [RecordMeta; 2],
+    is_new: bool,
+) {
+    let seconds_left = SecondsLeft::new(turn, &asked.flags, before, after, is_new);
+    let facts = Facts { meta: after, is_new, seconds_left, ..Facts::default() };
     if !asked.flags.has(b'v') {
         return asked.answer(turn, "HD", b"kOct", &facts);
     }

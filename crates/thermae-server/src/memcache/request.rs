@@ -244,7 +244,7 @@ fn parse_storage<'a>(
     };
     let is_silent = words.end_with_noreply();
     let refuse = |text| Request::Refused(Refusal { text, is_silent, closes: false });
-    let flags = unsigned(flags).and_then(|flags| u32::try_from(flags).ok());
+    let flags = unsigned(flags);
     let mode = match mode {
         Mode::Cas(_) => words.word(4).and_then(unsigned).map(Mode::Cas),
         mode => Some(mode),
@@ -256,6 +256,10 @@ fn parse_storage<'a>(
     if key.len() > KEY_BYTES_MAX {
         return framed(refuse(BAD_FORMAT), 0);
     }
+    let Ok(flags) = u32::try_from(flags) else {
+        // memcached cuts them and stores the data, so its client has sent data: they must not be taken for requests.
+        return framed(refuse(BAD_FORMAT), length + 2);
+    };
     let data = data(after, length, value_bytes_max)?;
     framed(Request::Storage(Storage { mode, key, flags, expiry, data, is_silent }), length + 2)
 }

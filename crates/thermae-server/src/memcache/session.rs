@@ -1,5 +1,6 @@
 //! One client of the memcached protocol: all that a read brought, found in one pass, executed in place, answered in one piece.
 
+use crate::clients::Client;
 use crate::counts::Count;
 use crate::memcache::request::{BAD_CHUNK, Data, Limits, Mode, Refusal, Request, Storage, parse};
 use crate::memcache::retrieval::{Listed, go_on, retrieve};
@@ -7,7 +8,8 @@ use crate::memcache::turn::Turn;
 use crate::memcache::verbs::verb_of;
 use crate::memcache::words::Words;
 use crate::memcache::{administration, meta, statistics, storage};
-use crate::redis::telling;
+use crate::redis::{client, telling};
+use crate::refusals;
 use crate::shared::Shared;
 use crate::users::DEFAULT;
 use std::sync::atomic::Ordering;
@@ -75,7 +77,13 @@ impl Session {
     }
 
     /// Executes what is whole in `buffer`, until there is enough output. Returns how many bytes it is done with.
-    pub fn process(&mut self, buffer: &[u8], shared: &Shared, output: &mut Vec<u8>) -> usize {
+    pub fn process(
+        &mut self,
+        buffer: &[u8],
+        client: &Client,
+        shared: &Shared,
+        output: &mut Vec<u8>,
+    ) -> usize {
         administration::flush_if_due(shared);
         (self.is_paused, self.ends_turn) = (false, false);
         if self.is_new && buffer.first() == Some(&BINARY_MARK) {
@@ -83,10 +91,13 @@ impl Session {
         }
         self.is_new &= buffer.is_empty();
         if shared.users.version() != self.users_version {
-            self.look_up(shared);
+            self.look_up(client, shared);
+            if self.closes {
+                return buffer.len();
+            }
         }
         let counts = shared.statistics.of_loop(self.event_loop);
-        let mut turn = Turn::new(shared, counts, output);
+        let mut turn = Turn::new(client, shared, counts, output);
         let done = self.execute(buffer, &mut turn);
         self.ends_turn = turn.is_over();
         if !turn.events.is_empty() {
@@ -96,12 +107,24 @@ impl Session {
         done
     }
 
-    /// Users were changed: a client whose user may not do everything any more, or is no more, has to say once again who it is.
+    /// Users were changed: a client whose user may not do everything any more has to say once again who it is. One that was ended with its user is
+    /// closed, for there may be another user of that name by now.
     #[cold]
-    fn look_up(&mut self, shared: &Shared) {
+    fn look_up(&mut self, client: &Client, shared: &Shared) {
         self.users_version = shared.users.version();
+        self.closes |= client.is_killed();
         let user = shared.users.get(&self.user);
-        self.is_authenticated &= user.is_some_and(|user| user.may_do_everything());
+        if !self.closes && user.is_some_and(|user| user.may_do_everything()) {
+            return;
+        }
+        self.is_authenticated = false;
+        self.become_user(DEFAULT, client);
+    }
+
+    /// It has the rights of this user from now on, and others see that: whoever ends the clients of a user finds them by it.
+    fn become_user(&mut self, name: &[u8], client: &Client) {
+        self.user = name.to_vec();
+        client.become_user(name);
     }
 
     fn execute(&mut self, buffer: &[u8], turn: &mut Turn<'_>) -> usize {
@@ -211,10 +234,7 @@ impl Session {
             b"watch" | b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" => {
                 administration::refuse(turn, name, words);
             }
-            // A browser was made to send this: nothing that follows is to be executed.
-            name if words.last_word().unwrap_or(name).starts_with(b"HTTP/") => {
-                (self.closes, self.is_foreign) = (true, true);
-            }
+            name if is_of_http(name, words) => (self.closes, self.is_foreign) = (true, true),
             _ => turn.line("ERROR"),
         }
     }
@@ -223,6 +243,10 @@ impl Session {
     /// commands or keys here: a user comes in who may do everything.
     fn authenticate(&mut self, request: Request<'_>, turn: &mut Turn<'_>) {
         const BAD_TOKEN: &str = "CLIENT_ERROR bad authentication token format";
+        if matches!(request, Request::Line(name, words) if is_of_http(name, words)) {
+            (self.closes, self.is_foreign) = (true, true);
+            return;
+        }
         let Request::Storage(Storage { mode: Mode::Set, data, .. }) = request else {
             self.closes = match request {
                 Request::Refused(refusal) => refusal.closes,
@@ -245,11 +269,12 @@ impl Session {
         let (name, password) = (&data[..blank], &data[blank + 1..]);
         let user = turn.shared.users.authenticate(name, password);
         if let Some(user) = user.filter(|user| user.may_do_everything()) {
-            self.user = user.name.clone();
+            self.become_user(&user.name, turn.client);
             self.is_authenticated = true;
             turn.line("STORED");
         } else {
             turn.tally.add(Count::AuthErrors);
+            note_refused(turn, name);
             turn.line("CLIENT_ERROR authentication failure");
         }
     }
@@ -269,6 +294,22 @@ impl Session {
         self.closes = true;
         buffer.len()
     }
+}
+
+/// Puts a login that was refused into the log of such, where those of Redis clients are.
+#[cold]
+fn note_refused(turn: &Turn<'_>, user: &[u8]) {
+    let mut refusal = refusals::Refusal::new(refusals::Reason::Auth, false, b"set", user, turn.now_ms);
+    refusal.client = client::line_about(turn.client, turn.shared, turn.now_ms);
+    turn.shared.refusals.note(refusal);
+}
+
+/// Whether a line is one of HTTP: a browser was made to send it, and nothing that follows is to be executed.
+#[cold]
+fn is_of_http(name: &[u8], words: Words<'_>) -> bool {
+    name.eq_ignore_ascii_case(b"post")
+        || name.eq_ignore_ascii_case(b"host:")
+        || words.last_word().unwrap_or(name).starts_with(b"HTTP/")
 }
 
 /// Whether a pause holds this request back.

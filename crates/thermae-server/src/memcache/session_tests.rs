@@ -5,6 +5,7 @@ use crate::memcache::administration::flush_if_due;
 use crate::memcache::harness::{Client, shared};
 use crate::memcache::turn::STEPS_PER_TURN;
 use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
+use crate::refusals::Reason;
 use crate::shared::Shared;
 use crate::users::{DEFAULT, User};
 use proptest::prelude::*;
@@ -187,6 +188,91 @@ fn a_user_who_may_not_do_everything_does_nothing() {
 }
 
 #[test]
+fn what_a_browser_sends_ends_the_connection() {
+    let shared = shared(HOT_BYTES);
+    for line in ["POST / HTTP/1.1", "GET / HTTP/1.1", "POST /x", "post", "Host: localhost", "host: x"] {
+        for is_authenticated in [true, false] {
+            let mut client = Client::new(is_authenticated);
+            let sent = format!("{line}\r\nset k 0 0 1\r\nv\r\n");
+            assert_eq!(client.send(sent, &shared), "{closed}", "{line} {is_authenticated}");
+            assert!(client.session.is_foreign, "{line} {is_authenticated}");
+        }
+    }
+    assert_eq!(shared.store.len().unwrap(), 0);
+}
+
+/// memcached cuts flags to 32 bits and stores; who relied on that had its data executed as requests.
+#[test]
+fn the_data_behind_flags_that_do_not_fit_are_no_requests() {
+    let shared = shared(HOT_BYTES);
+    for piece_bytes in [1, 7, usize::MAX] {
+        let mut client = Client::new(true);
+        let sent = b"set k 4294967296 0 11\r\nflush_all\r\n\r\nmn\r\n";
+        let answer = client.send_in_pieces(sent, piece_bytes, &shared);
+        assert_eq!(String::from_utf8(answer).unwrap(), "CLIENT_ERROR bad command line format\r\nMN\r\n");
+    }
+}
+
+#[test]
+fn an_item_that_is_made_has_the_expiry_that_stands_last() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    for (number, (flags, answered)) in [
+        ("T0 N30 t", "HD t30 W"),
+        ("N30 T0 t", "HD t-1 W"),
+        ("t N30", "HD t-1 W"),
+        ("N30 t T60", "HD t30 W"),
+        ("T60 t N30", "HD t60 W"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(client.send(format!("mg k{number} {flags}\r\n"), &shared), format!("{answered}\r\n"));
+    }
+    // The next one finds what was said last.
+    for (number, left) in ["t30", "t-1", "t30", "t60", "t30"].iter().enumerate() {
+        assert_eq!(client.send(format!("mg k{number} t\r\n"), &shared), format!("HD {left} Z\r\n"));
+    }
+    assert_eq!(client.send("ma c N30 T0 t\r\nma d T0 N30 t\r\n", &shared), "HD t-1\r\nHD t30\r\n");
+    // Of one that is there, N changes nothing.
+    assert_eq!(client.send("mg k1 N30 t\r\n", &shared), "HD t-1 Z\r\n");
+}
+
+/// A login lasted as long as there was a user of its name, and nobody could see or end it by that name.
+#[test]
+fn a_login_ends_with_its_user_and_others_see_it() {
+    let shared = shared(HOT_BYTES);
+    let boss = || {
+        let mut user = User::default_with(b"pw");
+        user.name = b"boss".to_vec();
+        shared.change_users(|accounts| accounts.insert(b"boss".to_vec(), Arc::new(user)));
+    };
+    boss();
+    let mut client = Client::new(false);
+    shared.clients.add(&client.seen);
+    assert_eq!(client.seen.user(), DEFAULT);
+    assert_eq!(client.send("set k 0 0 7\r\nboss pw\r\n", &shared), "STORED\r\n");
+    assert_eq!(client.seen.user(), b"boss");
+    // Deleted, which ends its clients, and made anew: the old login is not that of the new user.
+    shared.change_users(|accounts| accounts.remove(b"boss".as_slice()));
+    assert!(shared.kill(&client.seen));
+    boss();
+    assert_eq!(client.send("set k 0 0 1\r\nv\r\nget k\r\n", &shared), "{closed}");
+    assert_eq!(shared.store.len().unwrap(), 0);
+    assert!(shared.refusals.latest(10).is_empty());
+    let mut stranger = Client::new(false);
+    for name in ["boss", "boss", "nobody"] {
+        let request = format!("set k 0 0 {}\r\n{name} nope\r\n", name.len() + 5);
+        assert_eq!(stranger.send(request, &shared), "CLIENT_ERROR authentication failure\r\n");
+    }
+    let noted = shared.refusals.latest(10);
+    let of = |index: usize| (noted[index].count, noted[index].user.as_slice(), noted[index].reason);
+    assert_eq!((noted.len(), of(0)), (2, (1, b"nobody".as_slice(), Reason::Auth)));
+    assert_eq!(of(1), (2, b"boss".as_slice(), Reason::Auth));
+    assert!(noted[0].client.contains("addr=test "), "{}", noted[0].client);
+}
+
+#[test]
 fn the_binary_protocol_is_refused_in_its_own_words() {
     let shared = shared(HOT_BYTES);
     let mut request = [0_u8; 24];
@@ -267,6 +353,35 @@ fn a_full_store_is_the_servers_error() {
     assert!(client.send("stats\r\n", &shared).contains("STAT store_no_memory "));
 }
 
+/// A set that was refused left the value that it was to replace, which its client then read.
+#[test]
+fn what_cannot_be_replaced_is_lost() {
+    let shared = shared(16 << 20);
+    let mut client = Client::new(true);
+    for key in ["s", "m", "a"] {
+        assert_eq!(client.send(format!("set {key} 0 0 3\r\nold\r\n"), &shared), "STORED\r\n");
+    }
+    for number in 0..60 {
+        let value = vec![b'v'; 500_000];
+        let _ = shared.store.set(format!("fill {number}").as_bytes(), &value, &SetOptions::default());
+    }
+    let full = "SERVER_ERROR out of memory storing object\r\n";
+    let value = "v".repeat(500_000);
+    for (request, answer) in [
+        ("set s 0 0 500000", full),
+        ("get s", "END\r\n"),
+        ("ms m 500000", full),
+        ("mg m", "EN\r\n"),
+        ("replace a 0 0 500000", full),
+        ("mg a", "HD\r\n"),
+        ("ms a 500000 MR", full),
+        ("mg a", "HD\r\n"),
+    ] {
+        let data = if request.contains("500000") { format!("{value}\r\n") } else { String::new() };
+        assert_eq!(client.send(format!("{request}\r\n{data}"), &shared), answer, "{request}");
+    }
+}
+
 #[test]
 fn lists_of_keys_are_bounded_too() {
     let shared = shared(HOT_BYTES);
@@ -311,6 +426,9 @@ fn stats_say_what_was_done() {
             "{report}"
         );
     }
+    assert!(client.send("stats settings\r\n", &shared).contains("STAT domain_socket NULL\r\n"));
+    shared.config.write().unwrap().memcached_unix = Some("/run/m.sock".into());
+    assert!(client.send("stats settings\r\n", &shared).contains("STAT domain_socket /run/m.sock\r\n"));
     assert_eq!(client.send("stats reset\r\n", &shared), "RESET\r\n");
     assert!(client.send("stats\r\n", &shared).contains("STAT cmd_set 0\r\n"));
 }

@@ -102,7 +102,8 @@ fn settings(turn: &mut Turn<'_>) -> Result<(), Error> {
     stat(turn, "inter", host);
     stat(turn, "verbosity", 0);
     stat(turn, "evictions", if config.when_full == "evict" { "on" } else { "off" });
-    stat(turn, "domain_socket", "NULL");
+    let socket = own.memcached_unix.as_ref().map(|path| path.display().to_string());
+    stat(turn, "domain_socket", socket.as_deref().unwrap_or("NULL"));
     stat(turn, "num_threads", own.threads);
     stat(turn, "cas_enabled", "yes");
     stat(turn, "auth_enabled_ascii", if turn.shared.users.default_user().is_open() { "no" } else { "yes" });

@@ -73,6 +73,9 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
                 Ok(Outcome::Exists) => "EXISTS",
                 Ok(Outcome::NotFound) => "NOT_FOUND",
                 Err(error) => {
+                    if storage.mode == Mode::Set {
+                        lose(turn, &key);
+                    }
                     let text = turn.failure(&error);
                     return turn.line_unless(storage.is_silent, &text);
                 }
@@ -82,7 +85,7 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
         Data::TooLarge => {
             turn.tally.add(Count::StoreTooLarge);
             if storage.mode == Mode::Set {
-                lose(turn, storage.key);
+                lose(turn, &key_of(storage.key));
             }
             TOO_LARGE
         }
@@ -90,11 +93,10 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
     turn.line_unless(storage.is_silent, text);
 }
 
-/// Deletes a key whose old value must not stay, since the new one can't be stored.
+/// Deletes a key, as the store has it, whose old value must not stay, since the new one can't be stored: who set it would read what it has replaced.
 pub fn lose(turn: &mut Turn<'_>, key: &[u8]) {
-    let key = key_of(key);
     // Whoever could not store is told so; that the old value can't be deleted either changes nothing about that.
-    let _ = turn.delete(&key);
+    let _ = turn.delete(key);
 }
 
 /// Stores a value in one of the ways there are.

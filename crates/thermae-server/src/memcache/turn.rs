@@ -1,6 +1,7 @@
 //! One turn of a client: what its commands may use while they are executed, and what all of them have in common.
 
 use crate::attention::CHANGES;
+use crate::clients::Client;
 use crate::counts::{Count, Tally};
 use crate::databases::stored_key;
 use crate::events::Events;
@@ -33,6 +34,8 @@ pub fn key_of(key: &[u8]) -> Cow<'_, [u8]> {
 /// What the commands of one turn use.
 #[derive(Debug)]
 pub struct Turn<'a> {
+    /// Whose turn it is, as others see it.
+    pub client: &'a Client,
     /// What all clients share.
     pub shared: &'a Shared,
     /// Where the answers go.
@@ -53,12 +56,17 @@ pub struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     /// One that begins now.
-    pub fn new(shared: &'a Shared, counts: &'a LoopCounts, output: &'a mut Vec<u8>) -> Self {
+    pub fn new(
+        client: &'a Client,
+        shared: &'a Shared,
+        counts: &'a LoopCounts,
+        output: &'a mut Vec<u8>,
+    ) -> Self {
         let now_ms = shared.store.now_ms();
         let mut events = Events::default();
         events.want(shared.attention.wanted());
         let (tally, steps_left) = (Tally::default(), STEPS_PER_TURN);
-        Self { shared, output, now_ms, tally, counts, events, began: None, steps_left }
+        Self { client, shared, output, now_ms, tally, counts, events, began: None, steps_left }
     }
 
     /// Requests that follow one another begin.

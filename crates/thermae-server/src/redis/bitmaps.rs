@@ -133,11 +133,14 @@ fn setbit(call: &mut Call<'_, '_>) -> Result<()> {
         Some(1) => true,
         _ => return Err(Failure::from("ERR bit is not an integer or out of range")),
     };
+    let store = call.space.store();
     let (old, is_changed) = call.space.update(&key, |current| {
         let (value, kept) = parts(current);
         if offset >> 3 < value.len() as u64 && bits::get_bit(value, offset) == bit {
             return Ok((Update::Keep, (bit, false)));
         }
+        // Before it is made: a few bytes that a client sends must not become half a GiB that the store refuses.
+        store.check_value_len((offset >> 3) + 1)?;
         let mut value = value.to_vec();
         let old = bits::set_bit(&mut value, offset, bit);
         Ok((set_bytes(value, kept), (old, true)))
@@ -232,19 +235,20 @@ fn bitop(call: &mut Call<'_, '_>) -> Result<()> {
     let target = call.key(2);
     let sources: Vec<_> = (3..call.arguments.len()).map(|index| call.key(index)).collect();
     let length = call.space.atomically(|space| {
-        let mut values = Vec::with_capacity(sources.len());
-        for source in &sources {
+        let mut result = Vec::new();
+        // Source by source: there may be more of them than memory has room for.
+        for (index, source) in sources.iter().enumerate() {
             let found = space.get(source)?;
             if found.is_none() {
                 space.events.note_miss(source);
             }
-            values.push(found.map(|(_, value)| value).unwrap_or_default());
+            let value = found.map(|(_, value)| value).unwrap_or_default();
+            match combination {
+                None => result = bits::complement(&value),
+                Some(_) if index == 0 => result = value,
+                Some(combination) => bits::combine(combination, &mut result, &value),
+            }
         }
-        let inputs: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
-        let result = match combination {
-            Some(combination) => bits::combine(combination, &inputs),
-            None => bits::complement(inputs[0]),
-        };
         if result.is_empty() {
             if space.delete(&target)? {
                 space.events.note(GENERIC, "del", &target);
@@ -265,8 +269,10 @@ fn bitfield(call: &mut Call<'_, '_>) -> Result<()> {
         return read_fields(call, &operations);
     }
     let key = call.key(1);
+    let store = call.space.store();
     let (replies, is_changed) = call.space.update(&key, |current| {
         let (value, kept) = parts(current);
+        store.check_value_len(bitfield::bytes_written(&operations) as u64)?;
         let mut value = value.to_vec();
         let applied = bitfield::apply(&mut value, &operations);
         let update = if applied.is_changed { set_bytes(value, kept) } else { Update::Keep };

@@ -1,6 +1,6 @@
 //! CLIENT: who is connected, and what is to become of them.
 
-use crate::clients::{Client, marks};
+use crate::clients::{Client, LOGGED_NAME_BYTES_MAX, marks};
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
@@ -240,7 +240,7 @@ fn list(call: &mut Call<'_, '_>) -> Result<()> {
     call.session.publish();
     let mut lines = String::new();
     for client in listed {
-        describe(&client, call.shared, now_ms, &mut lines);
+        describe(&client, call.shared, now_ms, usize::MAX, &mut lines);
     }
     call.reply.verbatim("txt", &lines);
     Ok(())
@@ -250,16 +250,21 @@ fn info(call: &mut Call<'_, '_>) -> Result<()> {
     let now_ms = call.space.now_ms();
     call.session.publish();
     let mut line = String::new();
-    describe(&call.session.client, call.shared, now_ms, &mut line);
+    describe(&call.session.client, call.shared, now_ms, usize::MAX, &mut line);
     call.reply.verbatim("txt", &line);
     Ok(())
 }
 
-/// The line of CLIENT LIST about a client, as it is now.
+/// The line of CLIENT LIST about a client, as it is now, for a log: with no more of its names than logs keep.
 pub fn line_of(session: &Session, shared: &Shared, now_ms: u64) -> String {
     session.publish();
+    line_about(&session.client, shared, now_ms)
+}
+
+/// The same about a client of any protocol, as others see it.
+pub fn line_about(client: &Client, shared: &Shared, now_ms: u64) -> String {
     let mut line = String::new();
-    describe(&session.client, shared, now_ms, &mut line);
+    describe(client, shared, now_ms, LOGGED_NAME_BYTES_MAX, &mut line);
     line.truncate(line.trim_end().len());
     line
 }
@@ -290,7 +295,7 @@ impl Type {
 }
 
 /// One line of CLIENT LIST. What Redis has no counterpart for here is 0: a connection at rest has no buffers.
-fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
+fn describe(client: &Client, shared: &Shared, now_ms: u64, name_bytes_max: usize, lines: &mut String) {
     let command = table::entries().get(client.command.load(Ordering::Relaxed));
     let flags = client.flags.load(Ordering::Relaxed);
     let has = |mark| flags & mark != 0;
@@ -325,7 +330,7 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
         client.address.strip_prefix("unix:").unwrap_or(&client.address),
         client.local_address.strip_prefix("unix:").unwrap_or(&client.local_address),
         client.place.fd,
-        String::from_utf8_lossy(&client.name()),
+        String::from_utf8_lossy(&client.name_up_to(name_bytes_max)),
         now_ms.saturating_sub(client.connected_at_ms) / 1000,
         now_ms.saturating_sub(client.active_at_ms.load(Ordering::Relaxed)) / 1000,
         client.database.load(Ordering::Relaxed),
@@ -336,7 +341,7 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, lines: &mut String) {
         BYTES_AT_REST + input_bytes + output_bytes,
         if output_bytes == 0 { "r" } else { "rw" },
         command.map_or("NULL", |command| &command.full_name),
-        String::from_utf8_lossy(&client.user()),
+        String::from_utf8_lossy(&client.user_up_to(name_bytes_max)),
         tracks.map_or(NOT_TRACKING, |tracks| tracks.redirect.cast_signed()),
         if has(marks::RESP3) { 3 } else { 2 },
     );
@@ -501,6 +506,22 @@ mod tests {
     use super::*;
     use crate::clients::Place;
     use crate::redis::test_support::TestServer;
+
+    /// What is noted of a client stays when it is gone: names of any length filled memory with it.
+    #[test]
+    fn logs_keep_the_beginning_of_a_name() {
+        let mut server = TestServer::new();
+        let name = vec![b'n'; 100_000];
+        assert_eq!(server.call(&[b"CLIENT", b"SETNAME", &name]), b"+OK\r\n");
+        assert!(server.line("AUTH nobody x").starts_with("-WRONGPASS"));
+        assert_eq!(server.line("CONFIG SET slowlog-log-slower-than 0"), "+OK\r\n");
+        server.line("PING");
+        let kept = &name[..LOGGED_NAME_BYTES_MAX];
+        let line = server.shared().refusals.latest(1)[0].client.clone();
+        assert!(line.contains(&format!(" name={} age=", String::from_utf8_lossy(kept))), "{}", line.len());
+        assert_eq!(server.shared().slow_log.latest(1)[0].name, kept);
+        assert!(server.line("CLIENT INFO").len() > name.len());
+    }
 
     #[test]
     fn replies_are_those_of_redis() {

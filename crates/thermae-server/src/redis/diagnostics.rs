@@ -1,5 +1,6 @@
 //! Commands that help to find out what is slow or large: MEMORY, LATENCY, SLOWLOG, DEBUG.
 
+use crate::clients::LOGGED_NAME_BYTES_MAX;
 use crate::config::DebugCommand;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
@@ -461,7 +462,8 @@ pub fn note_slow(call: &Call<'_, '_>, microseconds: i64) {
     let client = &call.session.client;
     let at_seconds = call.space.now_ms() / 1000;
     let address = client.address.strip_prefix("unix:").unwrap_or(&client.address);
-    call.shared.slow_log.note(arguments.into_iter(), microseconds, at_seconds, address, client.name());
+    let name = client.name_up_to(LOGGED_NAME_BYTES_MAX);
+    call.shared.slow_log.note(arguments.into_iter(), microseconds, at_seconds, address, name);
 }
 
 /// Where the secrets are among a command's arguments.

@@ -6,11 +6,12 @@
 use crate::error::Error;
 use crate::events::classes::STRING;
 use crate::failure::{Failure, Result};
-use crate::hyperloglog;
+use crate::hyperloglog::{self, Union};
 use crate::redis::call::Call;
 use crate::redis::table::{ALL_KEYS, Command, ONE_KEY, flags};
 use crate::redis::values::{look_at, parts, set_bytes};
 use crate::space::Space;
+use std::borrow::Cow;
 use thermae_core::{SetOptions, Update};
 
 use flags::{DENYOOM, FAST, MAY_REPLICATE, READONLY, WRITE};
@@ -119,17 +120,21 @@ fn keep_count(space: &mut Space<'_>, key: &[u8]) -> Result<()> {
     })
 }
 
+/// What the sketches of these keys have seen together; those that are missing are left out.
+fn union_of(space: &mut Space<'_>, keys: &[Cow<'_, [u8]>]) -> Result<Union> {
+    let mut union = Union::default();
+    for key in keys {
+        if let Some(sketch) = read(space, key)? {
+            union.take(&sketch).map_err(failure)?;
+        }
+    }
+    Ok(union)
+}
+
 fn count_union(call: &mut Call<'_, '_>) -> Result<()> {
     let keys: Vec<_> = (1..call.arguments.len()).map(|index| call.key(index)).collect();
-    let sketches = call.space.atomically(|space| {
-        let mut sketches = Vec::new();
-        for key in &keys {
-            sketches.extend(read(space, key)?);
-        }
-        Ok(sketches)
-    })?;
-    let sketches: Vec<&[u8]> = sketches.iter().map(Vec::as_slice).collect();
-    call.reply.count(hyperloglog::count_union(&sketches).map_err(failure)?);
+    let union = call.space.atomically(|space| union_of(space, &keys))?;
+    call.reply.count(union.count());
     Ok(())
 }
 
@@ -138,12 +143,9 @@ fn pfmerge(call: &mut Call<'_, '_>) -> Result<()> {
     let keys: Vec<_> = (2..call.arguments.len()).map(|index| call.key(index)).collect();
     call.space.atomically(|space| {
         let mut merged = read(space, &target)?.unwrap_or_else(hyperloglog::create);
-        let mut sketches = Vec::new();
-        for key in &keys {
-            sketches.extend(read(space, key)?);
-        }
-        let sketches: Vec<&[u8]> = sketches.iter().map(Vec::as_slice).collect();
-        hyperloglog::merge(&mut merged, &sketches).map_err(failure)?;
+        // Where several are no sketches, the error is that of the first argument.
+        hyperloglog::validate(&merged).map_err(failure)?;
+        union_of(space, &keys)?.merge_into(&mut merged).map_err(failure)?;
         space.set(&target, &merged, &SetOptions { keep_ttl: true, ..SetOptions::default() })?;
         space.events.note(STRING, "pfadd", &target);
         Ok(())

@@ -4,13 +4,12 @@
 //! has Redis's name; the rest is in a section of its own, `thermae`.
 
 use crate::channels::Kind;
-use crate::databases::{DATABASES, database_of};
+use crate::databases::DATABASES;
 use crate::failure::Result;
 use crate::redis::call::Call;
 use crate::redis::command_statistics;
 use crate::redis::connection::REDIS_VERSION;
 use crate::redis::settings::{is_durable, policy, port_of};
-use crate::shared::Census;
 use std::fmt::{Display, Write};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -19,10 +18,6 @@ use thermae_core::Stats;
 
 /// Work per second is measured over at least so long.
 const RATE_OVER_LEAST: Duration = Duration::from_millis(500);
-/// Keys are counted by walking over them again after this many times what that took.
-const CENSUS_REST_TIMES: u32 = 100;
-/// And not more often than this.
-const CENSUS_REST_LEAST: Duration = Duration::from_secs(1);
 /// Linux counts processor time in so many parts of a second, whatever its own ticks are.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -145,7 +140,8 @@ fn server(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("configured_hz", 10);
     lines.add("lru_clock", (now_ms / 1000) & 0xff_ffff);
     lines.add("executable", executable);
-    lines.add("config_file", "");
+    let config_file = config.config_file.as_ref().map(|path| path.display().to_string());
+    lines.add("config_file", config_file.unwrap_or_default());
     lines.add("io_threads_active", u8::from(config.threads > 1));
     Ok(())
 }
@@ -358,16 +354,11 @@ fn cluster(_: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 
 /// How many keys each database has: what a walk over them counted now and then, and, for database 0, the store's own count less that.
 fn keyspace(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let mut census = facts.call.shared.census.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_fresh = census.as_ref().is_some_and(|census| {
-        census.at.elapsed() < CENSUS_REST_LEAST.max(census.took.saturating_mul(CENSUS_REST_TIMES))
-    });
-    if !is_fresh {
-        *census = Some(count_keys(facts)?);
-    }
-    let Some(census) = &*census else { return Ok(()) };
-    let elsewhere: u64 = census.databases.iter().skip(1).map(|[keys, ..]| keys).sum();
-    for (database, [keys, expiring, mean_ms]) in census.databases.iter().enumerate() {
+    let counted = facts.call.shared.census.latest(facts.call.space.store(), facts.stats.keys)?;
+    let unknown = [[0; 3]; DATABASES as usize];
+    let databases = counted.as_ref().map_or(&unknown[..], |counted| &counted.databases);
+    let elsewhere: u64 = databases.iter().skip(1).map(|[keys, ..]| keys).sum();
+    for (database, [keys, expiring, mean_ms]) in databases.iter().enumerate() {
         let keys = if database == 0 { facts.stats.keys.saturating_sub(elsewhere) } else { *keys };
         if keys > 0 {
             let expiring = (*expiring).min(keys);
@@ -375,28 +366,6 @@ fn keyspace(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn count_keys(facts: &Facts<'_, '_, '_>) -> Result<Census> {
-    let at = Instant::now();
-    let store = facts.call.space.store();
-    let now_ms = store.now_ms();
-    let mut databases = vec![[0_u64; 3]; usize::from(DATABASES)];
-    let mut scan = store.scan(b"");
-    while let Some(batch) = scan.next_batch()? {
-        for (key, meta) in &batch {
-            let [keys, expiring, left_ms] = &mut databases[usize::from(database_of(key).0)];
-            *keys += 1;
-            if meta.expires_at_ms != 0 {
-                *expiring += 1;
-                *left_ms = left_ms.saturating_add(meta.expires_at_ms.saturating_sub(now_ms));
-            }
-        }
-    }
-    for [_, expiring, left_ms] in &mut databases {
-        *left_ms = left_ms.checked_div(*expiring).unwrap_or(0);
-    }
-    Ok(Census { at, took: at.elapsed(), databases })
 }
 
 fn store(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {

@@ -142,12 +142,15 @@ fn setrange(call: &mut Call<'_, '_>) -> Result<()> {
     let (key, offset, patch) = (call.key(1), call.integer(2)?, call.argument(3));
     let offset = usize::try_from(offset).map_err(|_| "ERR offset is out of range")?;
     let bytes_max = call.shared.argument_bytes_max.load(Ordering::Relaxed);
+    let store = call.space.store();
     let length = call.space.update(&key, |current| {
         let (value, kept) = parts(current);
         if patch.is_empty() {
             return Ok((Update::Keep, value.len()));
         }
         let end = checked_end(offset, patch.len(), bytes_max)?;
+        // Before it is made: a few bytes that a client sends must not become half a GiB that the store refuses.
+        store.check_value_len(end as u64)?;
         let mut value = value.to_vec();
         if value.len() < end {
             value.resize(end, 0);

@@ -8,10 +8,12 @@
 
 use crate::databases::{database_of, stored_prefix};
 use crate::failure::{Failure, Result};
-use crate::glob;
+use crate::glob::{Budget, PATTERN_BYTES_MAX, PATTERN_TOO_LONG};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::reply::Reply;
 use crate::redis::table::{Command, NO_KEYS, flags};
+
+use std::cell::Cell;
 
 use flags::READONLY;
 
@@ -69,24 +71,43 @@ struct Wanted<'a> {
     pattern: Option<&'a [u8]>,
     /// What all of them begin with.
     prefix: Vec<u8>,
+    /// Of the command.
+    budget: Cell<Budget>,
 }
 
 impl<'a> Wanted<'a> {
-    fn new(database: u8, pattern: &'a [u8]) -> Self {
+    fn new(database: u8, pattern: &'a [u8]) -> Result<Self> {
+        if pattern.len() > PATTERN_BYTES_MAX {
+            return Err(Failure::from(PATTERN_TOO_LONG));
+        }
         let mut prefix = stored_prefix(database);
         // Keys of database 0 that look like those of others are stored behind a mark.
         if database != 0 || !pattern.starts_with(b"\xff") {
             prefix.extend(pattern.iter().take_while(|byte| !b"*?[\\".contains(byte)));
         }
-        Self { database, pattern: (pattern != b"*").then_some(pattern), prefix }
+        let pattern = (pattern != b"*").then_some(pattern);
+        Ok(Self { database, pattern, prefix, budget: Cell::default() })
     }
 
     /// The key of the database that a stored key is, where it is meant.
     fn key<'k>(&self, stored: &'k [u8]) -> Option<&'k [u8]> {
         let (database, key) = database_of(stored);
         let is_wanted = database == self.database
-            && self.pattern.is_none_or(|pattern| glob::matches(pattern, key, false));
+            && self.pattern.is_none_or(|pattern| {
+                let mut budget = self.budget.get();
+                let fits = budget.matches(pattern, key, false);
+                self.budget.set(budget);
+                fits
+            });
         is_wanted.then_some(key)
+    }
+
+    /// Keys may be missing among those that were found where the budget is spent: that is no answer.
+    fn check_budget(&self) -> Result<()> {
+        if self.budget.get().is_spent() {
+            return Err(Failure::from("ERR the pattern takes too long to compare with these keys"));
+        }
+        Ok(())
     }
 }
 
@@ -110,7 +131,7 @@ impl Found {
 }
 
 fn keys(call: &mut Call<'_, '_>) -> Result<()> {
-    let wanted = Wanted::new(call.session.database, call.argument(1));
+    let wanted = Wanted::new(call.session.database, call.argument(1))?;
     let mut found = Found::default();
     let mut walk = call.space.store().scan(&wanted.prefix);
     while let Some(batch) = walk.next_batch()? {
@@ -119,6 +140,7 @@ fn keys(call: &mut Call<'_, '_>) -> Result<()> {
                 found.add(key);
             }
         }
+        wanted.check_budget()?;
     }
     for stored in call.space.new_keys()? {
         if let Some(key) = wanted.key(&stored) {
@@ -163,7 +185,7 @@ impl<'a> Options<'a> {
 fn scan(call: &mut Call<'_, '_>) -> Result<()> {
     let cursor = parse_cursor(call.argument(1)).ok_or("ERR invalid cursor")?;
     let options = Options::parse(call)?;
-    let wanted = Wanted::new(call.session.database, options.pattern);
+    let wanted = Wanted::new(call.session.database, options.pattern)?;
     let (keys, next) = call.space.store().scan_step(&wanted.prefix, cursor, options.count)?;
     let mut found = Found::default();
     let stored = keys.iter().map(|(stored, _)| stored).filter(|stored| !call.space.is_deleted(stored));
@@ -174,6 +196,7 @@ fn scan(call: &mut Call<'_, '_>) -> Result<()> {
             found.add(key);
         }
     }
+    wanted.check_budget()?;
     call.reply.array(2);
     call.reply.bulk(next.unwrap_or(0).to_string().as_bytes());
     found.reply(call);
@@ -199,7 +222,7 @@ fn parse_cursor(text: &[u8]) -> Option<u64> {
 }
 
 fn random_key(call: &mut Call<'_, '_>) -> Result<()> {
-    let wanted = Wanted::new(call.session.database, b"*");
+    let wanted = Wanted::new(call.session.database, b"*")?;
     let space = &*call.space;
     let chosen = space
         .store()
@@ -219,6 +242,27 @@ fn random_key(call: &mut Call<'_, '_>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::redis::test_support::TestServer;
+    use thermae_core::SetOptions;
+
+    /// A pattern that was made for it kept others waiting for as long as there were keys.
+    #[test]
+    fn a_pattern_that_takes_too_long_is_an_error() {
+        let mut server = TestServer::new();
+        let text = b"a".repeat(24 << 10);
+        for number in 0..4 {
+            let key = [&text[..], &[b'0' + number]].concat();
+            server.store().set(&key, b"v", &SetOptions::default()).unwrap();
+        }
+        let slow = [&b"*"[..], &b"a".repeat(PATTERN_BYTES_MAX - 2), b"b"].concat();
+        let error = b"-ERR the pattern takes too long to compare with these keys\r\n";
+        assert_eq!(server.call(&[b"KEYS", &slow]), error);
+        assert_eq!(server.call(&[b"SCAN", b"0", b"MATCH", &slow, b"COUNT", b"100"]), error);
+        let long = b"a".repeat(PATTERN_BYTES_MAX + 1);
+        let error = format!("-{PATTERN_TOO_LONG}\r\n");
+        assert_eq!(server.call(&[b"KEYS", &long]), error.as_bytes());
+        assert_eq!(server.call(&[b"SCAN", b"0", b"MATCH", &long]), error.as_bytes());
+        assert!(server.line("KEYS *a3").starts_with("*1\r\n"));
+    }
 
     #[test]
     fn cursors_are_read_as_redis_reads_them() {
@@ -245,12 +289,12 @@ mod tests {
 
     #[test]
     fn what_a_pattern_begins_with_narrows_the_walk() {
-        assert_eq!(Wanted::new(0, b"user:*").prefix, b"user:");
-        assert_eq!(Wanted::new(3, b"us[e]r").prefix, b"\xff\x03us");
-        assert_eq!(Wanted::new(0, b"\xff*").prefix, b"");
-        assert_eq!(Wanted::new(0, b"a\\*b").prefix, b"a");
-        assert_eq!(Wanted::new(0, b"\xff*").key(b"\xff\x00\xff\x01a"), Some(&b"\xff\x01a"[..]));
-        assert_eq!(Wanted::new(0, b"*").key(b"\xff\x01a"), None);
+        assert_eq!(Wanted::new(0, b"user:*").unwrap().prefix, b"user:");
+        assert_eq!(Wanted::new(3, b"us[e]r").unwrap().prefix, b"\xff\x03us");
+        assert_eq!(Wanted::new(0, b"\xff*").unwrap().prefix, b"");
+        assert_eq!(Wanted::new(0, b"a\\*b").unwrap().prefix, b"a");
+        assert_eq!(Wanted::new(0, b"\xff*").unwrap().key(b"\xff\x00\xff\x01a"), Some(&b"\xff\x01a"[..]));
+        assert_eq!(Wanted::new(0, b"*").unwrap().key(b"\xff\x01a"), None);
     }
 
     #[test]

@@ -587,8 +587,16 @@ fn reset_statistics(call: &mut Call<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-fn rewrite(_: &mut Call<'_, '_>) -> Result<()> {
-    Err(Failure::from("ERR The server is running without a config file"))
+/// A file of options is its author's, with comments and all, and may stand beside others in the environment: it is not written.
+fn rewrite(call: &mut Call<'_, '_>) -> Result<()> {
+    let config = call.shared.config.read().unwrap_or_else(PoisonError::into_inner);
+    Err(match &config.config_file {
+        None => Failure::from("ERR The server is running without a config file"),
+        Some(path) => Failure::text(format!(
+            "ERR Thermae does not write its config file: put what is to last into {} and have it read with SIGHUP",
+            path.display()
+        )),
+    })
 }
 
 #[cfg(test)]
@@ -704,6 +712,17 @@ mod tests {
         let config = server.shared().config.read().unwrap().clone();
         assert_eq!((config.timeout_seconds, config.clients_max), (7, 9));
         assert_eq!(server.shared().store.config().when_full, WhenFull::Error.as_str());
+    }
+
+    #[test]
+    fn a_config_file_is_named_and_not_written() {
+        let mut server = TestServer::new();
+        assert!(server.line("INFO server").contains("\r\nconfig_file:\r\n"));
+        server.shared().config.write().unwrap().config_file = Some("/etc/thermae.toml".into());
+        assert!(server.line("INFO server").contains("\r\nconfig_file:/etc/thermae.toml\r\n"));
+        let reply = server.line("CONFIG REWRITE");
+        assert!(reply.starts_with("-ERR Thermae does not write its config file"), "{reply}");
+        assert!(reply.contains("/etc/thermae.toml"), "{reply}");
     }
 
     #[test]

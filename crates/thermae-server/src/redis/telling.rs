@@ -8,6 +8,7 @@ use crate::attention::MESSAGES;
 use crate::clients::{Client, marks};
 use crate::databases::database_of;
 use crate::events::{Event, Events, classes};
+use crate::glob::Budget;
 use crate::redis::reply::Reply;
 use crate::shared::Shared;
 use std::sync::Arc;
@@ -15,11 +16,12 @@ use std::sync::atomic::Ordering;
 
 /// Tells those who want to know by its name what was done, in order: what Redis or memcached clients of this server did, and what is known of others.
 pub fn tell(shared: &Shared, events: &Events) {
+    let mut budget = Budget::default();
     for event in &events.events {
         match event {
-            Event::Key { class, name, key } => notify(shared, *class, name, key),
+            Event::Key { class, name, key } => notify(&mut budget, shared, *class, name, key),
             Event::Message { is_sharded, channel, message } => {
-                publish(shared, *is_sharded, channel, message);
+                publish_within(&mut budget, shared, *is_sharded, channel, message);
             }
             Event::Command(line) => show(shared, line),
         }
@@ -36,10 +38,20 @@ pub fn tell_foreign(shared: &Shared, events: &Events) {
 
 /// Sends a message to all who are subscribed to a channel. Returns how many times it was sent.
 pub fn publish(shared: &Shared, is_sharded: bool, channel: &[u8], message: &[u8]) -> usize {
+    publish_within(&mut Budget::default(), shared, is_sharded, channel, message)
+}
+
+fn publish_within(
+    budget: &mut Budget,
+    shared: &Shared,
+    is_sharded: bool,
+    channel: &[u8],
+    message: &[u8],
+) -> usize {
     if shared.attention.wanted() & MESSAGES == 0 {
         return 0;
     }
-    shared.channels.publish(is_sharded, channel, |pattern, subscribers| {
+    shared.channels.publish_within(budget, is_sharded, channel, |pattern, subscribers| {
         let mut encoded = [None, None];
         for client in subscribers.values() {
             let is_resp3 = speaks_resp3(client);
@@ -80,7 +92,7 @@ fn encode(
 }
 
 /// Publishes what happened to a key, in those ways that are asked for.
-fn notify(shared: &Shared, class: u32, name: &str, stored: &[u8]) {
+fn notify(budget: &mut Budget, shared: &Shared, class: u32, name: &str, stored: &[u8]) {
     let notified = shared.notified.load(Ordering::Relaxed);
     if notified & class == 0 {
         return;
@@ -88,10 +100,11 @@ fn notify(shared: &Shared, class: u32, name: &str, stored: &[u8]) {
     let (database, key) = database_of(stored);
     if notified & classes::KEYSPACE != 0 {
         let channel = [format!("__keyspace@{database}__:").as_bytes(), key].concat();
-        publish(shared, false, &channel, name.as_bytes());
+        publish_within(budget, shared, false, &channel, name.as_bytes());
     }
     if notified & classes::KEYEVENT != 0 {
-        publish(shared, false, format!("__keyevent@{database}__:{name}").as_bytes(), key);
+        let channel = format!("__keyevent@{database}__:{name}");
+        publish_within(budget, shared, false, channel.as_bytes(), key);
     }
 }
 

@@ -424,7 +424,9 @@ impl Before {
 
 #[cfg(test)]
 mod tests {
+    use crate::channels::Kind;
     use crate::redis::test_support::TestServer;
+    use std::sync::Arc;
 
     const BROADCAST: &str = "-ERR You can't switch BCAST mode on/off before disabling tracking for this client, and then re-enabling it with a different mode.\r\n";
     const CHOICE: &str = "-ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it with a different mode.\r\n";
@@ -439,6 +441,27 @@ mod tests {
         server.shared().clients.add(&server.session.client);
         server.line("HELLO 3");
         server
+    }
+
+    /// It was looked whether the client that is told listens, and written to it later: between the two it could have ended its subscriptions.
+    #[test]
+    fn who_listens_no_more_is_not_told_in_the_old_protocol() {
+        let server = TestServer::reachable();
+        let shared = server.shared();
+        let (listens, talks) = (server.client(2), server.client(3));
+        let names = [&b"__redis__:invalidate"[..]];
+        shared
+            .channels
+            .subscribe(&listens.client, Kind::Channel, names.into_iter(), &shared.attention)
+            .unwrap();
+        let message = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*0\r\n";
+        let push = b">2\r\n$10\r\ninvalidate\r\n*0\r\n";
+        for bytes in [&message[..], push] {
+            let letters = [&listens, &talks].map(|session| (Arc::clone(&session.client), bytes.to_vec()));
+            shared.post(letters.into());
+        }
+        assert_eq!(server.messages(&listens).len(), 2);
+        assert_eq!(server.messages(&talks), [String::from_utf8_lossy(push)]);
     }
 
     #[test]

@@ -41,11 +41,21 @@ impl Client {
 
     /// The reply to a command, written as redis-cli takes it: as bytes, line breaks and all.
     pub fn send(&mut self, line: &str) -> Vec<u8> {
-        let (buffer, mut batch) = (format!("{line}\n"), Batch::default());
+        self.request(format!("{line}\n").as_bytes())
+    }
+
+    /// The same of words that take no quotes, however many they are.
+    pub fn send_words<'w>(&mut self, words: impl IntoIterator<Item = &'w str>) -> Vec<u8> {
+        let words: Vec<_> = words.into_iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+        self.request(format!("*{}\r\n{}", words.len(), words.concat()).as_bytes())
+    }
+
+    fn request(&mut self, buffer: &[u8]) -> Vec<u8> {
+        let mut batch = Batch::default();
         let limits = Limits { is_authenticated: true, argument_bytes_max: 512 << 20 };
-        parse(buffer.as_bytes(), 1, limits, &mut None, &mut batch).1.unwrap();
-        assert_eq!(batch.len(), 1, "{line}");
-        let (arguments, _) = batch.command(0, buffer.as_bytes());
+        parse(buffer, 1, limits, &mut None, &mut batch).1.unwrap();
+        assert_eq!(batch.len(), 1, "{}", buffer.escape_ascii());
+        let (arguments, _) = batch.command(0, buffer);
         let mut output = Vec::new();
         let mut space = Space::new(&self.shared.store);
         execute(arguments, &mut self.session, &mut space, &self.shared, &mut output);
