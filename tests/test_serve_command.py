@@ -235,7 +235,7 @@ def test_a_file_of_users_that_makes_no_sense_is_refused_by_its_line(location: st
     path.write_text("user default on nopass ~* +@all\n\nuser app on +nonsense\n")
     words = ("serve", location, "--hot", "16MiB", "--redis", "127.0.0.1:0", "--acl-file", str(path))
     result = CliRunner().invoke(main, words)
-    assert_told(result, 1, "Unknown command", f"correct line 3 of {path}, and start again")
+    assert_told(result, 1, "Unknown command", f"Correct line 3 of {path}, and start again")
     assert "previously active" not in result.stderr
 
 

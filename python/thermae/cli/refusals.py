@@ -107,8 +107,8 @@ def _of_users(text: str) -> str:
     if problem == text:
         return text
     place = re.search(r"(\S+):(\d+): ", problem)
-    remedy = "correct it" if place is None else f"correct line {place[2]} of {place[1]}"
-    return f"{problem.rstrip(' .')}: {remedy}, and start again"
+    remedy = "Correct it" if place is None else f"Correct line {place[2]} of {place[1]}"
+    return f"{problem.rstrip(' .')}. {remedy}, and start again"
 
 
 def check_writable(option: str, directory: Path) -> None:
