@@ -29,6 +29,7 @@ CROWD_BYTES_MAX = 64 * MEBIBYTE
 SIOCGIFADDR = 0x8915
 PASSWORD = "open sesame"
 OK = Reply("+", b"OK")
+DEBUG = ("--enable-debug-command", "local")
 PONG = Reply("+", b"PONG")
 NOT_AUTHENTICATED = Reply("-", b"NOAUTH Authentication required.")
 
@@ -551,7 +552,7 @@ def test_a_signal_ends_it_well(location: str, number: signal.Signals) -> None:
 @pytest.mark.parametrize("threads", [2, 4])
 def test_several_loops_serve_one_store(location: str, threads: int) -> None:
     with (
-        thermae_serve(location, "--hot", "16MiB", "--threads", str(threads)) as serving,
+        thermae_serve(location, "--hot", "16MiB", "--threads", str(threads), *DEBUG) as serving,
         contextlib.ExitStack() as stack,
     ):
         clients = [stack.enter_context(serving.connection()) for _ in range(8)]
@@ -587,9 +588,7 @@ def test_an_address_in_use_is_an_error_that_names_it(location: str) -> None:
 def test_a_loop_that_panics_ends_the_server_as_a_whole(location: str) -> None:
     """Its clients were dealt to a loop that was gone, and the server went on as if nothing had happened."""
     with (
-        thermae_serve(
-            location, "--hot", "16MiB", "--threads", "2", "--enable-debug-command", "local"
-        ) as serving,
+        thermae_serve(location, "--hot", "16MiB", "--threads", "2", *DEBUG) as serving,
         serving.connection() as owed,
         serving.connection() as panics,
     ):
@@ -609,9 +608,9 @@ def test_a_loop_that_panics_ends_the_server_as_a_whole(location: str) -> None:
 # Who keeps a loop for himself.
 
 
-def test_a_client_that_sleeps_lets_others_have_their_turn(serving: Serving) -> None:
+def test_a_client_that_sleeps_lets_others_have_their_turn(location: str) -> None:
     """Ten seconds of sleep in one packet were ten seconds for everybody."""
-    with serving.connection() as sleeper:
+    with thermae_serve(location, "--hot", "16MiB", *DEBUG) as serving, serving.connection() as sleeper:
         sleeper.socket.sendall(encoded(["DEBUG", "SLEEP", "0.5"]) * 20)
         assert sleeper.read() == OK
         with serving.connection() as other:

@@ -25,6 +25,7 @@
 //! - demote: what leaves the hot tier for the durable ones, and what comes back
 //! - evict: what a store without a cold tier drops
 //! - pack: what is dead before it is flushed is not written
+//! - evict_cold: what a store with one drops
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
 //! - census: what is in the tiers now
