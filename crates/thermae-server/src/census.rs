@@ -132,46 +132,60 @@ fn count(store: &Store, gives_up: impl Fn() -> bool) -> Result<Option<Counted>, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::test_support::TestServer;
-    use thermae_core::SetOptions;
+    use thermae_core::env::SystemEnv;
+    use thermae_core::{Location, Options, SetOptions, destroy};
+
+    fn with_store(name: &str, act: impl FnOnce(&Store)) {
+        let location = Location::parse(&format!("shm://test-census-{name}-{}", std::process::id())).unwrap();
+        let options = Options { hot_bytes: Some(16 << 20), background: false, ..Options::default() };
+        let store = Store::open(&location, &options).unwrap();
+        act(&store);
+        drop(store);
+        destroy(&SystemEnv, &location).unwrap();
+    }
 
     /// INFO walked over all keys while every other INFO, and so every loop, waited for it.
     #[test]
     fn a_large_store_is_counted_aside() {
-        let server = TestServer::new();
-        let (store, census) = (server.store(), Census::default());
-        store.set(b"a", b"", &SetOptions::default()).unwrap();
-        let brief = SetOptions { expires_at_ms: store.now_ms() + 100_000, ..SetOptions::default() };
-        store.set(b"\xff\x02b", b"", &brief).unwrap();
-        // Nobody counts, and nobody waits.
-        let large = KEYS_MAX_AT_ONCE + 1;
-        assert_eq!(census.latest(store, large).unwrap(), None);
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| census.run(store));
-            let deadline = Instant::now() + Duration::from_secs(20);
-            let counted = loop {
-                match census.latest(store, large).unwrap() {
-                    Some(counted) => break counted,
-                    None => assert!(Instant::now() < deadline, "nothing was counted"),
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            };
-            assert_eq!((counted.databases[0], counted.databases[2][..2].to_vec()), ([1, 0, 0], vec![1, 1]));
-            assert!((90_000..=100_000).contains(&counted.databases[2][2]), "{counted:?}");
-            census.end();
-            thread.join().unwrap();
+        with_store("aside", |store| {
+            let census = Census::default();
+            store.set(b"a", b"", &SetOptions::default()).unwrap();
+            let brief = SetOptions { expires_at_ms: store.now_ms() + 100_000, ..SetOptions::default() };
+            store.set(b"\xff\x02b", b"", &brief).unwrap();
+            // Nobody counts, and nobody waits.
+            let large = KEYS_MAX_AT_ONCE + 1;
+            assert_eq!(census.latest(store, large).unwrap(), None);
+            std::thread::scope(|scope| {
+                let thread = scope.spawn(|| census.run(store));
+                let deadline = Instant::now() + Duration::from_secs(20);
+                let counted = loop {
+                    match census.latest(store, large).unwrap() {
+                        Some(counted) => break counted,
+                        None => assert!(Instant::now() < deadline, "nothing was counted"),
+                    }
+                    std::thread::sleep(Duration::from_millis(2));
+                };
+                assert_eq!(
+                    (counted.databases[0], counted.databases[2][..2].to_vec()),
+                    ([1, 0, 0], vec![1, 1])
+                );
+                assert!((90_000..=100_000).contains(&counted.databases[2][2]), "{counted:?}");
+                census.end();
+                thread.join().unwrap();
+            });
+            assert_eq!(count(store, || true).unwrap(), None);
         });
-        assert_eq!(count(store, || true).unwrap(), None);
     }
 
     #[test]
     fn a_small_one_is_counted_at_once_and_not_every_time() {
-        let server = TestServer::new();
-        let (store, census) = (server.store(), Census::default());
-        let first = census.latest(store, 0).unwrap().unwrap();
-        store.set(b"a", b"", &SetOptions::default()).unwrap();
-        assert_eq!(census.latest(store, 1).unwrap().unwrap(), first);
-        std::thread::sleep(REST_LEAST);
-        assert_eq!(census.latest(store, 1).unwrap().unwrap().databases[0], [1, 0, 0]);
+        with_store("at-once", |store| {
+            let census = Census::default();
+            let first = census.latest(store, 0).unwrap().unwrap();
+            store.set(b"a", b"", &SetOptions::default()).unwrap();
+            assert_eq!(census.latest(store, 1).unwrap().unwrap(), first);
+            std::thread::sleep(REST_LEAST);
+            assert_eq!(census.latest(store, 1).unwrap().unwrap().databases[0], [1, 0, 0]);
+        });
     }
 }

@@ -24,9 +24,6 @@ pub mod marks {
     pub const MONITORS: u32 = 1 << 4;
 }
 
-/// Bytes of a name that logs keep: clients choose their names, and what is noted of them stays when they are gone.
-pub const LOGGED_NAME_BYTES_MAX: usize = 1024;
-
 /// For [`Client::command`].
 pub const NO_COMMAND: usize = usize::MAX;
 

@@ -3,7 +3,6 @@
 //! The same thing refused again within a minute is counted and not noted once more, so that who tries a thousand times takes one place. Only the
 //! latest few are looked through for that: a refusal costs the same however long the log is.
 
-use crate::clients::LOGGED_NAME_BYTES_MAX;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +11,9 @@ use std::sync::{Mutex, PoisonError};
 const SAME_WITHIN_MS: u64 = 60_000;
 /// Entries that are looked through.
 const LOOKED_THROUGH: usize = 10;
+
+/// Bytes of a name that logs keep: clients choose their names, and what is noted of them stays when they are gone.
+pub const LOGGED_NAME_BYTES_MAX: usize = 1024;
 
 /// Why something was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

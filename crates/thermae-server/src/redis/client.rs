@@ -1,6 +1,6 @@
 //! CLIENT: who is connected, and what is to become of them.
 
-use crate::clients::{Client, LOGGED_NAME_BYTES_MAX, marks};
+use crate::clients::{Client, marks};
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
@@ -9,6 +9,7 @@ use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, NO_KEYS, flags};
 use crate::redis::tracking::{self, NOT_TRACKING};
+use crate::refusals::LOGGED_NAME_BYTES_MAX;
 use crate::shared::Shared;
 use std::fmt::Write;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! Commands that help to find out what is slow or large: MEMORY, LATENCY, SLOWLOG, DEBUG.
 
-use crate::clients::LOGGED_NAME_BYTES_MAX;
 use crate::config::DebugCommand;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
@@ -10,6 +9,7 @@ use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::object::{encoding_of, references_of};
 use crate::redis::payload::serialized_length;
 use crate::redis::table::{Command, Keys, NO_KEYS, flags};
+use crate::refusals::LOGGED_NAME_BYTES_MAX;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
