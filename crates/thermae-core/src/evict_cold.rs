@@ -10,12 +10,12 @@ use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::error::Result;
 use crate::feed::ChangeKind;
-use crate::index::{ACCESS_MAX, ADDRESS_MASK};
+use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
 use crate::layout::{Place, class};
-use crate::read::Wanted as WantedKey;
-use crate::record;
+use crate::log::Sequence;
+use crate::record::{self, Draft};
 use crate::relocate::{Fate, Keep, Wanted};
-use crate::write::{ColdRecords, Stop};
+use crate::segment::Purpose;
 use std::sync::atomic::Ordering;
 
 /// What counts of how often a large value was read.
@@ -25,6 +25,25 @@ enum Reads {
     Spare,
     /// The oldest goes.
     Ignore,
+}
+
+/// A large value whose partition is locked.
+struct Large<'e> {
+    /// Its entry's place.
+    place: EntryRef<'e>,
+    key: Vec<u8>,
+    /// Where its record is, and how long that is.
+    slot: u32,
+    total: usize,
+    extents: Vec<u64>,
+    is_expired: bool,
+}
+
+enum Found<'e> {
+    Large(Large<'e>),
+    /// This entry's record has to be read first, without the lock.
+    Cold(u64),
+    Nowhere,
 }
 
 impl Engine {
@@ -110,15 +129,13 @@ impl Engine {
     /// Drops the value that an extent is a part of. False where it was spared, or is gone.
     fn drop_large(&self, extent: Candidate, reads: Reads) -> Result<bool> {
         let hash = self.segment(extent.slot).key_hash.load(Ordering::Acquire);
-        let mut cold = ColdRecords::new();
+        let mut cold = Vec::new();
         loop {
             let guard = self.lock_partition(self.partition_of(hash));
-            match self.drop_large_locked(&guard, hash, extent.segment_id, &cold, reads) {
-                Ok(is_dropped) => return Ok(is_dropped),
-                // Even the reserve holds no room for a tombstone.
-                Err(Stop::Room(_)) => return Ok(false),
-                Err(Stop::Error(error)) => return Err(error),
-                Err(Stop::Cold(entry)) => {
+            match self.find_large(&guard, hash, extent.segment_id, &cold) {
+                Found::Nowhere => return Ok(false),
+                Found::Large(large) => return Ok(self.delete_large(&guard, hash, &large, reads)),
+                Found::Cold(entry) => {
                     drop(guard);
                     self.fetch_cold(entry, &mut cold)?;
                 }
@@ -126,49 +143,52 @@ impl Engine {
         }
     }
 
-    fn drop_large_locked(
-        &self,
-        guard: &PartitionGuard<'_>,
-        hash: u64,
-        extent_id: u64,
-        cold: &ColdRecords,
-        reads: Reads,
-    ) -> Result<bool, Stop> {
-        let Some(key) = self.key_of_large(guard, hash, extent_id, cold)? else { return Ok(false) };
-        let wanted = WantedKey { key: &key, hash };
-        let Some(present) =
-            self.locate(guard, wanted, cold)?.filter(|present| present.extents.contains(&extent_id))
-        else {
-            return Ok(false);
-        };
-        let access = present.place.access().load(Ordering::Relaxed);
-        if reads == Reads::Spare && access & ACCESS_MAX > 0 && !present.is_expired {
-            present.place.access().store(access - 1, Ordering::Relaxed);
-            return Ok(false);
+    /// Deletes a large value, unless it is spared for having been read, or even the reserve has no room for its tombstone.
+    fn delete_large(&self, guard: &PartitionGuard<'_>, hash: u64, large: &Large<'_>, reads: Reads) -> bool {
+        let access = large.place.access().load(Ordering::Relaxed);
+        if reads == Reads::Spare && access & ACCESS_MAX > 0 && !large.is_expired {
+            large.place.access().store(access - 1, Ordering::Relaxed);
+            return false;
         }
-        let (change, counter) = if present.is_expired {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        let draft = Draft::tombstone(&large.key);
+        let total_at = |offset| record::shape(draft.word, offset, frame_bytes).total;
+        let Ok(reserved) = self.reserve(self.head_for(0), total_at, Sequence::New(1), Purpose::Reserve)
+        else {
+            return false;
+        };
+        guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
+        crash_point!("evict.reserved");
+        self.fill(&reserved, &draft, draft.checksum(reserved.sequence));
+        self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
+        crash_point!("evict.committed");
+        self.remove_entry(guard, large.place, false);
+        guard.partition.in_flight.store(0, Ordering::Release);
+        crash_point!("evict.published");
+        let (change, counter) = if large.is_expired {
             (ChangeKind::Expired, &self.counters().expired)
         } else {
             (ChangeKind::Evicted, &self.counters().evicted)
         };
-        self.delete_locked(guard, wanted, &present, change)?;
-        crash_point!("evict.deleted");
-        self.retire_extents(&present.extents);
+        self.note_change(guard, change, &large.key, hash);
+        self.count_dead_bytes(large.slot, large.total);
+        // Under the lock still: whoever inherits it retires extents that nothing refers to.
+        self.retire_extents(&large.extents);
         Self::count(counter, 1);
-        Ok(true)
+        true
     }
 
-    /// The key whose value an extent is a part of; `None` where its key has another value by now, or its record is damaged.
-    fn key_of_large(
+    /// The large value that an extent is a part of; nowhere where its key has another value by now, or its record is damaged.
+    fn find_large(
         &self,
         guard: &PartitionGuard<'_>,
         hash: u64,
         extent_id: u64,
-        cold: &ColdRecords,
-    ) -> Result<Option<Vec<u8>>, Stop> {
+        cold: &[(u64, u64, Vec<u8>)],
+    ) -> Found<'_> {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let mut probe = self.probe(self.table(guard.number), self.tag(hash));
-        while let Some((_, entry)) = probe.next() {
+        while let Some((place, entry)) = probe.next() {
             let Some((slot, offset)) = self.split(entry & ADDRESS_MASK) else { continue };
             let segment = self.segment(slot);
             let segment_id = segment.segment_id.load(Ordering::Acquire);
@@ -179,15 +199,18 @@ impl Engine {
                 },
                 None => match cold.iter().find(|known| known.0 == entry && known.1 == segment_id) {
                     Some((_, _, bytes)) => bytes,
-                    None => return Err(Stop::Cold(entry)),
+                    None => return Found::Cold(entry),
                 },
             };
             let record = record::parse(bytes, offset, frame_bytes);
             let Some(record) = record.filter(|record| record.is_intact(segment_id)) else { continue };
-            if record.extents(frame_bytes).is_some_and(|(_, extents)| extents.contains(&extent_id)) {
-                return Ok(Some(record.key.to_vec()));
+            let Some((_, extents)) = record.extents(frame_bytes) else { continue };
+            if extents.contains(&extent_id) {
+                let is_expired = record.expiry_ms != 0 && record.expiry_ms <= self.now_ms();
+                let key = record.key.to_vec();
+                return Found::Large(Large { place, key, slot, total: record.total, extents, is_expired });
             }
         }
-        Ok(None)
+        Found::Nowhere
     }
 }

@@ -480,7 +480,14 @@ pub struct Draft<'a> {
     pub payload: &'a [u8],
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
+    /// That a key is deleted.
+    #[inline]
+    pub const fn tombstone(key: &'a [u8]) -> Self {
+        let word = Word0 { value_len: 0, key_len: key.len() as u16, kind: kind::TOMBSTONE, encoding: 0 };
+        Self { word, expiry_ms: 0, client_flags: 0, link: 0, batch_offset: 0, key, payload: &[] }
+    }
+
     /// The unmasked CRC32C of what is to be written.
     #[inline]
     pub fn checksum(&self, sequence: u64) -> u32 {

@@ -638,18 +638,8 @@ impl Engine {
             if record.sequence <= covered || !(is_tombstone || is_expired) {
                 continue;
             }
-            let word =
-                Word0 { value_len: 0, key_len: record.word.key_len, kind: kind::TOMBSTONE, encoding: 0 };
-            let draft = Draft {
-                word,
-                expiry_ms: 0,
-                client_flags: 0,
-                link: 0,
-                batch_offset: 0,
-                key: record.key,
-                payload: &[],
-            };
-            let total_at = |offset| record::shape(word, offset, frame_bytes).total;
+            let draft = Draft::tombstone(record.key);
+            let total_at = |offset| record::shape(draft.word, offset, frame_bytes).total;
             let reserved =
                 self.reserve(SURVIVOR_HEAD, total_at, Sequence::Kept(record.sequence), Purpose::Survivors)?;
             self.fill(&reserved, &draft, draft.checksum(record.sequence));

@@ -170,8 +170,7 @@ impl Engine {
             }
             Change::Delete => {
                 let Some(present) = present else { return Ok((None, Vec::new())) };
-                let change = if present.is_expired { ChangeKind::Expired } else { ChangeKind::Deleted };
-                let sequence = self.delete_locked(guard, wanted, &present, change)?;
+                let sequence = self.delete_locked(guard, wanted, &present)?;
                 Ok(((!present.is_expired).then_some((sequence, true)), present.extents))
             }
         }
@@ -385,27 +384,16 @@ impl Engine {
         Ok(reserved.sequence)
     }
 
-    /// Deletes a key in a locked partition; observers are told that it was this change.
+    /// Deletes a key in a locked partition.
     pub(crate) fn delete_locked(
         &self,
         guard: &PartitionGuard<'_>,
         wanted: Wanted<'_>,
         present: &Present<'_>,
-        change: ChangeKind,
     ) -> Result<u64, Stop> {
         let mut sequence = 0;
         if self.needs_tombstones() {
-            let word =
-                Word0 { value_len: 0, key_len: wanted.key.len() as u16, kind: kind::TOMBSTONE, encoding: 0 };
-            let draft = Draft {
-                word,
-                expiry_ms: 0,
-                client_flags: 0,
-                link: 0,
-                batch_offset: 0,
-                key: wanted.key,
-                payload: &[],
-            };
+            let draft = Draft::tombstone(wanted.key);
             let reserved = self.append(guard, self.head_for(0), &draft, Purpose::Reserve)?;
             sequence = reserved.sequence;
             self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
@@ -414,6 +402,7 @@ impl Engine {
         self.remove_entry(guard, present.place, false);
         guard.partition.in_flight.store(0, Ordering::Release);
         crash_point!("delete.published");
+        let change = if present.is_expired { ChangeKind::Expired } else { ChangeKind::Deleted };
         self.note_change(guard, change, wanted.key, wanted.hash);
         self.count_dead(present);
         Ok(sequence)
