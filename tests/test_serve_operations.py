@@ -285,6 +285,26 @@ def test_a_reload_renews_certificates_for_those_who_come(location: str, tmp_path
                     assert client.recv(100) == b"+PONG\r\n"
 
 
+def test_a_handshake_that_fails_is_in_the_log(location: str, tmp_path: Path) -> None:
+    """The client only saw that the connection was closed."""
+    make_certificate(tmp_path, "server")
+    tls = ["--tls", "127.0.0.1:0", "--tls-certificate", str(tmp_path / "server.pem")]
+    tls += ["--tls-key", str(tmp_path / "server.key"), "--tls-authority", str(tmp_path / "server.pem")]
+    with logging(tmp_path, location, "--hot", "16MiB", *tls) as (_, log):
+        address = address_of(log)
+        with connected(address) as plain:
+            plain.sendall(encoded(["PING"]) * 10)
+            with contextlib.suppress(ConnectionResetError):
+                while plain.recv(100):
+                    pass
+        first = log.wait_for("tls-failed")
+        assert first["address"].startswith("127.0.0.1:")
+        with contextlib.suppress(OSError), talking_tls(address) as nobody:
+            nobody.sendall(encoded(["PING"]))
+            nobody.recv(100)
+        assert "certificate" in log.wait_for("tls-failed", 2)["reason"]
+
+
 def test_a_command_may_come_in_parts_of_tls_records(location: str, tmp_path: Path) -> None:
     """What had come of a command was dropped where the next bytes were no whole record."""
     make_certificate(tmp_path, "server")

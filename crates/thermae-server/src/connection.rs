@@ -275,7 +275,12 @@ impl Connection {
                 self.give_back(input, is_own, 0, buffers);
                 return Ok(false);
             }
-            Received::End => return Err(Next::Close),
+            Received::End => {
+                if let Some(reason) = self.transport.failure() {
+                    self.note_tls_failure(reason, shared);
+                }
+                return Err(Next::Close);
+            }
         };
         self.counts(shared).received_bytes.add(received as u64);
         let length = input.len();
@@ -353,6 +358,13 @@ impl Connection {
                 return (done, Next::Read);
             }
         }
+    }
+
+    /// A client that can't speak to the server hears little of why; whoever runs the server should know.
+    #[cold]
+    fn note_tls_failure(&self, reason: String, shared: &Shared) {
+        let fields = vec![("address", self.client.address.clone()), ("reason", reason)];
+        shared.journal.note("tls-failed", shared.store.now_ms(), fields);
     }
 
     /// Somebody should know who sends what is for another protocol.

@@ -186,7 +186,6 @@ impl Server {
         }
         self.shared.observing.end();
         self.shared.flusher.end();
-        self.shared.saves.end();
         self.shared.census.end();
         for thread in std::mem::take(&mut *self.aside.lock().unwrap_or_else(PoisonError::into_inner)) {
             drop(thread.join());

@@ -163,9 +163,10 @@ impl Shared {
         shared
     }
 
-    /// Tells all loops to end.
+    /// Tells all loops to end, and gives up a snapshot under way, for which one of them may wait.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::SeqCst);
+        self.saves.end();
         self.wake_all();
     }
 

@@ -47,6 +47,7 @@ pub enum Transport {
 pub struct Tls {
     fd: OwnedFd,
     session: ServerConnection,
+    failure: Option<rustls::Error>,
 }
 
 impl AsFd for Transport {
@@ -62,7 +63,7 @@ impl Transport {
     /// A socket in TLS.
     pub fn tls(fd: OwnedFd, mut session: ServerConnection) -> Self {
         session.set_buffer_limit(Some(2 * TLS_CHUNK_BYTES));
-        Self::Tls(Box::new(Tls { fd, session }))
+        Self::Tls(Box::new(Tls { fd, session, failure: None }))
     }
 
     /// Reads once, behind what `input` holds, as much as it has room for.
@@ -76,6 +77,14 @@ impl Transport {
                 Err(_) => Received::End,
             },
             Self::Tls(tls) => tls.read(input),
+        }
+    }
+
+    /// What was wrong with what came, where that was no TLS, or none that is accepted.
+    pub fn failure(&self) -> Option<String> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.failure.as_ref().map(ToString::to_string),
         }
     }
 
@@ -147,10 +156,14 @@ impl Tls {
                 }
                 Err(_) => return Received::End,
             }
-            let Ok(state) = self.session.process_new_packets() else {
-                // What was wrong is said in an alert, for those who take it.
-                self.push();
-                return Received::End;
+            let state = match self.session.process_new_packets() {
+                Ok(state) => state,
+                Err(error) => {
+                    // What was wrong is said in an alert, for those who take it.
+                    self.push();
+                    self.failure = Some(error);
+                    return Received::End;
+                }
             };
             let plain = state.plaintext_bytes_to_read();
             let before = input.len();
