@@ -238,6 +238,10 @@ def python_imports(
             and isinstance(node.args[0], ast.Constant)
         ):
             named = [str(node.args[0].value)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # What is imported when it is needed is named as an entry point is, by module and attribute.
+            name, _, attribute = node.value.partition(":")
+            named = [name] if attribute.isidentifier() and name in modules else []
         else:
             continue
         for name in named:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import thermae
+from commands import commands_of
 from thermae.cli import main
 from thermae.cli.structures import flattened, readable
 from thermae.cli.values import json_form, plain_bytes
@@ -55,7 +56,7 @@ def walk(
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
-        for name, child in command.commands.items():
+        for name, child in commands_of(command).items():
             yield from walk(child, (*path, name))
 
 
@@ -439,10 +440,10 @@ def test_readable_figures_follow_their_names() -> None:
 def test_every_option_is_in_the_table_of_commands() -> None:
     text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
     rows = {match[1]: match[0] for match in re.finditer(r"^\| `thermae (\w+).*$", text, re.MULTILINE)}
-    assert rows.keys() == main.commands.keys()
+    assert rows.keys() == commands_of(main).keys()
     missing = {
         f"{name} {option}"
-        for name, command in main.commands.items()
+        for name, command in commands_of(main).items()
         for parameter in command.params
         if isinstance(parameter, click.Option)
         for option in parameter.opts[:1]

@@ -5,24 +5,48 @@ on standard error says why); 2 = the command line itself was wrong. A store's er
 traceback; a defect of ours does, because hiding it would make it unreportable.
 """
 
+from importlib import import_module
 from typing import Any
 
 import click
 
 import thermae
-from thermae.cli.benchmarks import bench
-from thermae.cli.completion import completion
-from thermae.cli.demonstration import demo
-from thermae.cli.maintenance import check, destroy, restore, snapshot
-from thermae.cli.memory import shm
-from thermae.cli.records import delete, get_value, list_keys, set_value
 from thermae.cli.refusals import reason_of
-from thermae.cli.serving import serve
-from thermae.cli.statistics import stats
+
+# Where each command is. Its module is imported when it is called: a server that is started anew should answer
+# at once, and `thermae get` need not know what draws tables.
+_COMMANDS = {
+    "bench": "thermae.cli.benchmarks:bench",
+    "check": "thermae.cli.maintenance:check",
+    "completion": "thermae.cli.completion:completion",
+    "delete": "thermae.cli.records:delete",
+    "demo": "thermae.cli.demonstration:demo",
+    "destroy": "thermae.cli.maintenance:destroy",
+    "get": "thermae.cli.records:get_value",
+    "keys": "thermae.cli.records:list_keys",
+    "restore": "thermae.cli.maintenance:restore",
+    "serve": "thermae.cli.serving:serve",
+    "set": "thermae.cli.records:set_value",
+    "shm": "thermae.cli.memory:shm",
+    "snapshot": "thermae.cli.maintenance:snapshot",
+    "stats": "thermae.cli.statistics:stats",
+}
 
 
 class RootGroup(click.Group):
     """Turns what a store or the system refuses into one line on standard error and exit code 1."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Their names, in order."""
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of this name."""
+        module, _, attribute = _COMMANDS.get(name, "").partition(":")
+        if not module:
+            return None
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
 
     def invoke(self, context: click.Context) -> Any:
         """Runs the command that was named."""
@@ -50,22 +74,3 @@ def main() -> None:
 
     Exit codes: 0 done, 1 not found or refused or damaged, 2 wrong usage.
     """
-
-
-for command in (
-    demo,
-    serve,
-    get_value,
-    set_value,
-    delete,
-    list_keys,
-    stats,
-    check,
-    snapshot,
-    restore,
-    destroy,
-    shm,
-    bench,
-    completion,
-):
-    main.add_command(command)

@@ -15,14 +15,13 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import click
 
 import thermae
 from thermae._thermae import Server
 from thermae.cli.journal import Format, Journal
-from thermae.cli.metrics import MetricsPage
 from thermae.cli.notify import notify_ready, notify_reloading, notify_stopping
 from thermae.cli.opening import HOT_BYTES, TIER_BYTES, options_of_a_new_store
 from thermae.cli.refusals import check_writable, explained, reason_of, worded
@@ -39,6 +38,9 @@ from thermae.cli.settings import (
 from thermae.cli.structures import readable
 from thermae.options import OpenOptions
 from thermae.store import location_text
+
+if TYPE_CHECKING:
+    from thermae.cli.metrics import MetricsPage
 
 DEFAULT_REDIS_ADDRESS = "127.0.0.1:6379"
 # How often what happened is written. Signals are noticed at once.
@@ -252,7 +254,7 @@ def serve(
         _Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals,
     ):
         # Before the store is opened: a server that cannot listen makes none.
-        page = None if metrics is None else stack.enter_context(MetricsPage(metrics))
+        page = None if metrics is None else stack.enter_context(_metrics_page(metrics))
         server = _started(location, options, _configuration(settings, config))
         try:
             if page is not None:
@@ -397,6 +399,13 @@ def _until_the_end(context: click.Context, journal: Journal, server: Server, sig
                 notify_stopping()
                 server.stop()
     return reason or "a client called SHUTDOWN"
+
+
+def _metrics_page(address: str) -> "MetricsPage":
+    # Imported where there is one: a server without it starts the sooner.
+    from thermae.cli.metrics import MetricsPage
+
+    return MetricsPage(address)
 
 
 def _write_events(journal: Journal, server: Server) -> None:

@@ -11,7 +11,6 @@ import difflib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +175,9 @@ def read_file(context: click.Context, _option: click.Parameter, path: Path | Non
     """
     if path is None:
         return None
+    # Imported where there is a file: a server without one starts the sooner.
+    import tomllib
+
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
