@@ -133,6 +133,8 @@ pub struct Connection {
     /// Nothing is sent before this is durable.
     held_until: u64,
     is_ended: bool,
+    /// Of a server that ends: bytes that are still to be read.
+    last_bytes: Option<usize>,
     /// What the loop waits for on its behalf.
     pub waits_for: Next,
 }
@@ -149,6 +151,7 @@ impl Connection {
             sent: 0,
             held_until: 0,
             is_ended: false,
+            last_bytes: None,
             waits_for: Next::Read,
         }
     }
@@ -225,8 +228,7 @@ impl Connection {
             }
         }
         while rounds_left > 0 {
-            // What came before a stop is answered; what comes after it is somebody else's.
-            if self.is_ended || shared.is_stopping.load(Ordering::Relaxed) {
+            if self.is_ended || (shared.is_stopping.load(Ordering::Relaxed) && self.is_done()) {
                 return Next::Close;
             }
             match self.read(&mut rounds_left, argument_bytes_max, buffers, shared) {
@@ -236,6 +238,14 @@ impl Connection {
             }
         }
         Next::Again
+    }
+
+    /// Of a server that ends: whether all was read that had come when this was asked first. That is answered; what comes later is not, for a client
+    /// may go on sending for ever.
+    #[cold]
+    fn is_done(&mut self) -> bool {
+        let transport = &self.transport;
+        *self.last_bytes.get_or_insert_with(|| transport.readable_bytes()) == 0
     }
 
     fn keep_input(&mut self, mut input: Vec<u8>, done: usize) {
@@ -283,6 +293,9 @@ impl Connection {
             }
         };
         self.counts(shared).received_bytes.add(received as u64);
+        if let Some(last_bytes) = &mut self.last_bytes {
+            *last_bytes = last_bytes.saturating_sub(received);
+        }
         let length = input.len();
         let (done, next) = self.execute(&input, length, rounds_left, argument_bytes_max, buffers, shared);
         let is_too_long = length - done > INPUT_BYTES_MAX;

@@ -80,6 +80,12 @@ impl Transport {
         }
     }
 
+    /// Bytes that have come and were not read yet; of TLS a few more than they stand for.
+    pub fn readable_bytes(&self) -> usize {
+        rustix::io::ioctl_fionread(self.as_fd())
+            .map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
     /// What was wrong with what came, where that was no TLS, or none that is accepted.
     pub fn failure(&self) -> Option<String> {
         match self {
