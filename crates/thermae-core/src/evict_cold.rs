@@ -189,14 +189,15 @@ impl Engine {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let mut probe = self.probe(self.table(guard.number), self.tag(hash));
         while let Some((place, entry)) = probe.next() {
-            let Some((slot, offset)) = self.split(entry & ADDRESS_MASK) else { continue };
+            let Some((slot, offset)) = self.split(entry & ADDRESS_MASK).filter(|at| at.1 < frame_bytes)
+            else {
+                continue;
+            };
             let segment = self.segment(slot);
             let segment_id = segment.segment_id.load(Ordering::Acquire);
             let bytes = match self.mapped_base(Place::unpack(segment.place.load(Ordering::Acquire))) {
                 // SAFETY: a frame's bytes; the room lock keeps it from being given up, and the record in it is committed.
-                Some(base) => unsafe {
-                    std::slice::from_raw_parts(base.add(offset), frame_bytes.saturating_sub(offset))
-                },
+                Some(base) => unsafe { std::slice::from_raw_parts(base.add(offset), frame_bytes - offset) },
                 None => match cold.iter().find(|known| known.0 == entry && known.1 == segment_id) {
                     Some((_, _, bytes)) => bytes,
                     None => return Found::Cold(entry),
