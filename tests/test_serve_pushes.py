@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,25 @@ OK = Reply("+", b"OK")
 PUBLISHERS = 2
 
 
-def publish_until(server: Serving, stop: threading.Event) -> None:
-    with server.connection() as publisher:
-        while not stop.is_set():
-            publisher.call("PUBLISH", "news", "x" * 100)
+@contextlib.contextmanager
+def publishing(server: Serving) -> Iterator[None]:
+    """Others publish as fast as they can, until the block ends."""
+    stop = threading.Event()
+
+    def publish() -> None:
+        with server.connection() as publisher:
+            while not stop.is_set():
+                publisher.call("PUBLISH", "news", "x" * 100)
+
+    publishers = [threading.Thread(target=publish) for _ in range(PUBLISHERS)]
+    for publisher in publishers:
+        publisher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for publisher in publishers:
+            publisher.join()
 
 
 def reply_of(client: Connection) -> Reply:
@@ -31,42 +48,31 @@ def reply_of(client: Connection) -> Reply:
 def test_a_subscriber_that_waits_for_the_disk_is_not_closed(tmp_path: Path) -> None:
     """A message had it served, and the event of its own command, in the same batch, was taken for its end."""
     location = tmp_path / "store"
-    with thermae_serve(location, "--hot", "16MiB", "--cold", "64MiB", "--durability", "always") as server:
-        stop = threading.Event()
-        publishers = [threading.Thread(target=publish_until, args=(server, stop)) for _ in range(PUBLISHERS)]
-        with server.connection(protocol=3) as client:
-            client.send("SUBSCRIBE", "news")
-            client.read()
-            for publisher in publishers:
-                publisher.start()
-            try:
-                for number in range(1000):
-                    client.send("SET", f"key:{number}", "value")
-                    assert reply_of(client) == OK
-            finally:
-                stop.set()
-                for publisher in publishers:
-                    publisher.join()
+    with (
+        thermae_serve(location, "--hot", "16MiB", "--cold", "64MiB", "--durability", "always") as server,
+        server.connection(protocol=3) as client,
+    ):
+        client.send("SUBSCRIBE", "news")
+        client.read()
+        with publishing(server):
+            for number in range(1000):
+                client.send("SET", f"key:{number}", "value")
+                assert reply_of(client) == OK
 
 
 def test_a_subscriber_that_waits_for_the_end_of_a_pause_is_not_closed(tmp_path: Path) -> None:
-    with thermae_serve(tmp_path / "store", "--hot", "16MiB", "--cold", "64MiB") as server:
-        stop = threading.Event()
-        publishers = [threading.Thread(target=publish_until, args=(server, stop)) for _ in range(PUBLISHERS)]
-        with server.connection(protocol=3) as client, server.connection() as admin:
-            client.send("SUBSCRIBE", "news")
-            client.read()
-            for publisher in publishers:
-                publisher.start()
-            try:
-                for number in range(10):
-                    assert admin.call("CLIENT", "PAUSE", "50", "WRITE") == OK
-                    client.send("SET", f"key:{number}", "value")
-                    assert reply_of(client) == OK
-            finally:
-                stop.set()
-                for publisher in publishers:
-                    publisher.join()
+    with (
+        thermae_serve(tmp_path / "store", "--hot", "16MiB", "--cold", "64MiB") as server,
+        server.connection(protocol=3) as client,
+        server.connection() as admin,
+    ):
+        client.send("SUBSCRIBE", "news")
+        client.read()
+        with publishing(server):
+            for number in range(10):
+                assert admin.call("CLIENT", "PAUSE", "50", "WRITE") == OK
+                client.send("SET", f"key:{number}", "value")
+                assert reply_of(client) == OK
 
 
 def test_publishing_waits_for_the_end_of_a_pause_of_those_that_write(tmp_path: Path) -> None:

@@ -2,6 +2,11 @@
 //!
 //! Every value is derived from its key and a version, so that wrong bytes show whatever went wrong.
 
+#[path = "tiers/large_values.rs"]
+mod large_values;
+#[path = "tiers/limit.rs"]
+mod limit;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -499,164 +504,6 @@ fn a_record_stored_with_an_expiry_in_the_past_is_removed_too() {
     assert_eq!(store.len().unwrap(), 1);
     store.set(b"past", b"1", &SetOptions { expires_at_ms: 1, ..SetOptions::default() }).unwrap();
     assert_eq!(store.len().unwrap(), 1);
-}
-
-#[test]
-fn large_values_are_evicted_one_by_one() {
-    let store = cache("large", Options::default());
-    for key in 0..60 {
-        set(&store, key, 1, 1_500_000);
-        assert_eq!(get(&store, key), Some(1));
-    }
-    let kept = (0..60).filter(|&key| get(&store, key) == Some(1)).count();
-    assert!(kept >= 3, "{kept} values of two frames each in a store of about fourteen frames");
-    // One that takes half the tier fits too, and so do small ones after it.
-    set(&store, 100, 1, 6_500_000);
-    assert_eq!(get(&store, 100), Some(1));
-    for key in 200..12_000 {
-        set(&store, key, 1, 1000);
-    }
-    assert_eq!(get(&store, 11_999), Some(1));
-}
-
-/// A cold tier full of large values was full for good: there was no whole segment of the log to evict, and without durability not even room for
-/// the flush of a checkpoint.
-fn a_full_cold_tier_forgets_old_values_of_any_size(durability: Durability) {
-    let options = || Options { when_full: Some(WhenFull::Evict), background: false, ..Options::default() };
-    let mut scratch = tiered(16, durability, options());
-    let len = |number: u64| if mix(number).is_multiple_of(3) { 100_000 } else { 1_200_000 };
-    let keys = 40;
-    let mut newest = vec![None; keys as usize];
-    for number in 0..400_u64 {
-        let key = mix(number ^ 0x55) % keys;
-        set(&scratch, key, number, len(number));
-        newest[key as usize] = Some(number);
-        assert_eq!(get(&scratch, key), Some(number), "what was just stored");
-    }
-    let count = (0..keys)
-        .filter(|&key| {
-            get(&scratch, key).inspect(|&version| assert_eq!(Some(version), newest[key as usize])).is_some()
-        })
-        .count();
-    assert!(count >= 8, "only {count} keys are left");
-    let stats = scratch.stats().unwrap();
-    assert!(stats.evicted > 100, "{} were evicted", stats.evicted);
-    scratch.flush().unwrap();
-    scratch.store.take().unwrap().close().unwrap();
-    forget_shared_memory(&thermae_core::env::SystemEnv, &scratch.location).unwrap();
-    scratch.store =
-        Some(Store::open(&scratch.location, &Options { background: false, ..Options::default() }).unwrap());
-    let after = (0..keys)
-        .filter(|&key| {
-            get(&scratch, key).inspect(|&version| assert_eq!(Some(version), newest[key as usize])).is_some()
-        })
-        .count();
-    assert_eq!(after, count, "keys after a recovery from the cold tier");
-    let report = scratch.check(false).unwrap();
-    assert!(report.ok, "the check found {:#?}", report.problems);
-}
-
-#[test]
-fn a_full_cold_tier_forgets_old_values_of_any_size_without_durability() {
-    a_full_cold_tier_forgets_old_values_of_any_size(Durability::None);
-}
-
-#[test]
-fn a_full_cold_tier_forgets_old_values_of_any_size_flushed_every_second() {
-    a_full_cold_tier_forgets_old_values_of_any_size(Durability::EverySec);
-}
-
-/// Large values that are read get another round, like small ones.
-#[test]
-fn large_values_that_are_read_outlive_those_that_are_not_in_a_full_cold_tier() {
-    let options = Options { when_full: Some(WhenFull::Evict), background: false, ..Options::default() };
-    let scratch = tiered(32, Durability::EverySec, options);
-    for key in 0..60 {
-        set(&scratch, key, 1, 1_200_000);
-        get(&scratch, 0);
-    }
-    assert_eq!(get(&scratch, 0), Some(1), "read again and again");
-    assert_eq!(get(&scratch, 1), None, "never read");
-    assert_eq!(get(&scratch, 59), Some(1), "the newest");
-}
-
-#[test]
-fn a_limited_hot_tier_gives_up_what_is_too_much_and_grows_again() {
-    let options = Options { hot_bytes: Some(64 * MIB), background: false, ..Options::default() };
-    let used_bytes = |store: &Store| store.stats().unwrap().hot_used_bytes;
-    for (name, when_full, cold_mib) in
-        [("cache", WhenFull::Evict, 0), ("tiered", WhenFull::Error, 128), ("both", WhenFull::Evict, 64)]
-    {
-        let options = Options { when_full: Some(when_full), ..options.clone() };
-        let store = match cold_mib {
-            0 => {
-                let place = format!("shm://test-tiers-limit-{}", std::process::id());
-                let location = Location::parse(&place).unwrap();
-                Scratch { store: Some(Store::open(&location, &options).unwrap()), location, _directory: None }
-            }
-            _ => tiered(cold_mib, Durability::EverySec, options),
-        };
-        for key in 0..45_000 {
-            set(&store, key, 1, 1000);
-        }
-        assert!(used_bytes(&store) > 40 * MIB, "{name}");
-        store.set_hot_limit(20 * MIB + 5).unwrap();
-        assert_eq!(store.config().hot_limit_bytes, 20 * MIB);
-        assert!(used_bytes(&store) <= 20 * MIB, "{name}: {} bytes are used", used_bytes(&store));
-        for key in 45_000..60_000 {
-            set(&store, key, 1, 1000);
-            assert!(used_bytes(&store) <= 20 * MIB, "{name}");
-        }
-        assert_eq!(get(&store, 59_999), Some(1));
-        if cold_mib == 128 {
-            assert!((0..60_000).all(|key| get(&store, key) == Some(1)), "nothing may be dropped");
-        }
-        let refused = store.set(b"large", &vec![1; 11 << 20], &SetOptions::default());
-        assert!(matches!(refused, Err(Error::ValueTooLarge(_))), "{refused:?}");
-        store.set_hot_limit(64 * MIB).unwrap();
-        for key in 60_000..100_000 {
-            set(&store, key, 1, 1000);
-        }
-        assert!(used_bytes(&store) > 40 * MIB, "{name}");
-    }
-}
-
-#[test]
-fn a_hot_tier_is_not_limited_to_less_than_must_stay() {
-    let options = Options { when_full: Some(WhenFull::Error), background: false, ..Options::default() };
-    let place = format!("shm://test-tiers-limit-refused-{}", std::process::id());
-    let location = Location::parse(&place).unwrap();
-    let store = Store::open(&location, &Options { hot_bytes: Some(64 * MIB), ..options }).unwrap();
-    let store = Scratch { store: Some(store), location, _directory: None };
-    for key in 0..45_000 {
-        set(&store, key, 1, 1000);
-    }
-    for bytes in [0, 16 * MIB - 1, 64 * MIB + 1, u64::MAX] {
-        let refused = store.set_hot_limit(bytes);
-        assert!(matches!(refused, Err(Error::InvalidOption(_))), "{bytes}: {refused:?}");
-    }
-    let refused = store.set_hot_limit(20 * MIB);
-    assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
-    assert_eq!(store.config().hot_limit_bytes, 64 * MIB);
-    set(&store, 45_000, 1, 1000);
-    assert!((0..=45_000).all(|key| get(&store, key) == Some(1)));
-}
-
-#[test]
-fn large_values_move_to_the_cold_tier_and_are_read_from_there() {
-    for durability in [Durability::None, Durability::EverySec] {
-        let store = tiered(96, durability, Options::default());
-        for key in 0..40 {
-            set(&store, key, 1, 1_000_000 + key as usize * 20_000);
-        }
-        for key in (0..40).step_by(3) {
-            set(&store, key, 2, 700_000);
-        }
-        for key in 0..40 {
-            assert_eq!(get(&store, key), Some(if key % 3 == 0 { 2 } else { 1 }), "key {key}");
-        }
-        assert_eq!(store.stats().unwrap().evicted, 0);
-    }
 }
 
 #[test]
