@@ -82,6 +82,15 @@ impl Face {
         }
     }
 
+    /// Whether it has not said who it is, where it has to.
+    #[inline]
+    fn is_stranger(&self) -> bool {
+        match self {
+            Self::Redis(pipeline) => !pipeline.session.is_authenticated,
+            Self::Memcached(session) => !session.is_authenticated,
+        }
+    }
+
     /// Whether it is closed because what came is for another protocol.
     fn is_foreign(&self) -> bool {
         match self {
@@ -109,6 +118,8 @@ pub enum Next {
     Write,
     /// Serve it again after the others.
     Again,
+    /// It has not said who it is: serve it after all who have, and the others before it.
+    Queue,
     /// Send nothing before its changes are durable.
     Hold,
     /// Execute nothing before a pause is over.
@@ -154,6 +165,12 @@ impl Connection {
             last_bytes: None,
             waits_for: Next::Read,
         }
+    }
+
+    /// Whether it has not said who it is, where it has to: then it comes after those who have.
+    #[inline]
+    pub fn is_stranger(&self) -> bool {
+        self.face.is_stranger()
     }
 
     /// What its replies wait for.
@@ -215,7 +232,7 @@ impl Connection {
                 other => return other,
             }
         }
-        let mut rounds_left = ROUNDS_PER_TURN;
+        let mut rounds_left = if self.is_stranger() { 1 } else { ROUNDS_PER_TURN };
         // What was left because there was enough output, or the turn was over.
         if !self.input.is_empty() {
             let input = std::mem::take(&mut self.input);

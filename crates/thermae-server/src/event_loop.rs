@@ -15,6 +15,7 @@ use crate::transport::Transport;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustls::ServerConnection;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -23,7 +24,9 @@ use std::time::{Duration, Instant};
 
 const EVENTS_PER_WAIT: usize = 256;
 /// Clients accepted in one turn.
-const ACCEPTED_PER_TURN: usize = 64;
+const ACCEPTED_PER_TURN: usize = 16;
+/// How long strangers together are served in a turn, but for the last of them: the others, who have said who they are, wait for it.
+const STRANGERS_TURN: Duration = Duration::from_micros(20);
 /// How long accepting rests after the system refused a connection: there are too many open files, and trying again at once would only spin.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// How long replies may take to be taken while the server ends.
@@ -62,6 +65,10 @@ pub struct EventLoop {
     paused: Vec<u64>,
     /// Whose turn is over, and who are served again after the others.
     again: Vec<u64>,
+    /// Strangers of whom there is news.
+    strangers: Vec<u64>,
+    /// Strangers whose turn did not come.
+    queue: VecDeque<u64>,
     buffers: Buffers,
 }
 
@@ -96,6 +103,8 @@ impl EventLoop {
             held: Vec::new(),
             paused: Vec::new(),
             again: Vec::new(),
+            strangers: Vec::new(),
+            queue: VecDeque::new(),
             buffers: Buffers::default(),
         })
     }
@@ -142,7 +151,35 @@ impl EventLoop {
                 }
             }
             again.into_iter().for_each(|token| self.serve(token));
+            self.serve_strangers();
         }
+    }
+
+    /// Serves clients that have not said who they are, first those who wait, as long as they may take together. The loop hears no more of the
+    /// others until their turn has come: however many there are, no turn gets longer by them.
+    fn serve_strangers(&mut self) {
+        if self.strangers.is_empty() && self.queue.is_empty() {
+            return;
+        }
+        let until = Instant::now() + STRANGERS_TURN;
+        let mut strangers = std::mem::take(&mut self.strangers);
+        let mut rest = strangers.drain(..);
+        // Those who are to be served again come behind those who wait, in a queue that this turn need not see the end of.
+        let waiting = self.queue.len();
+        let mut served = 0;
+        loop {
+            let next = if served < waiting { self.queue.pop_front() } else { rest.next() };
+            let Some(token) = next else { break };
+            self.serve(token);
+            served += 1;
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        for token in rest {
+            self.wait_for(token, Next::Queue);
+        }
+        self.strangers = strangers;
     }
 
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
@@ -160,7 +197,7 @@ impl EventLoop {
             let left_ms = self.shared.pause.left_ms(self.shared.store.now_ms());
             timeout = timeout.min(Duration::from_millis(left_ms.max(1)));
         }
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || !self.queue.is_empty() {
             timeout = Duration::ZERO;
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
@@ -200,7 +237,7 @@ impl EventLoop {
             if let Some(connection) = place.and_then(|place| place.connection.as_mut()) {
                 if !connection.push(&message.bytes) {
                     self.close(message.token as u32);
-                } else if !matches!(connection.waits_for, Next::Hold | Next::Pause | Next::Again) {
+                } else if !matches!(connection.waits_for, Next::Hold | Next::Pause | Next::Again | Next::Queue) {
                     tokens.push(message.token);
                 }
             }
@@ -326,24 +363,40 @@ impl EventLoop {
             next
         };
         if next == Next::Hold {
-            self.held.push(token);
             self.shared.flusher.want(connection.held_until());
         }
-        if next == Next::Pause {
-            self.paused.push(token);
+        let next = if next == Next::Again && connection.is_stranger() { Next::Queue } else { next };
+        // As nearly always: nothing has changed.
+        if next != Next::Read || connection.waits_for != Next::Read {
+            self.wait_for(token, next);
         }
-        if next == Next::Again {
-            self.again.push(token);
+        if is_too_much {
+            self.shared.end_largest();
+        }
+    }
+
+    /// From now on the loop waits for this on behalf of a client.
+    fn wait_for(&mut self, token: u64, next: Next) {
+        let place = &mut self.places[token as u32 as usize];
+        let Some(connection) = place.connection.as_mut().filter(|_| place.uses == (token >> 32) as u32) else {
+            return;
+        };
+        match next {
+            Next::Hold => self.held.push(token),
+            Next::Pause => self.paused.push(token),
+            Next::Again => self.again.push(token),
+            Next::Queue => self.queue.push_back(token),
+            Next::Close => return self.close(token as u32),
+            Next::Read | Next::Write => {}
         }
         let before = std::mem::replace(&mut connection.waits_for, next);
         let interest = |next| match next {
             Next::Read | Next::Again => EventFlags::IN,
             Next::Write => EventFlags::OUT,
             Next::Pause => EventFlags::RDHUP,
-            Next::Hold | Next::Close => EventFlags::empty(),
+            Next::Hold | Next::Queue | Next::Close => EventFlags::empty(),
         };
         let is_lost = interest(before) != interest(next)
-            && next != Next::Close
             && epoll::modify(
                 &self.epoll,
                 connection.transport.as_fd(),
@@ -351,11 +404,8 @@ impl EventLoop {
                 interest(next),
             )
             .is_err();
-        if next == Next::Close || is_lost {
-            self.close(index);
-        }
-        if is_too_much {
-            self.shared.end_largest();
+        if is_lost {
+            self.close(token as u32);
         }
     }
 
@@ -370,19 +420,20 @@ impl EventLoop {
         }
     }
 
-    /// Serves a client of whom there is news. Of one that waits for the end of a pause, or for its changes to be durable, it is news only that it
-    /// has gone: else the event is from before it waited, for a message may have had it served meanwhile. One whose turn is over waits for its
-    /// next one.
+    /// Serves a client of whom there is news. Of one that waits for the end of a pause, for its changes to be durable, or behind other strangers, it
+    /// is news only that it has gone: else the event is from before it waited, for a message may have had it served meanwhile. One whose turn is
+    /// over waits for its next one.
     fn rouse(&mut self, token: u64, flags: EventFlags) {
         let place = self.places.get(token as u32 as usize).filter(|place| place.uses == (token >> 32) as u32);
-        let connection = place.and_then(|place| place.connection.as_ref());
+        let connection = place.and_then(|place| place.connection.as_deref());
         match connection.map(|connection| connection.waits_for) {
-            Some(Next::Pause | Next::Hold) => {
+            Some(Next::Pause | Next::Hold | Next::Queue) => {
                 if flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR) {
                     self.close(token as u32);
                 }
             }
             Some(Next::Again) => {}
+            _ if connection.is_some_and(Connection::is_stranger) => self.strangers.push(token),
             _ => self.serve(token),
         }
     }
@@ -426,7 +477,7 @@ impl EventLoop {
         self.listeners.clear();
         for index in 0..self.places.len() {
             let waits_for = self.places[index].connection.as_ref().map(|connection| connection.waits_for);
-            if waits_for.is_some_and(|next| !matches!(next, Next::Write | Next::Hold | Next::Again)) {
+            if waits_for.is_some_and(|next| !matches!(next, Next::Write | Next::Hold | Next::Again | Next::Queue)) {
                 self.close(index as u32);
             }
         }

@@ -8,7 +8,7 @@ use rustix::net::sockopt::{
     set_tcp_keepintvl, set_tcp_nodelay,
 };
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, getpeername, getsockname,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, getsockname,
     listen, socket_with,
 };
 use rustls::ServerConfig;
@@ -84,6 +84,9 @@ impl Listener {
         if resolved.is_ipv6() {
             set_ipv6_v6only(&fd, true)?;
         }
+        // Linux gives a socket that is accepted what its listener was told. Replies are written whole: waiting for more to send only delays them.
+        set_tcp_nodelay(&fd, true)?;
+        keep_alive(&fd)?;
         bind(&fd, &resolved)?;
         listen(&fd, BACKLOG)?;
         let bound = SocketAddr::try_from(getsockname(&fd)?)?;
@@ -128,8 +131,8 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Option<Accepted>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
-            let fd = match accept_with(&self.fd, flags) {
-                Ok(fd) => fd,
+            let (fd, peer) = match acceptfrom_with(&self.fd, flags) {
+                Ok(accepted) => accepted,
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(error) => return Err(error.into()),
@@ -146,11 +149,9 @@ impl Listener {
                     tls: None,
                 }));
             }
-            let Some((peer, own)) = ends_of(&fd) else { continue };
-            // Replies are written whole; waiting for more to send only delays them.
-            if set_tcp_nodelay(&fd, true).is_err() || keep_alive(&fd).is_err() {
-                continue;
-            }
+            // A client that has gone again has no address.
+            let ends = (peer.map(SocketAddr::try_from), getsockname(&fd).map(SocketAddr::try_from));
+            let (Some(Ok(peer)), Ok(Ok(own))) = ends else { continue };
             return Ok(Some(Accepted {
                 fd,
                 address: peer.to_string(),
@@ -169,12 +170,6 @@ fn keep_alive(fd: &OwnedFd) -> Result<(), Errno> {
     set_tcp_keepidle(fd, KEEPALIVE)?;
     set_tcp_keepintvl(fd, KEEPALIVE / KEEPALIVE_PROBES)?;
     set_tcp_keepcnt(fd, KEEPALIVE_PROBES)
-}
-
-/// The addresses of both ends; `None` where the client has gone again.
-fn ends_of(fd: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
-    let peer = SocketAddr::try_from(getpeername(fd).ok()??).ok()?;
-    Some((peer, SocketAddr::try_from(getsockname(fd).ok()?).ok()?))
 }
 
 impl Drop for Listener {

@@ -38,10 +38,6 @@ class BackgroundWork:
             self._process.join()
             raise RuntimeError(f"a benchmark's process ended with code {self._process.exitcode}") from None
 
-    def has_result(self) -> bool:
-        """Whether the call has returned, or its process died."""
-        return self._connection.poll()
-
     def result(self) -> Any:
         """What the call returned, its process having ended; RuntimeError when the process died instead."""
         result = self._received()

@@ -41,7 +41,8 @@ pub struct Session {
     pub is_paused: bool,
     /// Others are served before what is left of what it sent.
     pub ends_turn: bool,
-    is_authenticated: bool,
+    /// Whether it said who it is, or need not.
+    pub is_authenticated: bool,
     /// The loop that serves it.
     event_loop: usize,
     /// Whose rights it has, and the count of changes of users when they were looked up; 0: they were not yet.
@@ -168,7 +169,11 @@ impl Session {
                     self.looked_at = 0;
                     return done;
                 }
-                turn.step();
+                if self.is_authenticated {
+                    turn.step();
+                } else {
+                    turn.step_of_a_stranger();
+                }
                 done = end.min(buffer.len());
                 self.skipped = end - done;
                 let start = turn.output.len();

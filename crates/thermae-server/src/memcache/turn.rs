@@ -11,7 +11,7 @@ use crate::marks::{Displaced, Marks};
 use crate::memcache::request::TOO_LARGE;
 use crate::memcache::verbs::is_failure;
 use crate::memcache::words::push_number;
-use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
+use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, STRANGERS_COMMANDS_PER_TURN};
 use crate::shared::Shared;
 use crate::statistics::LoopCounts;
 use std::borrow::Cow;
@@ -24,6 +24,8 @@ const EXPIRED: u64 = 1;
 
 /// Requests, and keys of lists, of one client before others get their turn: misses need not answer anything.
 pub const STEPS_PER_TURN: usize = 16 << 10;
+/// Steps that a request counts for of a client that has not said who it is: passwords are compared slowly, and others go first.
+const STEPS_OF_A_STRANGER: usize = STEPS_PER_TURN / STRANGERS_COMMANDS_PER_TURN;
 
 /// The key of database 0, as the store has it.
 #[inline]
@@ -118,6 +120,12 @@ impl<'a> Turn<'a> {
     #[inline]
     pub fn step(&mut self) {
         self.steps_left = self.steps_left.saturating_sub(1);
+    }
+
+    /// The same, of a client that has not said who it is.
+    #[cold]
+    pub fn step_of_a_stranger(&mut self) {
+        self.steps_left = self.steps_left.saturating_sub(STEPS_OF_A_STRANGER);
     }
 
     /// Answers with a line.

@@ -13,6 +13,8 @@ use thermae_core::Store;
 const BATCH_COMMANDS: usize = 64;
 /// Batches of one client before others get their turn: more than one read holds, unless it ends a long argument.
 const BATCHES_PER_TURN: usize = 256;
+/// Commands of one client that has not said who it is, before others get their turn.
+pub const STRANGERS_COMMANDS_PER_TURN: usize = 32;
 /// Output after which a client's next commands wait until it has read some.
 pub const OUTPUT_BYTES_ENOUGH: usize = 256 << 10;
 
@@ -45,7 +47,8 @@ impl Pipeline {
         let mut space = Space::new(&shared.store);
         (self.session.is_paused, self.session.ends_turn) = (false, false);
         let mut done = 0;
-        let mut batches_left = BATCHES_PER_TURN;
+        let mut batches_left =
+            if self.session.is_authenticated { BATCHES_PER_TURN } else { STRANGERS_COMMANDS_PER_TURN };
         loop {
             batch.clear();
             let limits = Limits { is_authenticated: self.session.is_authenticated, argument_bytes_max };
@@ -179,8 +182,8 @@ mod tests {
         let sent = b"PING\n".repeat(2 * enough + 1);
         assert_eq!(turns(&server, &mut pipeline(&server, true), &sent), [enough, enough, 1]);
         // One after the other, each with the password looked for anew.
-        let sent = b"PING\n".repeat(BATCHES_PER_TURN + 1);
+        let sent = b"PING\n".repeat(STRANGERS_COMMANDS_PER_TURN + 1);
         server.shared().set_default_password("secret");
-        assert_eq!(turns(&server, &mut pipeline(&server, false), &sent), [BATCHES_PER_TURN, 1]);
+        assert_eq!(turns(&server, &mut pipeline(&server, false), &sent), [STRANGERS_COMMANDS_PER_TURN, 1]);
     }
 }
