@@ -5,6 +5,7 @@
 //!
 //! After a fork the child has no such threads: its first call starts its own.
 
+use crate::background::{give_way, work_in_background};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lock::{NOBODY, SharedLock};
@@ -110,6 +111,7 @@ fn flush_loop(engine: &Engine, signal: &Signal) {
 }
 
 fn keep_loop(engine: &Engine, signal: &Signal) {
+    work_in_background();
     while !signal.is_stopping() {
         if let Some(_lease) = Lease::take(engine, &engine.globals().keeper_lease) {
             // Should the keeper before have died in the middle of it.
@@ -157,6 +159,7 @@ impl Engine {
             // What the kernel won't do now it would not do later either: each page is asked for once.
             self.hot.collapse(page as usize * HUGE_PAGE_BYTES);
             globals.huge_pages.store(page + 1, Ordering::Relaxed);
+            give_way();
         }
     }
 

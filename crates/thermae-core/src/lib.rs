@@ -66,6 +66,7 @@
 //! - crash: points at which tests kill
 //! - forked: values that a forked child does not take over
 //! - sync: atomics, threads and time
+//! - background: giving way to others
 //! - waiting: telling a caller of waits, and giving up
 //! - options: what a user may choose
 //! - sizes: sizes as users write them
@@ -78,6 +79,7 @@
 )]
 
 mod arena;
+mod background;
 mod block;
 mod bucket;
 mod census;

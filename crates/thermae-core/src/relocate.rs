@@ -11,6 +11,7 @@
 //! Rejected: trusting the count of live bytes. It is a hint that a crash may leave wrong, and a retired segment that is still referred
 //! to would be read as something else.
 
+use crate::background::give_way_at;
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::error::Result;
@@ -258,6 +259,7 @@ impl Engine {
         if total == 0 || total > tail - offset {
             return false;
         }
+        give_way_at(walk.items.len());
         if !word.has_key() {
             return true;
         }
@@ -356,6 +358,7 @@ impl Engine {
         let mut tally = Tally::default();
         let now_ms = self.now_ms();
         for (index, &item) in walk.items.iter().enumerate() {
+            give_way_at(index);
             if let Some(ahead) = walk.items.get(index + PREFETCH_AHEAD) {
                 self.prefetch_bucket(ahead.hash);
             }
@@ -653,6 +656,7 @@ impl Engine {
     pub(crate) fn weigh(&self, walk: &Walk<'_>) -> [u64; ACCESS_MAX as usize + 1] {
         let mut bytes = [0; ACCESS_MAX as usize + 1];
         for (index, item) in walk.items.iter().enumerate() {
+            give_way_at(index);
             if let Some(ahead) = walk.items.get(index + PREFETCH_AHEAD) {
                 self.prefetch_bucket(ahead.hash);
             }

@@ -34,7 +34,7 @@ const END_MAX: Duration = Duration::from_secs(5);
 /// Longest sleep: clocks are looked at so often.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 /// How often idle clients are looked for.
-const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
+const IDLE_LOOK_EVERY_MS: u64 = 1_000;
 
 const MAILBOX: u64 = u64::MAX;
 const LISTENER: u64 = 1 << 63;
@@ -55,7 +55,8 @@ pub struct EventLoop {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
     accepts_again_at: Option<Instant>,
-    looked_for_idle_at: Instant,
+    /// Store clock.
+    looked_for_idle_at_ms: u64,
     /// When it last woke, store clock: precise enough for how long clients are idle.
     woke_at_ms: u64,
     dealt: usize,
@@ -95,7 +96,7 @@ impl EventLoop {
             shared,
             listeners,
             accepts_again_at: None,
-            looked_for_idle_at: Instant::now(),
+            looked_for_idle_at_ms: 0,
             woke_at_ms: 0,
             dealt: 0,
             places: Vec::new(),
@@ -237,7 +238,10 @@ impl EventLoop {
             if let Some(connection) = place.and_then(|place| place.connection.as_mut()) {
                 if !connection.push(&message.bytes) {
                     self.close(message.token as u32);
-                } else if !matches!(connection.waits_for, Next::Hold | Next::Pause | Next::Again | Next::Queue) {
+                } else if !matches!(
+                    connection.waits_for,
+                    Next::Hold | Next::Pause | Next::Again | Next::Queue
+                ) {
                     tokens.push(message.token);
                 }
             }
@@ -378,7 +382,8 @@ impl EventLoop {
     /// From now on the loop waits for this on behalf of a client.
     fn wait_for(&mut self, token: u64, next: Next) {
         let place = &mut self.places[token as u32 as usize];
-        let Some(connection) = place.connection.as_mut().filter(|_| place.uses == (token >> 32) as u32) else {
+        let Some(connection) = place.connection.as_mut().filter(|_| place.uses == (token >> 32) as u32)
+        else {
             return;
         };
         match next {
@@ -449,10 +454,10 @@ impl EventLoop {
 
     /// Closes clients that have said nothing for so long as they may.
     fn close_idle(&mut self) {
-        if self.looked_for_idle_at.elapsed() < IDLE_LOOK_EVERY {
+        if self.woke_at_ms.saturating_sub(self.looked_for_idle_at_ms) < IDLE_LOOK_EVERY_MS {
             return;
         }
-        self.looked_for_idle_at = Instant::now();
+        self.looked_for_idle_at_ms = self.woke_at_ms;
         let timeout_seconds =
             self.shared.config.read().unwrap_or_else(PoisonError::into_inner).timeout_seconds;
         if timeout_seconds == 0 {
@@ -477,7 +482,9 @@ impl EventLoop {
         self.listeners.clear();
         for index in 0..self.places.len() {
             let waits_for = self.places[index].connection.as_ref().map(|connection| connection.waits_for);
-            if waits_for.is_some_and(|next| !matches!(next, Next::Write | Next::Hold | Next::Again | Next::Queue)) {
+            if waits_for
+                .is_some_and(|next| !matches!(next, Next::Write | Next::Hold | Next::Again | Next::Queue))
+            {
                 self.close(index as u32);
             }
         }

@@ -4,12 +4,12 @@ use crate::tls::Acceptor;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    set_ipv6_v6only, set_socket_keepalive, set_socket_reuseaddr, set_tcp_keepcnt, set_tcp_keepidle,
-    set_tcp_keepintvl, set_tcp_nodelay,
+    set_ipv6_v6only, set_socket_keepalive, set_socket_reuseaddr, set_tcp_congestion, set_tcp_keepcnt,
+    set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
 };
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, getsockname,
-    listen, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, getsockname, listen,
+    socket_with,
 };
 use rustls::ServerConfig;
 use std::io;
@@ -87,6 +87,10 @@ impl Listener {
         // Linux gives a socket that is accepted what its listener was told. Replies are written whole: waiting for more to send only delays them.
         set_tcp_nodelay(&fd, true)?;
         keep_alive(&fd)?;
+        if resolved.ip().is_loopback() {
+            // There is no congestion to be controlled inside of a machine; where the system has no such algorithm, its own does.
+            let _ = set_tcp_congestion(&fd, "reno");
+        }
         bind(&fd, &resolved)?;
         listen(&fd, BACKLOG)?;
         let bound = SocketAddr::try_from(getsockname(&fd)?)?;
