@@ -13,6 +13,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export PYO3_BUILD_EXTENSION_MODULE := 1
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 export UV_NO_PROGRESS := 1
+# As pip does: else the first start of each program compiles what it imports, and where Python may not write, every start.
+export UV_COMPILE_BYTECODE := 1
 # A virtual environment that happens to be active is not the one to install into.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
@@ -154,4 +156,5 @@ $(STAMPS)/dependencies: uv.lock pyproject.toml | check-toolchain $(STAMPS)/envir
 # An editable install: Python sources are used where they are, so that only compiled code is rebuilt.
 $(STAMPS)/build: $(STAMPS)/dependencies $(RUST_SOURCES) | check-toolchain
 	$(BIN)/maturin develop --uv --release --locked --quiet
+	$(BIN)/python -m compileall -q python/thermae
 	@touch $@

@@ -20,12 +20,14 @@ Layers, top to bottom; imports only point down:
 - locks: named locks among all processes
 - mapping: keys, values and items as live views
 - codecs: values to bytes and back, beyond plain scalars
+- messagepack: most values as bytes
 - tables: Arrow tables as bytes
 - arrays: NumPy arrays as bytes
 - _thermae: the engine, compiled
 - reports: what a store reports about itself, as types
 - options: what a store may be opened with
 - arguments: numbers, flags and names that verbs take
+- encodings: how a value was made bytes, as a number
 - errors: the exceptions
 """
 

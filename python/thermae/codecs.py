@@ -14,73 +14,27 @@ from __future__ import annotations
 import enum
 import pickle
 import sys
-from functools import lru_cache
-from typing import Any, Final
-
-import msgspec
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 from thermae import arrays, tables
+from thermae.encodings import (
+    ARRAY,
+    ARROW,
+    BYTES,
+    FLOAT,
+    INT,
+    MESSAGEPACK,
+    PICKLE,
+    STR,
+    USER_ENCODING_MAX,
+    USER_ENCODING_MIN,
+)
 from thermae.errors import InvalidOptionError, WrongTypeError
 from thermae.options import AnyCodec, Codec
 
-BYTES, STR, INT, FLOAT, BOOL, NONE, MESSAGEPACK, ARRAY, ARROW, PICKLE = range(10)
-USER_ENCODING_MIN: Final = 10
-USER_ENCODING_MAX: Final = 255
-
-
-# Made once: a codec that is made for one value costs more than the value.
-_encode_plain = msgspec.msgpack.Encoder().encode
-_decode_plain = msgspec.msgpack.Decoder().decode
-
-
-@lru_cache(maxsize=256)
-def _hashable_decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind)
-
-
-def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    try:
-        return _hashable_decoder(kind)
-    except TypeError:
-        # Either a type without a hash, or none that msgspec knows; the second raises again.
-        return msgspec.msgpack.Decoder(kind)
-
-
-class MessagePackCodec:
-    """MessagePack by msgspec: lists, dicts, and what msgspec turns into those."""
-
-    encoding: Final = MESSAGEPACK
-
-    def encode(self, value: Any, /) -> bytes:
-        """The value as MessagePack."""
-        try:
-            return _encode_plain(value)
-        except (TypeError, OverflowError, RecursionError, ValueError) as error:
-            raise WrongTypeError(
-                f"a value of type {type(value).__name__} has no encoding ({error}): store what it is made of "
-                'as dict or list, or name a codec (codec="pickle" for trusted stores)'
-            ) from error
-
-    def decode(self, data: bytes, /) -> Any:
-        """The value as the nearest plain Python objects."""
-        return self.decode_as(data, Any)
-
-    def decode_as(self, data: bytes, kind: Any) -> Any:
-        """The value as `kind`, checked."""
-        try:
-            return (_decode_plain if kind is Any else _decoder(kind).decode)(data)
-        except (
-            msgspec.MsgspecError,
-            MemoryError,
-            OverflowError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise WrongTypeError(
-                f"a MessagePack value does not decode as {_name_of(kind)}: {error}; ask who wrote it, "
-                "or read it without a type"
-            ) from error
+if TYPE_CHECKING:
+    from thermae.messagepack import MessagePackCodec
 
 
 class PickleCodec:
@@ -103,8 +57,22 @@ class PickleCodec:
         return pickle.loads(data)  # noqa: S301 - reached only where the user named it
 
 
-_MESSAGEPACK = MessagePackCodec()
-_NAMED: Final[dict[str, Codec]] = {"msgpack": _MESSAGEPACK, "pickle": PickleCodec()}
+_PICKLE = PickleCodec()
+
+
+@cache
+def _messagepack() -> MessagePackCodec:
+    # Imported when a store is opened: msgspec takes as long to import as all the rest, and a server, or a
+    # command that stores bytes, needs none of it.
+    from thermae.messagepack import MessagePackCodec
+
+    return MessagePackCodec()
+
+
+def _named(name: str) -> Codec | None:
+    if name == "msgpack":
+        return _messagepack()
+    return _PICKLE if name == "pickle" else None
 
 
 def codec_of(name: AnyCodec) -> Codec:
@@ -118,7 +86,7 @@ def codec_of(name: AnyCodec) -> Codec:
         9
     """
     if isinstance(name, str):
-        codec = _NAMED.get(name)
+        codec = _named(name)
         if codec is None:
             raise InvalidOptionError(
                 f'the codec {name!r} is unknown: use "msgpack", "pickle", '
@@ -129,7 +97,7 @@ def codec_of(name: AnyCodec) -> Codec:
         raise InvalidOptionError(
             f"a codec must be a name or an object with encoding, encode and decode, not {type(name).__name__}"
         )
-    own = isinstance(name, (MessagePackCodec, PickleCodec))
+    own = isinstance(name, (type(_messagepack()), PickleCodec))
     if not own and not USER_ENCODING_MIN <= name.encoding <= USER_ENCODING_MAX:
         raise InvalidOptionError(
             f"the codec {type(name).__name__} has encoding {name.encoding}: "
@@ -167,7 +135,7 @@ class Codecs:
         elif _is_from("pyarrow", value, "Table", "RecordBatch"):
             return ARROW, tables.encode(value)
         chosen = self.default if codec is None else codec_of(codec)
-        if chosen is _MESSAGEPACK:
+        if chosen is _messagepack():
             if _is_from("numpy", value, "ndarray", "generic"):
                 # Refused there, with the reason.
                 return ARRAY, arrays.encode(value)
@@ -189,7 +157,7 @@ class Codecs:
             WrongTypeError: The value needs a codec that nobody named, or does not decode.
         """
         if encoding == MESSAGEPACK:
-            return _MESSAGEPACK.decode_as(bytes(data), Any if kind is None else kind)
+            return _messagepack().decode_as(bytes(data), Any if kind is None else kind)
         if encoding == ARRAY:
             value: Any = arrays.decode(data)
         elif encoding == ARROW:
@@ -219,16 +187,14 @@ class Codecs:
             WrongTypeError: It is of another type.
         """
         try:
-            return msgspec.convert(value, kind)
-        except (msgspec.MsgspecError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            return _messagepack().convert(value, kind)
+        except WrongTypeError:
             if _is_from("numpy", value, "generic") and value.dtype.kind in "biufSU":
                 plain = value.item()
                 # The longest float of NumPy's has no plain form.
                 if not _is_from("numpy", plain, "generic"):
                     return self.convert(plain, kind)
-            raise WrongTypeError(
-                f"a stored {type(value).__name__} is not a {_name_of(kind)}: {error}; read it without a type"
-            ) from error
+            raise
 
     def view(self, encoding: int, data: memoryview) -> Any:
         """What `Store.view` returns: an array or a table on these bytes, else the bytes themselves."""
@@ -275,7 +241,3 @@ def _scalar_of_subclass(value: object) -> tuple[int, bytes] | None:
     if isinstance(value, float):
         return FLOAT, float.__repr__(value).encode()
     return None
-
-
-def _name_of(kind: Any) -> str:
-    return getattr(kind, "__name__", None) or str(kind)

@@ -94,8 +94,8 @@ def run(
     report.notes += [
         "memory is what the server's process has to itself (RssAnon), beyond what it had before",
         f"latency is that of one client that asks for one of {_KEYS_ASKED:,} keys after the other, "
-        f"for {seconds:g} s, alone and beside the crowd; the server has the first processor, client and crowd "
-        "the last one, the crowd with the lowest priority",
+        f"for {seconds:g} s, alone and beside the crowd; the server has the first processor, client and "
+        "crowd the last one, the crowd with the lowest priority",
         f"a restart is from SIGTERM to the first reply of the next process, while {_CLIENTS_UNDER_LOAD} "
         f"clients ask as fast as they can; the median of {rounds}. After the last one every key is there, "
         f"and of some {_SAMPLES:,} the value was compared",
