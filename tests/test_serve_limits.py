@@ -14,6 +14,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,62 @@ def assert_serves(serving: Serving, seconds_max: float = 2.0, password: str | No
         assert connection.call("GET", "behaves") == Reply("$", b"yes")
 
 
+def input_bytes(client: Connection, serving: Serving) -> int:
+    """What a server that was stopped has read of all clients by the time at which it answers this one."""
+    client.send("INFO", "stats")
+    os.kill(serving.process.pid, signal.SIGCONT)
+    statistics = client.read().value
+    assert isinstance(statistics, bytes)
+    found = re.search(rb"total_net_input_bytes:(\d+)", statistics)
+    assert found is not None
+    return int(found[1])
+
+
 # Who has not said who it is.
 
 
 class TestStrangers:
+    def test_come_after_those_who_have_said_who_they_are(self, guarded: Serving) -> None:
+        """However much they have sent, and were it there first: the server has read next to none of it."""
+        flood = encoded([b"x" * 16_000] * 10) * 20
+        with contextlib.ExitStack() as stack:
+            client = stack.enter_context(guarded.connection())
+            assert client.call("AUTH", PASSWORD) == OK
+            strangers = [stack.enter_context(guarded.connection()) for _ in range(50)]
+            assert all(stranger.call("PING") == NOT_AUTHENTICATED for stranger in strangers)
+            os.kill(guarded.process.pid, signal.SIGSTOP)
+            try:
+                for stranger in strangers:
+                    stranger.socket.setblocking(False)
+                    sent = stranger.socket.send(flood)
+                    assert sent >= MEBIBYTE // 4
+                before = input_bytes(client, guarded)
+            finally:
+                os.kill(guarded.process.pid, signal.SIGCONT)
+        assert before < MEBIBYTE // 16
+
+    def test_are_all_answered_in_the_end(self, guarded: Serving) -> None:
+        """Those who wait for their turn lose nothing, and who logs in among them is served from there on."""
+        flood = encoded([b"x" * 16_000] * 10) * 5
+
+        def act(_: int) -> bytes:
+            return everything_answered(
+                guarded.redis,
+                flood,
+                encoded(["AUTH", PASSWORD]) + encoded(["INCR", "known"]) + encoded(["QUIT"]),
+            )
+
+        with ThreadPoolExecutor(40) as threads:
+            answers = list(threads.map(act, range(80)))
+        counts = set()
+        for answer in answers:
+            *refused, welcome, count, farewell, end = answer.split(b"\r\n")
+            assert len(refused) == 5
+            assert all(line.startswith(b"-ERR unknown command") for line in refused)
+            assert (welcome, farewell, end) == (b"+OK", b"+OK", b"")
+            counts.add(int(count.removeprefix(b":")))
+        assert counts == set(range(1, 81))
+
     def test_may_do_nothing(self, guarded: Serving) -> None:
         with guarded.connection() as client:
             for command in (

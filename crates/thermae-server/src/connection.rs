@@ -20,6 +20,8 @@ use std::sync::atomic::Ordering;
 
 /// What is read at once.
 pub const READ_BYTES: usize = 64 << 10;
+/// What is read at once of a client that has not said who it is.
+const STRANGERS_READ_BYTES: usize = 16 << 10;
 /// A part of a command up to this length is moved to the loop's buffer when more of it comes.
 const SHORT_BYTES: usize = 16 << 10;
 /// Times that one client's commands are executed and its replies sent before others get their turn.
@@ -232,7 +234,9 @@ impl Connection {
                 other => return other,
             }
         }
-        let mut rounds_left = if self.is_stranger() { 1 } else { ROUNDS_PER_TURN };
+        // A stranger's is one read; what it has left of the one before is looked at first.
+        let mut rounds_left =
+            if self.is_stranger() { 1 + usize::from(!self.input.is_empty()) } else { ROUNDS_PER_TURN };
         // What was left because there was enough output, or the turn was over.
         if !self.input.is_empty() {
             let input = std::mem::take(&mut self.input);
@@ -291,11 +295,15 @@ impl Connection {
             self.input = Vec::new();
         }
         let before = input.len();
-        // A long argument is read in pieces that grow with it.
-        let wanted = READ_BYTES.max(before / 2);
-        input.reserve(wanted);
-        let space = input.capacity() - before;
-        let received = self.transport.read(&mut input);
+        let (received, space) = if self.is_stranger() {
+            input.reserve(STRANGERS_READ_BYTES);
+            (self.transport.read_up_to(&mut input, STRANGERS_READ_BYTES), STRANGERS_READ_BYTES)
+        } else {
+            // A long argument is read in pieces that grow with it.
+            input.reserve(READ_BYTES.max(before / 2));
+            let space = input.capacity() - before;
+            (self.transport.read(&mut input), space)
+        };
         let received = match received {
             Received::Bytes(received) => received,
             Received::Nothing => {

@@ -71,14 +71,21 @@ impl Transport {
     pub fn read(&mut self, input: &mut Vec<u8>) -> Received {
         match self {
             // Of a socket, this is a little less work for the system than read.
-            Self::Plain(fd) => match recv(&*fd, spare_capacity(input), RecvFlags::empty()) {
-                Ok((0, _)) => Received::End,
-                Ok((count, _)) => Received::Bytes(count),
-                Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
-                Err(_) => Received::End,
-            },
+            Self::Plain(fd) => {
+                received_of(recv(&*fd, spare_capacity(input), RecvFlags::empty()).map(|(count, _)| count))
+            }
             Self::Tls(tls) => tls.read(input),
         }
+    }
+
+    /// The same, no more than so many bytes; of TLS, as many as are decrypted at once.
+    pub fn read_up_to(&mut self, input: &mut Vec<u8>, bytes_max: usize) -> Received {
+        let Self::Plain(fd) = self else { return self.read(input) };
+        let before = input.len();
+        input.resize(before + bytes_max, 0);
+        let received = recv(&*fd, &mut input[before..], RecvFlags::empty());
+        input.truncate(before + received.map_or(0, |(count, _)| count));
+        received_of(received.map(|(count, _)| count))
     }
 
     /// Bytes that have come and were not read yet; of TLS a few more than they stand for.
@@ -111,6 +118,16 @@ impl Transport {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.session.wants_write(),
         }
+    }
+}
+
+#[inline]
+fn received_of(result: Result<usize, Errno>) -> Received {
+    match result {
+        Ok(0) => Received::End,
+        Ok(count) => Received::Bytes(count),
+        Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
+        Err(_) => Received::End,
     }
 }
 

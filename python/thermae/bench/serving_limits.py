@@ -68,7 +68,7 @@ def _crowds(part: int) -> list[Crowd]:
     return [
         Crowd("senders of a byte at a time", 1_000 // part, _encoded(b"SET", b"slow", b"x" * 100), 1, True),
         Crowd("clients that never read", 100 // part, large * 500, 1 << 20, False),
-        Crowd("strangers that flood", 100 // part, stranger * 10, 1 << 20, True),
+        Crowd("strangers that flood", 100 // part, stranger * 10, 1 << 16, True),
         Crowd("senders of arguments too long", 100 // part, oversized, 1 << 20, True),
     ]
 

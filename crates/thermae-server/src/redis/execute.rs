@@ -148,8 +148,9 @@ fn unknown_command(arguments: Arguments<'_>) -> Failure {
 
 /// What a client sent, as an error may show it: up to a zero byte, at which Redis takes it to end.
 fn shown(bytes: &[u8]) -> String {
-    let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES_MAX)]).into_owned()
+    // No more than that is looked at, however much a stranger sends.
+    let bytes = &bytes[..bytes.len().min(SHOWN_BYTES_MAX)];
+    String::from_utf8_lossy(bytes.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// The row that a command is counted in which may not be called.
