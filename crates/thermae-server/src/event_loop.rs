@@ -295,8 +295,10 @@ impl EventLoop {
                         refusal.replacen("-ERR ", "ERROR ", 1).replacen("-DENIED ", "SERVER_ERROR ", 1)
                     }
                 };
-                // Who does not take it is refused all the same.
-                let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
+                // Who does not take it is refused all the same; and who speaks TLS could not read it.
+                if tls.is_none() {
+                    let _ = rustix::net::send(&fd, refusal.as_bytes(), rustix::net::SendFlags::NOSIGNAL);
+                }
                 return;
             }
         };

@@ -265,7 +265,7 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     ];
     for (addresses, protocol, tls) in kinds {
         for address in addresses {
-            listeners.push(Listener::tcp(address, protocol, tls.clone()).map_err(failed(address))?);
+            listeners.extend(Listener::tcp(address, protocol, tls.as_ref()).map_err(failed(address))?);
         }
     }
     for (path, protocol) in [(&config.unix, Protocol::Redis), (&config.memcached_unix, Protocol::Memcached)] {

@@ -68,15 +68,31 @@ pub struct Accepted {
 }
 
 impl Listener {
-    /// Listens on `HOST:PORT`.
+    /// Listens on `HOST:PORT`: on each address that the host has here, for clients take `localhost` to be either of two. Port 0 is a free one, the
+    /// same on all of them where it is free there, too.
     ///
     /// # Errors
-    /// A name that has no address; what the system says.
-    pub fn tcp(address: &str, protocol: Protocol, tls: Option<Arc<Acceptor>>) -> io::Result<Self> {
-        let resolved = address
-            .to_socket_addrs()?
-            .next()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"))?;
+    /// A name that has no address; what the system says, of any address but those of a family that the machine does not have.
+    pub fn tcp(address: &str, protocol: Protocol, tls: Option<&Arc<Acceptor>>) -> io::Result<Vec<Self>> {
+        let mut listeners: Vec<Self> = Vec::new();
+        let mut missing = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+        for mut resolved in address.to_socket_addrs()? {
+            if let (0, Some(first)) = (resolved.port(), listeners.first()) {
+                resolved.set_port(SocketAddr::try_from(getsockname(&first.fd)?)?.port());
+            }
+            match Self::at(&resolved, protocol, tls.cloned()) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if is_of_a_missing_family(&error) => missing = error,
+                // Names may list an address more than once.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_among(&listeners, &resolved) => {
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if listeners.is_empty() { Err(missing) } else { Ok(listeners) }
+    }
+
+    fn at(resolved: &SocketAddr, protocol: Protocol, tls: Option<Arc<Acceptor>>) -> io::Result<Self> {
         let family = if resolved.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -91,7 +107,7 @@ impl Listener {
             // There is no congestion to be controlled inside of a machine; where the system has no such algorithm, its own does.
             let _ = set_tcp_congestion(&fd, "reno");
         }
-        bind(&fd, &resolved)?;
+        bind(&fd, resolved)?;
         listen(&fd, BACKLOG)?;
         let bound = SocketAddr::try_from(getsockname(&fd)?)?;
         let address = if tls.is_some() { format!("{bound} (TLS)") } else { bound.to_string() };
@@ -168,6 +184,19 @@ impl Listener {
     }
 }
 
+/// Whether an address can't be listened on because the machine has none of its kind: a name often stands for one of each.
+fn is_of_a_missing_family(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn is_among(listeners: &[Listener], address: &SocketAddr) -> bool {
+    listeners.iter().any(|listener| {
+        getsockname(&listener.fd)
+            .is_ok_and(|bound| SocketAddr::try_from(bound).is_ok_and(|bound| bound == *address))
+    })
+}
+
 /// Has the system ask a client that says nothing whether it is still there: one whose machine has gone would keep its place for ever.
 fn keep_alive(fd: &OwnedFd) -> Result<(), Errno> {
     set_socket_keepalive(fd, true)?;
@@ -182,5 +211,33 @@ impl Drop for Listener {
             // Whoever comes next replaces a socket that was left.
             drop(std::fs::remove_file(path));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_name_is_listened_on_at_all_its_addresses() {
+        let addresses: BTreeSet<SocketAddr> = "localhost:0".to_socket_addrs().unwrap().collect();
+        let listeners = Listener::tcp("localhost:0", Protocol::Redis, None).unwrap();
+        assert_eq!(listeners.len(), addresses.len());
+        for listener in listeners {
+            let client = TcpStream::connect(&listener.address).unwrap();
+            let accepted = listener.accept().unwrap().unwrap();
+            assert_eq!(accepted.address, client.local_addr().unwrap().to_string());
+            assert_eq!(accepted.local_address, listener.address);
+            assert!(accepted.is_local);
+        }
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_refused() {
+        // Of the block that is kept for documentation.
+        let refused = Listener::tcp("192.0.2.1:0", Protocol::Redis, None);
+        assert_eq!(refused.map(drop).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

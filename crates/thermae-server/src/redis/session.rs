@@ -85,7 +85,39 @@ pub struct Session {
     pub watched_bytes: usize,
 }
 
+/// Who a client is: what it keeps when a transaction in which it said so does not happen.
+#[derive(Debug)]
+pub struct Identity {
+    name: Vec<u8>,
+    user: Arc<User>,
+    users_version: u64,
+    is_authenticated: bool,
+    no_evict: bool,
+}
+
 impl Session {
+    /// Who it is now.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            name: self.client.name(),
+            user: Arc::clone(&self.user),
+            users_version: self.users_version,
+            is_authenticated: self.is_authenticated,
+            no_evict: self.no_evict,
+        }
+    }
+
+    /// It is again who it was; one that is to be closed, its user being no more, stays nobody.
+    pub fn become_again(&mut self, identity: &Identity) {
+        if self.closes {
+            return;
+        }
+        self.client.rename(&identity.name);
+        self.is_authenticated = identity.is_authenticated;
+        self.no_evict = identity.no_evict;
+        self.become_user(Arc::clone(&identity.user), identity.users_version);
+    }
+
     /// A client that has just come, and that no loop serves.
     pub fn new(
         id: u64,
@@ -205,5 +237,31 @@ impl Session {
         client.flags.store(flags, Ordering::Relaxed);
         client.queued.store(queued, Ordering::Relaxed);
         client.command.store(command, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::redis::test_support::TestServer;
+
+    #[test]
+    fn a_client_is_again_who_it_was() {
+        let mut server = TestServer::new();
+        server.line("ACL SETUSER other on nopass +@all ~*");
+        let mut session = server.client(7);
+        let (before, everybody) = (session.identity(), session.user.name.clone());
+        let other = server.shared().users.get(b"other").unwrap();
+        session.become_user(other, server.shared().users.version());
+        session.client.rename(b"new");
+        session.no_evict = true;
+        session.become_again(&before);
+        assert_eq!(
+            (session.user.name.clone(), session.client.user(), session.client.name(), session.no_evict),
+            (everybody.clone(), everybody, Vec::new(), false)
+        );
+        // One whose user is gone does not come back by that.
+        (session.closes, session.is_authenticated) = (true, false);
+        session.become_again(&before);
+        assert!(!session.is_authenticated);
     }
 }

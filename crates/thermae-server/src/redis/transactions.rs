@@ -148,14 +148,18 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
         (call.session.database, call.session.is_resp3, call.session.reply_mode);
     let tracking = tracking::Before::new(call.session, call.shared);
     let (shared, session) = (call.shared, &mut *call.session);
-    let subscribes = queue
-        .commands
-        .iter()
-        .any(|queued| find(queued.arguments()).is_ok_and(|command| is_about_subscriptions(command)));
+    let has = |is_so: fn(&Command) -> bool| {
+        queue.commands.iter().any(|queued| find(queued.arguments()).is_ok_and(|command| is_so(command)))
+    };
+    let identity = has(|command| command.group == "connection").then(|| session.identity());
+    let subscribes = has(is_about_subscriptions);
     let subscriptions = subscribes.then(|| shared.channels.of(&session.client));
     let mut denied = Vec::new();
     let undo = |session: &mut Session| {
         (session.database, session.is_resp3, session.reply_mode) = (database, is_resp3, reply_mode);
+        if let Some(identity) = &identity {
+            session.become_again(identity);
+        }
         tracking.restore(session, shared);
         if let Some(subscriptions) = &subscriptions {
             shared.channels.restore(&session.client, subscriptions, &shared.attention);
