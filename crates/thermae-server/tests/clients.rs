@@ -1,93 +1,9 @@
 //! Clients of a server that runs: they are listed, ended, made to wait and let go, across the loops that serve them.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+mod common;
+
+use common::served::{Client, PATIENCE, Served, wait_until};
 use std::time::{Duration, Instant};
-use thermae_core::{Location, Options, Store};
-use thermae_server::config::Config;
-use thermae_server::server::{Server, listen};
-
-/// Longest that anything here may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A server with two loops, and its store, which goes with it.
-struct Served {
-    server: Server,
-    location: Location,
-    options: Options,
-}
-
-impl Served {
-    fn new(name: &str) -> Self {
-        let location = Location::parse(&format!("shm://test-clients-{name}-{}", std::process::id())).unwrap();
-        let options = Options { hot_bytes: Some(64 << 20), ..Options::default() };
-        let store = Store::open(&location, &options).unwrap();
-        let config = Config { threads: 2, redis: vec!["127.0.0.1:0".to_owned()], ..Config::default() };
-        Self {
-            server: Server::start(store, config.clone(), listen(&config).unwrap()).unwrap(),
-            location,
-            options,
-        }
-    }
-
-    fn connect(&self) -> Client {
-        let stream = TcpStream::connect(&self.server.addresses()[0].1).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Client(BufReader::new(stream))
-    }
-
-    /// Ends the server and removes its store.
-    fn end(self) {
-        self.server.close().unwrap();
-        drop(self.server);
-        thermae_core::destroy(&*self.options.env, &self.location).unwrap();
-    }
-}
-
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn write(&mut self, command: &str) {
-        self.0.get_mut().write_all(format!("{command}\r\n").as_bytes()).unwrap();
-    }
-
-    /// A reply of one line or one bulk.
-    fn read(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        if let Some(length) =
-            line.strip_prefix('$').and_then(|length| length.trim_end().parse::<usize>().ok())
-        {
-            let mut bytes = vec![0; length + 2];
-            self.0.read_exact(&mut bytes).unwrap();
-            bytes.truncate(length);
-            return String::from_utf8(bytes).unwrap();
-        }
-        line.trim_end().to_owned()
-    }
-
-    fn send(&mut self, command: &str) -> String {
-        self.write(command);
-        self.read()
-    }
-
-    fn id(&mut self) -> String {
-        self.send("CLIENT ID").trim_start_matches(':').to_owned()
-    }
-
-    fn is_closed(&mut self) -> bool {
-        matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
-    }
-}
-
-/// Waits until something is so.
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "it never was");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 #[test]
 fn clients_of_any_loop_are_listed_and_ended() {
@@ -124,7 +40,7 @@ fn a_pause_holds_commands_back_and_loses_none() {
     assert_eq!(first.send("CLIENT PAUSE 60000 WRITE"), "+OK");
     second.write("GET a\r\nSET a 1\r\nGET a");
     third.write("SET b 1");
-    assert_eq!(second.read(), "$-1");
+    assert_eq!(second.read(), "null");
     assert_eq!(first.send("GET a"), "$-1");
     // Who goes while it waits is forgotten, and so is what it sent.
     drop(third);

@@ -1,127 +1,15 @@
 //! Clients that keep copies of values, of a server that runs: whatever changes a key, and on whichever loop, they are told.
 
+mod common;
+
+use common::served::{Client, PATIENCE, Served, wait_until};
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use thermae_core::{Location, Options, Store};
-use thermae_server::config::Config;
-use thermae_server::server::{Server, listen};
 
-/// Longest that anything here may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long readers and writers race.
 const RACE: Duration = Duration::from_secs(3);
-
-/// A server with two loops, and its store, which goes with it.
-struct Served {
-    server: Server,
-    location: Location,
-    options: Options,
-}
-
-impl Served {
-    fn new(name: &str) -> Self {
-        let location =
-            Location::parse(&format!("shm://test-tracking-{name}-{}", std::process::id())).unwrap();
-        let options = Options { hot_bytes: Some(64 << 20), ..Options::default() };
-        let store = Store::open(&location, &options).unwrap();
-        let any = || vec!["127.0.0.1:0".to_owned()];
-        let config = Config { threads: 2, redis: any(), memcached: any(), ..Config::default() };
-        Self {
-            server: Server::start(store, config.clone(), listen(&config).unwrap()).unwrap(),
-            location,
-            options,
-        }
-    }
-
-    fn connect_to(&self, index: usize) -> Client {
-        let stream = TcpStream::connect(&self.server.addresses()[index].1).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Client(BufReader::new(stream))
-    }
-
-    /// A client of Redis, speaking RESP2.
-    fn connect(&self) -> Client {
-        self.connect_to(0)
-    }
-
-    /// The same, speaking RESP3.
-    fn connect_resp3(&self) -> Client {
-        let mut client = self.connect();
-        assert!(client.send("HELLO 3").starts_with("%[server redis"));
-        client
-    }
-
-    /// Ends the server and removes its store.
-    fn end(self) {
-        self.server.close().unwrap();
-        drop(self.server);
-        thermae_core::destroy(&*self.options.env, &self.location).unwrap();
-    }
-}
-
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn write(&mut self, commands: &str) {
-        self.0.get_mut().write_all(format!("{commands}\r\n").as_bytes()).unwrap();
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    /// A reply, or what the client did not ask for, in one line: aggregates in brackets behind their mark, bulks as they are.
-    fn read(&mut self) -> String {
-        let line = self.line();
-        let length: usize = match line.as_bytes()[0] {
-            b'$' | b'*' | b'%' | b'~' | b'>' => match line[1..].parse() {
-                Ok(length) => length,
-                Err(_) => return "null".to_owned(),
-            },
-            b'_' => return "null".to_owned(),
-            _ => return line,
-        };
-        let mark = &line[..1];
-        match mark {
-            "$" => {
-                let mut bytes = vec![0; length + 2];
-                self.0.read_exact(&mut bytes).unwrap();
-                bytes.truncate(length);
-                String::from_utf8(bytes).unwrap()
-            }
-            _ => {
-                let count = if mark == "%" { 2 * length } else { length };
-                let parts: Vec<String> = (0..count).map(|_| self.read()).collect();
-                format!("{mark}[{}]", parts.join(" "))
-            }
-        }
-    }
-
-    fn send(&mut self, command: &str) -> String {
-        self.write(command);
-        self.read()
-    }
-
-    fn id(&mut self) -> String {
-        self.send("CLIENT ID").trim_start_matches(':').to_owned()
-    }
-}
-
-/// Waits until something is so.
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "it never was");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 #[test]
 fn readers_on_any_loop_are_told() {

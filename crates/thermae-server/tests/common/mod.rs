@@ -1,6 +1,8 @@
 //! A client without a connection: command lines in, replies out, over a store of its own.
 #![allow(dead_code, reason = "each test uses a part of this")]
 
+pub mod served;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use thermae_core::env::SystemEnv;
 use thermae_core::{Location, Options, Store, destroy};
