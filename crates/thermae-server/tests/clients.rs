@@ -66,3 +66,23 @@ fn a_client_can_end_the_server() {
     assert!(served.server.wait(PATIENCE));
     served.end();
 }
+
+/// Whether the end comes with the last bytes or after them, and however the two are cut.
+#[test]
+fn who_sends_no_more_is_answered_and_let_go() {
+    let served = Served::new("ends");
+    let mut watching = served.connect();
+    for (number, pause) in (0..300).map(|number| (number, Duration::from_micros(number % 7 * 20))) {
+        let mut client = served.connect();
+        let (first, rest) = "ECHO one\r\nECHO two\r\n".split_at(number as usize % 20);
+        for part in [first, rest] {
+            client.write_raw(part.as_bytes());
+            std::thread::sleep(pause);
+        }
+        client.sends_no_more();
+        assert_eq!((client.read(), client.read()), ("one".to_owned(), "two".to_owned()));
+        assert!(client.is_closed());
+    }
+    wait_until(|| watching.send("INFO clients").contains("connected_clients:1\r\n"));
+    served.end();
+}

@@ -1,7 +1,7 @@
 //! A server that runs, with a store of its own, and clients that talk to it over sockets.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 use thermae_core::{Location, Options, Store};
 use thermae_server::config::Config;
@@ -64,6 +64,14 @@ pub struct Client(BufReader<TcpStream>);
 impl Client {
     pub fn write(&mut self, commands: &str) {
         self.0.get_mut().write_all(format!("{commands}\r\n").as_bytes()).unwrap();
+    }
+
+    pub fn write_raw(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    pub fn sends_no_more(&mut self) {
+        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
     }
 
     pub fn line(&mut self) -> String {
