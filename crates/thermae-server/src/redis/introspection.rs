@@ -215,7 +215,9 @@ fn describe(reply: &mut Reply<'_>, command: &Entry) {
     tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
     let specs = key_specs::specs(name);
     reply.set(specs.len());
-    specs.iter().for_each(|spec| describe_keys(reply, spec));
+    for (index, spec) in specs.iter().enumerate() {
+        describe_keys(reply, spec, key_specs::notes(name, index));
+    }
     reply.set(command.subcommands.len());
     command.subcommands().iter().for_each(|subcommand| describe(reply, subcommand));
 }
@@ -227,8 +229,12 @@ fn words<'a>(reply: &mut Reply<'_>, words: impl Iterator<Item = &'a str>) {
     words.iter().for_each(|word| reply.status(word));
 }
 
-fn describe_keys(reply: &mut Reply<'_>, spec: &Spec) {
-    reply.map(3);
+fn describe_keys(reply: &mut Reply<'_>, spec: &Spec, notes: Option<&str>) {
+    reply.map(3 + usize::from(notes.is_some()));
+    if let Some(notes) = notes {
+        reply.bulk(b"notes");
+        reply.bulk(notes.as_bytes());
+    }
     reply.bulk(b"flags");
     words(reply, spec.flags.split(' '));
     reply.bulk(b"begin_search");
@@ -430,6 +436,14 @@ mod tests {
                 ("COMMAND GETKEYSANDFLAGS set a b", "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+OW\r\n+update\r\n"),
                 (
                     "COMMAND GETKEYSANDFLAGS set a b get",
+                    "*1\r\n*2\r\n$1\r\na\r\n*3\r\n+RW\r\n+access\r\n+update\r\n",
+                ),
+                (
+                    "COMMAND GETKEYSANDFLAGS bitfield a overflow fail get u8 set",
+                    "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+RO\r\n+access\r\n",
+                ),
+                (
+                    "COMMAND GETKEYSANDFLAGS bitfield a get u8",
                     "*1\r\n*2\r\n$1\r\na\r\n*3\r\n+RW\r\n+access\r\n+update\r\n",
                 ),
                 ("COMMAND DOCS foo", "*0\r\n"),
