@@ -1,4 +1,8 @@
-"""COMMAND says of each command what redis-server says of it: keys, flags, categories."""
+"""COMMAND says of each command what redis-server says of it: arguments, versions, keys, flags, categories.
+
+Compared field by field, as facts: in which words a command is summed up is everyone's own. What differs and
+is meant to is listed with its reason, and a reason that nothing needs any more fails as well.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ import thermae
 from resp import Connection, Reply, readable
 from serving import redis_server, thermae_serve
 
-# What the fields of COMMAND INFO are made of: maps, sets and lists of texts and numbers.
+# What the fields of COMMAND DOCS and INFO are made of: maps, sets and lists of texts and numbers.
 Fact = str | int | None | list["Fact"] | dict[str, "Fact"]
 
 CATEGORIES = [
@@ -24,6 +28,13 @@ CATEGORIES = [
     *("geo", "stream", "pubsub", "admin", "fast", "slow", "blocking", "dangerous", "connection"),
     *("transaction", "scripting"),
 ]
+
+# By command and field of COMMAND DOCS.
+MEANT_IN_DOCS = {
+    ("command|getkeys", "arguments"): "Redis 7.0 says nothing of what it takes",
+    ("command|getkeysandflags", "arguments"): "Redis 7.0 says nothing of what it takes",
+    ("debug", "arguments"): "Redis 7.0 says nothing of what it takes, which is more than here",
+}
 
 
 class Pair(NamedTuple):
@@ -74,6 +85,83 @@ def fact(reply: Reply) -> Fact:
     if reply.mark == "%":
         return {str(name): value for name, value in zip(parts[::2], parts[1::2], strict=True)}
     return sorted(parts, key=repr) if reply.mark == "~" else parts
+
+
+def documented(client: Connection, *names: str) -> dict[str, dict[str, Fact]]:
+    """What COMMAND DOCS says of commands and of all their subcommands, by full name."""
+    reply = fact(client.call("COMMAND", "DOCS", *names))
+    found: dict[str, dict[str, Fact]] = {}
+    rest = [reply]
+    while rest:
+        commands = rest.pop()
+        assert isinstance(commands, dict)
+        for name, fields in commands.items():
+            assert isinstance(fields, dict)
+            rest.append(fields.pop("subcommands", {}))
+            found[name] = fields
+    return found
+
+
+def comparable(fields: dict[str, Fact]) -> dict[str, Fact]:
+    """The fields without what is said in words."""
+    facts = {name: value for name, value in fields.items() if name not in ("summary", "complexity")}
+    history = facts.get("history", [])
+    assert isinstance(history, list)
+    if history:
+        facts["history"] = [*sorted(version_of(change) for change in history)]
+    if isinstance(replaced_by := facts.get("replaced_by"), str):
+        # The command, in backticks, and perhaps how it is to be called.
+        facts["replaced_by"] = replaced_by.split("`")[1]
+    return facts
+
+
+def version_of(change: Fact) -> str:
+    assert isinstance(change, list)
+    version, text = change
+    assert isinstance(version, str)
+    assert text
+    return version
+
+
+def test_docs_say_of_each_command_what_redis_says(pair: Pair) -> None:
+    theirs, ours = documented(pair.theirs), documented(pair.ours)
+    assert set(ours) == set(pair.names())
+    differing = {}
+    for name, fields in ours.items():
+        assert fields["summary"]
+        assert fields["complexity"]
+        their_facts, our_facts = comparable(theirs[name]), comparable(fields)
+        for field in their_facts.keys() | our_facts.keys():
+            if their_facts.get(field) != our_facts.get(field):
+                differing[name, field] = (their_facts.get(field), our_facts.get(field))
+    unexpected = {place: both for place, both in differing.items() if place not in MEANT_IN_DOCS}
+    assert not unexpected
+    assert differing.keys() == MEANT_IN_DOCS.keys()
+
+
+def test_docs_of_some_commands_are_those_of_all(pair: Pair) -> None:
+    everything = documented(pair.ours)
+    for name in pair.names():
+        assert documented(pair.ours, name.upper())[name] == everything[name]
+    asked = ("COMMAND", "DOCS", "config|get", "nonsense", "config|nonsense", "GET", "get|x")
+    for client in (pair.theirs, pair.ours):
+        reply = fact(client.call(*asked))
+        assert isinstance(reply, dict)
+        assert list(reply) == ["config|get", "get"]
+
+
+def test_docs_are_the_same_in_both_protocols(pair: Pair) -> None:
+    with Connection(pair.our_address) as client:
+        for name in pair.names():
+            asked = ("COMMAND", "DOCS", name)
+            assert client.call(*asked) == flattened(pair.ours.call(*asked))
+
+
+def flattened(reply: Reply) -> Reply:
+    """A reply of RESP3 as RESP2 has it: maps and sets are arrays."""
+    if not isinstance(reply.value, list):
+        return reply
+    return Reply("*", [flattened(part) for part in reply.value])
 
 
 def without_notes(value: Fact) -> Fact:
@@ -133,6 +221,7 @@ def test_patterns_find_the_same_commands(pair: Pair, pattern: str) -> None:
         "GETKEYS get",
         "GETKEYSANDFLAGS get",
         "INFO nonsense config|nonsense get|x config| |",
+        "DOCS nonsense config|nonsense get|x config| |",
         "HELP x",
         "NONSENSE",
     ],
