@@ -21,6 +21,7 @@ pub static COMMANDS: &[Command] = &[
         since: "2.6.0",
         complexity: "O(N), N being the bytes of the value",
         summary: "Answers a key's value as bytes that RESTORE takes.",
+        syntax: "key#0",
         run: dump,
         subcommands: &[],
     },
@@ -34,6 +35,8 @@ pub static COMMANDS: &[Command] = &[
         since: "2.6.0",
         complexity: "O(N), N being the bytes of the value",
         summary: "Stores a value that DUMP answered.",
+        syntax: "key#0 ttl:integer serialized-value [REPLACE@3.0.0] [ABSTTL@5.0.0] \
+                 [IDLETIME seconds:integer@5.0.0] [FREQ frequency:integer@5.0.0]",
         run: restore,
         subcommands: &[],
     },

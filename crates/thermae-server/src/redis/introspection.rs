@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Result};
 use crate::glob;
 use crate::redis::call::{Call, SYNTAX};
+use crate::redis::documentation;
 use crate::redis::key_specs::{self, Begin, Find, Spec};
 use crate::redis::reply::Reply;
 use crate::redis::request::Arguments;
@@ -46,6 +47,7 @@ pub static COMMANDS: &[Command] = &[Command {
     since: "2.8.13",
     complexity: "O(N), N being the number of commands",
     summary: "Describes all commands of the server.",
+    syntax: "",
     run: all,
     subcommands: SUBCOMMANDS,
 }];
@@ -61,6 +63,7 @@ static SUBCOMMANDS: &[Command] = &[
         since: "2.8.13",
         complexity: "O(1)",
         summary: "Answers how many commands there are.",
+        syntax: "",
         run: count,
         subcommands: &[],
     },
@@ -74,6 +77,7 @@ static SUBCOMMANDS: &[Command] = &[
         since: "2.8.13",
         complexity: "O(N), N being the number of commands asked about",
         summary: "Describes some commands, or all.",
+        syntax: "[command-name...]",
         run: info,
         subcommands: &[],
     },
@@ -87,6 +91,7 @@ static SUBCOMMANDS: &[Command] = &[
         since: "7.0.0",
         complexity: "O(N), N being the number of commands",
         summary: "Lists the names of commands: all, or those of a category, a pattern or a module.",
+        syntax: "[FILTERBY filterby(MODULE module-name | ACLCAT category | PATTERN pattern)]",
         run: list,
         subcommands: &[],
     },
@@ -100,7 +105,8 @@ static SUBCOMMANDS: &[Command] = &[
         since: "7.0.0",
         complexity: "O(N), N being the number of commands asked about",
         summary: "Answers what some commands do, or all, in words.",
-        run: docs,
+        syntax: "[command-name...]",
+        run: documentation::docs,
         subcommands: &[],
     },
     Command {
@@ -113,6 +119,7 @@ static SUBCOMMANDS: &[Command] = &[
         since: "2.8.13",
         complexity: "O(N), N being the number of arguments",
         summary: "Finds the keys among the arguments of a command.",
+        syntax: "command arg...",
         run: get_keys,
         subcommands: &[],
     },
@@ -126,6 +133,7 @@ static SUBCOMMANDS: &[Command] = &[
         since: "7.0.0",
         complexity: "O(N), N being the number of arguments",
         summary: "Finds the keys among the arguments of a command, and what it does to them.",
+        syntax: "command arg...",
         run: get_keys_and_flags,
         subcommands: &[],
     },
@@ -139,6 +147,7 @@ static SUBCOMMANDS: &[Command] = &[
         since: "5.0.0",
         complexity: "O(1)",
         summary: "Lists the subcommands.",
+        syntax: "",
         run: help,
         subcommands: &[],
     },
@@ -183,6 +192,7 @@ fn info(call: &mut Call<'_, '_>) -> Result<()> {
     if call.arguments.len() == 2 {
         return all(call);
     }
+    documentation::check_names(call)?;
     call.reply.array(call.arguments.len() - 2);
     for name in call.arguments.from(2) {
         match table::find_full(name) {
@@ -199,38 +209,35 @@ fn describe(reply: &mut Reply<'_>, command: &Entry) {
     reply.array(10);
     reply.bulk(name.as_bytes());
     reply.integer(i64::from(command.arity));
-    words(
-        reply,
-        flags::NAMES.iter().enumerate().filter(|(bit, _)| command.has(1 << bit)).map(|(_, name)| *name),
-    );
+    let names = flags::NAMES.iter().enumerate().filter(|(bit, _)| command.has(1 << bit));
+    reply.words(names.map(|(_, name)| *name));
     for number in [command.keys.first, command.keys.last, command.keys.step] {
         reply.integer(i64::from(number));
     }
     let has = |category: &&str| command.categories.split(' ').any(|has| has == *category);
     let categories: Vec<String> =
         CATEGORIES.iter().filter(|category| has(category)).map(|category| format!("@{category}")).collect();
-    words(reply, categories.iter().map(String::as_str));
+    reply.words(categories.iter().map(String::as_str));
     let tips: Vec<&str> = key_specs::tips(name).split(' ').filter(|tip| !tip.is_empty()).collect();
     reply.set(tips.len());
     tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
     let specs = key_specs::specs(name);
     reply.set(specs.len());
-    specs.iter().for_each(|spec| describe_keys(reply, spec));
+    for (index, spec) in specs.iter().enumerate() {
+        describe_keys(reply, spec, key_specs::notes(name, index));
+    }
     reply.set(command.subcommands.len());
     command.subcommands().iter().for_each(|subcommand| describe(reply, subcommand));
 }
 
-/// A set of statuses.
-fn words<'a>(reply: &mut Reply<'_>, words: impl Iterator<Item = &'a str>) {
-    let words: Vec<&str> = words.collect();
-    reply.set(words.len());
-    words.iter().for_each(|word| reply.status(word));
-}
-
-fn describe_keys(reply: &mut Reply<'_>, spec: &Spec) {
-    reply.map(3);
+fn describe_keys(reply: &mut Reply<'_>, spec: &Spec, notes: Option<&str>) {
+    reply.map(3 + usize::from(notes.is_some()));
+    if let Some(notes) = notes {
+        reply.bulk(b"notes");
+        reply.bulk(notes.as_bytes());
+    }
     reply.bulk(b"flags");
-    words(reply, spec.flags.split(' '));
+    reply.words(spec.flags.split(' '));
     reply.bulk(b"begin_search");
     match spec.begin {
         Begin::Index(index) => typed(reply, "index", &[("index", index as i64)]),
@@ -323,36 +330,6 @@ pub fn reply_names_in_category(call: &mut Call<'_, '_>, category: String) {
     reply_names(call, &names_that(&Filter::Category(category)));
 }
 
-fn docs(call: &mut Call<'_, '_>) -> Result<()> {
-    let commands: Vec<&Entry> = match call.arguments.len() {
-        2 => table::all().collect(),
-        _ => call.arguments.from(2).filter_map(table::find_full).collect(),
-    };
-    call.reply.map(commands.len());
-    commands.iter().for_each(|command| document(&mut call.reply, command));
-    Ok(())
-}
-
-/// A command's name, and what is said of it.
-fn document(reply: &mut Reply<'_>, command: &Entry) {
-    reply.bulk(command.full_name.as_bytes());
-    reply.map(if command.subcommands.is_empty() { 4 } else { 5 });
-    for (name, text) in [
-        ("summary", command.summary),
-        ("since", command.since),
-        ("group", command.group),
-        ("complexity", command.complexity),
-    ] {
-        reply.bulk(name.as_bytes());
-        reply.bulk(text.as_bytes());
-    }
-    if !command.subcommands.is_empty() {
-        reply.bulk(b"subcommands");
-        reply.map(command.subcommands.len());
-        command.subcommands().iter().for_each(|subcommand| document(reply, subcommand));
-    }
-}
-
 /// The keys among arguments that begin with a command's name: where they are, and what is done to them.
 fn keys_of(arguments: Arguments<'_>) -> Result<Vec<(usize, &'static str)>> {
     let invalid = "ERR Invalid command specified";
@@ -389,7 +366,7 @@ fn get_keys_and_flags(call: &mut Call<'_, '_>) -> Result<()> {
     for (index, flags) in keys {
         call.reply.array(2);
         call.reply.bulk(arguments.at(index));
-        words(&mut call.reply, flags.split(' '));
+        call.reply.words(flags.split(' '));
     }
     Ok(())
 }
@@ -432,13 +409,19 @@ mod tests {
                     "COMMAND GETKEYSANDFLAGS set a b get",
                     "*1\r\n*2\r\n$1\r\na\r\n*3\r\n+RW\r\n+access\r\n+update\r\n",
                 ),
-                ("COMMAND DOCS foo", "*0\r\n"),
+                (
+                    "COMMAND GETKEYSANDFLAGS bitfield a overflow fail get u8 set",
+                    "*1\r\n*2\r\n$1\r\na\r\n*2\r\n+RO\r\n+access\r\n",
+                ),
+                (
+                    "COMMAND GETKEYSANDFLAGS bitfield a get u8",
+                    "*1\r\n*2\r\n$1\r\na\r\n*3\r\n+RW\r\n+access\r\n+update\r\n",
+                ),
             ]);
         let count = table::all().count();
         assert_eq!(server.line("COMMAND COUNT"), format!(":{count}\r\n"));
         assert!(server.line("COMMAND").starts_with(&format!("*{count}\r\n*10\r\n")));
         assert!(server.line("COMMAND LIST").starts_with(&format!("*{count}\r\n$")));
-        assert!(server.line("COMMAND DOCS config").contains("$10\r\nconfig|get\r\n*8\r\n$7\r\nsummary\r\n"));
     }
 
     #[test]

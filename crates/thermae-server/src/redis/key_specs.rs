@@ -147,6 +147,17 @@ const SPECS: &[(&str, &[Spec])] = &[
     ("zdiffstore zinterstore zunionstore", &[one("OW update", 1), counted("RO access", 2)]),
 ];
 
+/// Names of commands, which of their specifications it is about, and what is to be said of that.
+const NOTES: &[(&str, usize, &str)] = &[
+    ("bitfield", 0, "Whether the key is written to depends on the operations."),
+    ("getex", 0, "The key is written to, for its time to expire may change."),
+    ("pfcount", 0, "The key counts as written to, for Redis may change how it keeps the sketch."),
+    ("set", 0, "The key is read only if `GET` is given."),
+    ("sort", 1, "Keys that `BY` and `GET` lead to: their names depend on what is sorted."),
+    ("sort", 2, "The key behind `STORE`, which may stand anywhere among the options."),
+    ("sort_ro", 1, "Keys that `BY` and `GET` lead to: their names depend on what is sorted."),
+];
+
 /// Hints to clients, and names of the commands that have them.
 const TIPS: &[(&str, &str)] = &[
     (
@@ -195,6 +206,12 @@ fn row<T: Copy>(rows: &[(&str, T)], full_name: &str) -> Option<T> {
 /// What the keys of a command are found by.
 pub fn specs(full_name: &str) -> &'static [Spec] {
     row(SPECS, full_name).unwrap_or_default()
+}
+
+/// What is to be said of one of a command's specifications.
+pub fn notes(full_name: &str, index: usize) -> Option<&'static str> {
+    let is_it = |(name, of, _): &&(&str, usize, &str)| (*name, *of) == (full_name, index);
+    NOTES.iter().find(is_it).map(|(_, _, text)| *text)
 }
 
 /// Hints to clients of a cluster, separated by blanks; empty where there is none.
@@ -259,16 +276,27 @@ fn places(arguments: Arguments<'_>, begin: usize, find: Find) -> Option<impl Ite
 
 /// What SET and BITFIELD do to their key with these options.
 fn flags_now(full_name: &str, arguments: Arguments<'_>) -> &'static str {
-    let has = |words: &[&str]| {
-        arguments
-            .from(2)
-            .any(|argument| words.iter().any(|word| argument.eq_ignore_ascii_case(word.as_bytes())))
-    };
     if full_name == "set" {
         let gets = arguments.from(3).any(|argument| argument.eq_ignore_ascii_case(b"get"));
         return if gets { "RW access update" } else { "OW update" };
     }
-    if has(&["set", "incrby"]) { "RW access update" } else { "RO access" }
+    if only_reads(arguments) { "RO access" } else { "RW access update" }
+}
+
+/// Whether a BITFIELD consists of what reads. What makes no sense does not: a user who may not write learns nothing from it.
+fn only_reads(arguments: Arguments<'_>) -> bool {
+    let mut index = 2;
+    while index < arguments.len() {
+        let is = |word: &[u8]| arguments.at(index).eq_ignore_ascii_case(word);
+        index += if is(b"get") {
+            3
+        } else if is(b"overflow") {
+            2
+        } else {
+            return false;
+        };
+    }
+    index == arguments.len()
 }
 
 /// SORT stores under the last key that STORE names.
@@ -307,6 +335,13 @@ mod tests {
                 _ => None,
             });
             assert_eq!(command.keys.first, first.unwrap_or(0), "{name}");
+        }
+    }
+
+    #[test]
+    fn notes_are_about_specifications_that_there_are() {
+        for (name, index, _) in NOTES {
+            assert!(*index < specs(name).len(), "{name}");
         }
     }
 

@@ -24,6 +24,7 @@ pub static COMMANDS: &[Command] = &[Command {
     since: "7.0.0",
     complexity: "O(N*M), N and M being the lengths of the values",
     summary: "Answers the longest sequence of bytes that two values have in common, or where it is in them.",
+    syntax: "key1#0 key2#0 [LEN] [IDX] [MINMATCHLEN len:integer] [WITHMATCHLEN]",
     run: lcs,
     subcommands: &[],
 }];

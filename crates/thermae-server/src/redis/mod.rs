@@ -11,10 +11,12 @@ pub mod command_statistics;
 pub mod connection;
 pub mod counters;
 pub mod diagnostics;
+pub mod documentation;
 pub mod dump;
 pub mod execute;
 pub mod expiry;
 pub mod expiry_options;
+pub mod history;
 pub mod hyperloglog;
 #[allow(clippy::disallowed_methods, reason = "what the kernel says of the process is no file of a store")]
 pub mod information;
@@ -40,6 +42,7 @@ pub mod session;
 pub mod settings;
 pub mod sort;
 pub mod strings;
+pub mod syntax;
 pub mod table;
 pub mod telling;
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub static COMMANDS: &[Command] = &[Command {
     since: "1.0.0",
     complexity: "O(1), and some time for each command that any client sends from then on",
     summary: "Shows this client every command that the server runs, until RESET.",
+    syntax: "",
     run: monitor,
     subcommands: &[],
 }];

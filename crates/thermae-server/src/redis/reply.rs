@@ -186,6 +186,13 @@ impl<'a> Reply<'a> {
         self.number(if self.is_resp3 { b'~' } else { b'*' }, length as i64);
     }
 
+    /// A set of statuses.
+    pub fn words<'t>(&mut self, words: impl Iterator<Item = &'t str>) {
+        let words: Vec<&str> = words.collect();
+        self.set(words.len());
+        words.iter().for_each(|word| self.status(word));
+    }
+
     /// So many replies follow that nobody asked for.
     pub fn push(&mut self, length: usize) {
         self.number(if self.is_resp3 { b'>' } else { b'*' }, length as i64);

@@ -27,6 +27,8 @@ pub static COMMANDS: &[Command] = &[
         since: "1.0.0",
         complexity: "O(N log N), N being the number of elements",
         summary: "Answers the elements of a list or set in order, or stores them.",
+        syntax: "key#0 [BY pattern#1] [LIMIT offset_count(offset:integer count:integer)] \
+                 [GET pattern#1]... [order(ASC | DESC)] [sorting=ALPHA] [STORE destination#2]",
         run: sort,
         subcommands: &[],
     },
@@ -40,6 +42,8 @@ pub static COMMANDS: &[Command] = &[
         since: "7.0.0",
         complexity: "O(N log N), N being the number of elements",
         summary: "Answers the elements of a list or set in order.",
+        syntax: "key#0 [BY pattern#1] [LIMIT offset_count(offset:integer count:integer)] \
+                 [GET pattern#1]... [order(ASC | DESC)] [sorting=ALPHA]",
         run: sort_read_only,
         subcommands: &[],
     },

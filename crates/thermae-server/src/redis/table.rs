@@ -115,6 +115,8 @@ pub struct Command {
     pub complexity: &'static str,
     /// What it does, in a sentence.
     pub summary: &'static str,
+    /// Arguments behind its name (and the subcommand's), in the form that [`syntax`](crate::redis::syntax) reads; empty: it takes none.
+    pub syntax: &'static str,
     /// Does it; for a container, answers what no subcommand does.
     pub run: Handler,
     /// Where the first argument chooses.

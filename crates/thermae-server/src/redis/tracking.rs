@@ -38,6 +38,7 @@ pub const CACHING: Command = Command {
     since: "6.0.0",
     complexity: "O(1)",
     summary: "Has the keys of the next command noted, or not, for a connection that chooses.",
+    syntax: "mode(YES | NO)",
     run: caching,
     subcommands: &[],
 };
@@ -53,6 +54,7 @@ pub const GETREDIR: Command = Command {
     since: "6.0.0",
     complexity: "O(1)",
     summary: "Answers which connection is told of changes instead of this one.",
+    syntax: "",
     run: get_redirect,
     subcommands: &[],
 };
@@ -68,6 +70,7 @@ pub const TRACKING: Command = Command {
     since: "6.0.0",
     complexity: "O(1), and O(N) for N prefixes",
     summary: "Has this connection told when keys change that it has read, or that have some prefixes.",
+    syntax: "status(ON | OFF) [REDIRECT client-id:integer] [PREFIX prefix]... [BCAST] [OPTIN] [OPTOUT] [NOLOOP]",
     run: tracking,
     subcommands: &[],
 };
@@ -83,6 +86,7 @@ pub const TRACKINGINFO: Command = Command {
     since: "6.2.0",
     complexity: "O(1)",
     summary: "Answers how this connection is told of changes.",
+    syntax: "",
     run: describe,
     subcommands: &[],
 };
