@@ -101,7 +101,9 @@ impl Server {
             server.loops.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         let flushing = Arc::clone(&shared);
-        server.set_aside("thermae-flusher", move || flushing.flusher.run(&flushing.store, &mailboxes))?;
+        server.set_aside("thermae-flusher", move || {
+            flushing.flusher.run(&flushing.store, &flushing.spikes, &mailboxes);
+        })?;
         let saving = Arc::clone(&shared);
         server.set_aside("thermae-saver", move || saving.saves.run(&saving.store))?;
         let counting = Arc::clone(&shared);

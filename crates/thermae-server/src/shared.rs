@@ -17,6 +17,7 @@ use crate::pause::Pause;
 use crate::refusals::Refusals;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
+use crate::spikes::Spikes;
 use crate::statistics::Statistics;
 use crate::tracking::{Letters, Tracking};
 use crate::users::{Accounts, DEFAULT, User, Users};
@@ -78,6 +79,8 @@ pub struct Shared {
     pub latency: Latency,
     /// Commands that took long.
     pub slow_log: SlowLog,
+    /// What took longer than somebody wants it to.
+    pub spikes: Spikes,
     /// Clients made to wait.
     pub pause: Pause,
     /// Who may do what.
@@ -146,6 +149,7 @@ impl Shared {
             clients: Clients::default(),
             latency: Latency::default(),
             slow_log: SlowLog::default(),
+            spikes: Spikes::default(),
             pause: Pause::default(),
             refusals: Refusals::default(),
             attention: Attention::default(),
@@ -160,6 +164,7 @@ impl Shared {
             census: Census::default(),
         };
         shared.clients.limit_held_bytes(shared.clients_bytes_max(clients_bytes_max));
+        shared.heed_thresholds();
         shared
     }
 
@@ -245,6 +250,12 @@ impl Shared {
             config.password.clear();
         }
         result
+    }
+
+    /// Has commands noted that take longer than the slow log or who watches for spikes wants them to. After a change of either.
+    pub fn heed_thresholds(&self) {
+        let least = self.slow_log.slow_from_nanoseconds().min(self.spikes.watched_from_nanoseconds());
+        self.latency.note_from(least);
     }
 
     /// Ends clients, those that hold most first, until what all hold together is no more than it may be.

@@ -129,6 +129,7 @@ struct Draft {
     hot_limit_bytes: u64,
     slower_than_microseconds: i64,
     slow_entries_max: u64,
+    spike_milliseconds: u64,
     tracked_keys_max: u64,
     notified: u32,
     is_latency_tracked: bool,
@@ -160,7 +161,11 @@ const PARAMETERS: &[Parameter] = &[
     ("enable-debug-command", |present| present.config.enable_debug_command.as_str().to_owned(), None),
     ("hz", |_| "10".to_owned(), None),
     ("io-threads", |present| present.config.threads.to_string(), None),
-    ("latency-monitor-threshold", |_| "0".to_owned(), None),
+    (
+        "latency-monitor-threshold",
+        |present| present.shared.spikes.threshold_milliseconds().to_string(),
+        Some(set_spike_threshold),
+    ),
     (
         "latency-tracking",
         |present| yes_or_no(present.shared.latency.is_tracked()),
@@ -434,6 +439,11 @@ fn set_slow_entries_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Resul
     Ok(())
 }
 
+fn set_spike_threshold(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.spike_milliseconds = integer(text, 0, i64::MAX)?.unsigned_abs();
+    Ok(())
+}
+
 fn set_tracked_keys_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
     draft.tracked_keys_max = integer(text, 0, i64::MAX)?.unsigned_abs();
     Ok(())
@@ -491,6 +501,7 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
         hot_limit_bytes: present.store.hot_limit_bytes,
         slower_than_microseconds: call.shared.slow_log.slower_than_microseconds(),
         slow_entries_max: call.shared.slow_log.entries_max(),
+        spike_milliseconds: call.shared.spikes.threshold_milliseconds(),
         tracked_keys_max: call.shared.tracking.keys_max(),
         notified: call.shared.notified.load(Ordering::Relaxed),
         is_latency_tracked: call.shared.latency.is_tracked(),
@@ -575,6 +586,8 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
         shared.set_default_password(&draft.config.password);
     }
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
+    shared.spikes.set_threshold(draft.spike_milliseconds);
+    shared.heed_thresholds();
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     shared.clients.limit_held_bytes(shared.clients_bytes_max(draft.config.clients_bytes_max));
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
