@@ -269,8 +269,8 @@ fn advices(shared: &Shared, all: &[(&'static str, Series)]) -> Vec<String> {
     }
     if has(FAST_COMMAND) {
         advices.push(
-            "A fast command takes long where its key is in a tier below memory, where room has to be made first, or where the machine lacks processor \
-             time: see hot and cold reads in `thermae stats`, a larger hot tier, and the load of the machine."
+            "A fast command takes long where its value is large, or in a tier below memory, where room has to be made first, or where the machine lacks \
+             processor time: see `cold_reads` in `thermae stats`, a larger hot tier, and the load of the machine."
                 .to_owned(),
         );
     }
@@ -287,6 +287,7 @@ fn advices(shared: &Shared, all: &[(&'static str, Series)]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::latency::Moment;
     use crate::redis::test_support::TestServer;
 
     #[test]
@@ -352,6 +353,19 @@ mod tests {
             ("LATENCY LATEST", "*0\r\n"),
         ]);
         assert!(!server.shared().latency.is_timed());
+    }
+
+    #[test]
+    fn fast_commands_are_an_event_of_their_own() {
+        let mut server = TestServer::new();
+        server.line("CONFIG SET latency-monitor-threshold 5");
+        let began = Moment::now();
+        std::thread::sleep(std::time::Duration::from_millis(6));
+        server.call_since(Some(began), &[b"GET", b"k"]);
+        let events: Vec<_> = server.shared().spikes.all().into_iter().map(|(event, _)| event).collect();
+        assert_eq!(events, [FAST_COMMAND]);
+        // What was noted takes time, which is not the next command's.
+        assert!(server.session.began.is_none() && server.session.ends_turn);
     }
 
     #[test]
