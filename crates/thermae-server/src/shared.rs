@@ -21,6 +21,7 @@ use crate::spikes::Spikes;
 use crate::statistics::Statistics;
 use crate::tracking::{Letters, Tracking};
 use crate::users::{Accounts, DEFAULT, User, Users};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -73,6 +74,8 @@ pub struct Shared {
     pub loaded_password: Mutex<String>,
     /// Held by who changes the configuration.
     pub config_changes: Mutex<()>,
+    /// Parameters that clients have changed and no configuration has replaced since.
+    pub changed_parameters: Mutex<BTreeSet<&'static str>>,
     /// Who is connected.
     pub clients: Clients,
     /// How long commands take.
@@ -146,6 +149,7 @@ impl Shared {
             failure: OnceLock::new(),
             started_at: Instant::now(),
             config_changes: Mutex::new(()),
+            changed_parameters: Mutex::default(),
             clients: Clients::default(),
             latency: Latency::default(),
             slow_log: SlowLog::default(),
