@@ -198,6 +198,7 @@ WORDS: dict[str, SearchStrategy[Words]] = {
         (
             *(b"slowlog-max-len", b"slowlog-log-slower-than", b"acllog-max-len", b"tracking-table-max-keys"),
             *(b"latency-tracking", b"notify-keyspace-events", b"latency-tracking-info-percentiles"),
+            b"latency-monitor-threshold",
         )
     ),
     "setting_value": _any(
@@ -226,7 +227,7 @@ WORDS: dict[str, SearchStrategy[Words]] = {
                 b"slowlog-*",
                 b"SLOWLOG-MAX-LEN",
                 b"acllog-*",
-                b"latency-tracking*",
+                b"latency-*",
                 b"notify-*",
                 b"tracking-*",
             ),

@@ -164,11 +164,11 @@ def _answers(address: str, greeting: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def redis_server(directory: Path) -> Iterator[str]:
+def redis_server(directory: Path, *options: str) -> Iterator[str]:
     """A redis-server without persistence; its address."""
     port = free_port()
     arguments = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
-    arguments += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+    arguments += ["--save", "", "--appendonly", "no", "--daemonize", "no", *options]
     with _private_server(arguments, f"127.0.0.1:{port}", directory, b"PING\r\n") as address:
         yield address
 

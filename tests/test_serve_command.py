@@ -165,6 +165,7 @@ def test_what_lies_where_a_socket_is_to_be_is_told(location: str, tmp_path: Path
         ("HOT", "huge", "THERMAE_HOT: a size from 16MiB to 4TiB"),
         ("LOG_FORMAT", "xml", 'THERMAE_LOG_FORMAT: one of text, json is wanted, and not "xml"'),
         ("REDIS", "6379", "THERMAE_REDIS: '6379' is no HOST:PORT"),
+        ("REDIS_PARAMETER", "=3", "THERMAE_REDIS_PARAMETER: '=3' is no NAME=VALUE"),
         ("NO_PROTECTED_MODE", "1", "say THERMAE_PROTECTED_MODE=false"),
     ],
 )
@@ -197,6 +198,8 @@ def test_a_mistake_in_a_variable_names_the_variable(variable: str, value: str, t
         ("enable-debug-command = false", 'in {file}: one of "no", "local", "yes" is wanted, and not false'),
         ('argument-max = "1KiB"', "argument-max in {file}: a size from 1MiB to 1GiB"),
         ("[redis]\naddress = 1", "redis in {file}: a list of texts"),
+        ("redis-parameter = 7", 'in {file}: a list of texts, such as ["slowlog-max-len=1000"], is wanted'),
+        ('redis-parameter = "timeout"', "redis-parameter in {file}: 'timeout' is no NAME=VALUE"),
         ("threads =", "{file}: Invalid value"),
     ],
 )

@@ -69,6 +69,8 @@ pub struct Config {
     pub protected_mode: bool,
     /// Who may call DEBUG, with which a client can keep others waiting and end the server.
     pub enable_debug_command: DebugCommand,
+    /// Parameters of CONFIG SET that have no field here, each `NAME=VALUE`.
+    pub redis_parameters: Vec<String>,
     /// The file that this was read from, if there is one; it is read again by whoever runs the server.
     pub config_file: Option<PathBuf>,
 }
@@ -95,6 +97,7 @@ impl Default for Config {
             timeout_seconds: 0,
             protected_mode: true,
             enable_debug_command: DebugCommand::No,
+            redis_parameters: Vec::new(),
             config_file: None,
         }
     }

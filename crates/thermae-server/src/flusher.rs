@@ -4,6 +4,7 @@
 //! want by then at once, and rings their mailboxes.
 
 use crate::mailbox::Mailbox;
+use crate::spikes::{self, Spikes};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -49,7 +50,7 @@ impl Flusher {
     }
 
     /// The thread's work.
-    pub fn run(&self, store: &Store, mailboxes: &[Mailbox]) {
+    pub fn run(&self, store: &Store, spikes: &Spikes, mailboxes: &[Mailbox]) {
         let mut done = 0;
         loop {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,7 +62,8 @@ impl Flusher {
             }
             done = state.wanted;
             drop(state);
-            match store.wait_durable(done) {
+            let flushed = spikes.time(spikes::FLUSH, || store.now_ms() / 1000, || store.wait_durable(done));
+            match flushed {
                 Ok(()) => {}
                 Err(Error::WritesStopped(_) | Error::ReadOnly(_) | Error::Closed(_)) => {
                     self.has_failed.store(true, Ordering::SeqCst);

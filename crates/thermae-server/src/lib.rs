@@ -28,6 +28,7 @@
 //! - counter: a count that one thread writes and all may read
 //! - marks: what memcached clients are told of items that no record keeps
 //! - flusher: durability waited for aside
+//! - spikes: what took longer than somebody wants it to, event by event
 //! - saves: snapshots that clients ask for
 //! - census: how many keys the numbered databases have, counted aside
 //! - observer: what others do to keys
@@ -97,6 +98,7 @@ pub mod slow_log;
 #[allow(clippy::disallowed_methods, reason = "the path of a socket is no file of a store")]
 pub mod socket;
 pub mod space;
+pub mod spikes;
 pub mod statistics;
 pub mod tls;
 pub mod tracking;

@@ -8,20 +8,32 @@
 //! means that starts the server anew, or says it with ACL SETUSER.
 
 use crate::config::Config;
+use crate::redis::rewriting;
 use crate::shared::Shared;
 use crate::tls::{Acceptor, TlsError};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+/// Why nothing was replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A certificate or a key that can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A parameter of CONFIG SET that there is not, or not with this value.
+    #[error("{0}")]
+    Parameter(String),
+}
+
 /// Replaces what can be; the names of what differs and stays.
 ///
 /// # Errors
-/// A certificate or key that can't be used; then nothing has changed.
+/// A certificate, a key or a parameter that can't be used; then nothing has changed.
 pub fn reload(
     shared: &Shared,
     acceptor: Option<&Acceptor>,
     mut config: Config,
-) -> Result<Vec<&'static str>, TlsError> {
+) -> Result<Vec<&'static str>, ReloadError> {
     let _only_one = shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
     let present = shared.config.read().unwrap_or_else(PoisonError::into_inner).clone();
     let mut kept = Vec::new();
@@ -54,6 +66,8 @@ pub fn reload(
         }
         (None, ..) => None,
     };
+    rewriting::take(shared, &config.redis_parameters).map_err(ReloadError::Parameter)?;
+    rewriting::forget_replaced(shared);
     if let Some((acceptor, renewed)) = renewed {
         acceptor.replace(renewed);
     }
@@ -165,5 +179,31 @@ mod tests {
             ["threads", "redis", "memcached", "memcached-unix", "tls", "unix", "snapshots", "acl-file"]
         );
         assert_eq!(*server.shared().config.read().unwrap(), Config { clients_max: 8, ..changes });
+    }
+
+    #[test]
+    fn what_a_configuration_has_replaced_is_not_written() {
+        let mut server = TestServer::new();
+        server.line(
+            "CONFIG SET timeout 7 slowlog-max-len 3 maxmemory-policy noeviction tracking-table-max-keys 4",
+        );
+        let texts = ["slowlog-max-len=5".to_owned()];
+        let config = Config { redis_parameters: texts.to_vec(), ..Config::default() };
+        reload(server.shared(), None, config.clone()).unwrap();
+        let changed: Vec<_> = server.shared().changed_parameters.lock().unwrap().iter().copied().collect();
+        assert_eq!(changed, ["maxmemory-policy", "tracking-table-max-keys"]);
+        assert_eq!(server.shared().slow_log.entries_max(), 5);
+        // A mistake changes nothing.
+        let wrong = ["slowlog-max-len=6", "slowlog-log-slower-than=x"].map(str::to_owned).to_vec();
+        let error = reload(
+            server.shared(),
+            None,
+            Config { redis_parameters: wrong, clients_max: 3, ..config.clone() },
+        );
+        assert!(error.unwrap_err().to_string().contains("slowlog-log-slower-than"));
+        assert_eq!(
+            (server.shared().slow_log.entries_max(), server.shared().config.read().unwrap().clients_max),
+            (5, config.clients_max)
+        );
     }
 }

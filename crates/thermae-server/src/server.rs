@@ -9,9 +9,9 @@ use crate::event_loop::EventLoop;
 use crate::journal::Event;
 use crate::mailbox::Mailbox;
 use crate::observer::Told;
-use crate::redis::acl_file;
 use crate::redis::telling::tell_foreign;
-use crate::reload;
+use crate::redis::{acl_file, rewriting};
+use crate::reload::{self, ReloadError};
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
 use crate::tls::{Acceptor, TlsError};
@@ -43,6 +43,9 @@ pub enum StartError {
     /// A certificate or a key that can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Another configuration that can't be used.
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
     /// A file of users that makes no sense.
     #[error("the file of users cannot be loaded: {0}")]
     Users(String),
@@ -77,6 +80,7 @@ impl Server {
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
         let shared = Arc::new(Shared::new(store, config));
         load_users(&shared)?;
+        take_parameters(&shared)?;
         let of_redis = addresses.iter().filter(|(protocol, _)| *protocol == Protocol::Redis);
         let reach = Reach {
             mailboxes: Arc::clone(&mailboxes),
@@ -101,7 +105,9 @@ impl Server {
             server.loops.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         let flushing = Arc::clone(&shared);
-        server.set_aside("thermae-flusher", move || flushing.flusher.run(&flushing.store, &mailboxes))?;
+        server.set_aside("thermae-flusher", move || {
+            flushing.flusher.run(&flushing.store, &flushing.spikes, &mailboxes);
+        })?;
         let saving = Arc::clone(&shared);
         server.set_aside("thermae-saver", move || saving.saves.run(&saving.store))?;
         let counting = Arc::clone(&shared);
@@ -210,6 +216,13 @@ fn load_users(shared: &Shared) -> Result<(), StartError> {
         shared.change_users(|accounts| *accounts = users);
     }
     Ok(())
+}
+
+/// Sets the parameters that the configuration names as CONFIG SET does.
+fn take_parameters(shared: &Shared) -> Result<(), StartError> {
+    let _only_one = shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
+    let given = shared.config.read().unwrap_or_else(PoisonError::into_inner).redis_parameters.clone();
+    rewriting::take(shared, &given).map_err(StartError::Config)
 }
 
 /// A thread whose failure ends the server.

@@ -17,9 +17,11 @@ use crate::pause::Pause;
 use crate::refusals::Refusals;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
+use crate::spikes::Spikes;
 use crate::statistics::Statistics;
 use crate::tracking::{Letters, Tracking};
 use crate::users::{Accounts, DEFAULT, User, Users};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
@@ -72,12 +74,16 @@ pub struct Shared {
     pub loaded_password: Mutex<String>,
     /// Held by who changes the configuration.
     pub config_changes: Mutex<()>,
+    /// Parameters that clients have changed and no configuration has replaced since.
+    pub changed_parameters: Mutex<BTreeSet<&'static str>>,
     /// Who is connected.
     pub clients: Clients,
     /// How long commands take.
     pub latency: Latency,
     /// Commands that took long.
     pub slow_log: SlowLog,
+    /// What took longer than somebody wants it to.
+    pub spikes: Spikes,
     /// Clients made to wait.
     pub pause: Pause,
     /// Who may do what.
@@ -143,9 +149,11 @@ impl Shared {
             failure: OnceLock::new(),
             started_at: Instant::now(),
             config_changes: Mutex::new(()),
+            changed_parameters: Mutex::default(),
             clients: Clients::default(),
             latency: Latency::default(),
             slow_log: SlowLog::default(),
+            spikes: Spikes::default(),
             pause: Pause::default(),
             refusals: Refusals::default(),
             attention: Attention::default(),
@@ -160,6 +168,7 @@ impl Shared {
             census: Census::default(),
         };
         shared.clients.limit_held_bytes(shared.clients_bytes_max(clients_bytes_max));
+        shared.heed_thresholds();
         shared
     }
 
@@ -245,6 +254,12 @@ impl Shared {
             config.password.clear();
         }
         result
+    }
+
+    /// Has commands noted that take longer than the slow log or who watches for spikes wants them to. After a change of either.
+    pub fn heed_thresholds(&self) {
+        let least = self.slow_log.slow_from_nanoseconds().min(self.spikes.watched_from_nanoseconds());
+        self.latency.note_from(least);
     }
 
     /// Ends clients, those that hold most first, until what all hold together is no more than it may be.

@@ -1,7 +1,7 @@
 //! The slow log: commands that took longer than somebody wants to know about, the latest of them.
 //!
-//! Whoever runs commands times them (see `latency`), and asks here whether one was slow: a load from a line that is hardly ever written. Only slow
-//! commands take the log's lock.
+//! Whoever runs commands times them and knows from when on they are to be noted (see `latency`); only those ask here, and only slow ones take the
+//! log's lock.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -36,9 +36,8 @@ struct Log {
     entries: VecDeque<Entry>,
 }
 
-/// The slow log. On lines of its own: its threshold is read for each command, and what lies beside it may be written as often.
+/// The slow log.
 #[derive(Debug)]
-#[repr(align(128))]
 pub struct SlowLog {
     slower_than_microseconds: AtomicI64,
     entries_max: AtomicU64,
@@ -74,14 +73,12 @@ impl SlowLog {
         entries.truncate(usize::try_from(entries_max).unwrap_or(usize::MAX));
     }
 
-    /// Whether commands have to be timed for it.
-    #[inline]
-    pub fn is_on(&self) -> bool {
-        self.slower_than_microseconds() >= 0
+    /// The time from which a command is slow, in nanoseconds; `u64::MAX`: none is.
+    pub fn slow_from_nanoseconds(&self) -> u64 {
+        u64::try_from(self.slower_than_microseconds()).map_or(u64::MAX, |least| least.saturating_mul(1000))
     }
 
     /// The microseconds that a command took, where that is to be noted.
-    #[inline]
     pub fn noteworthy(&self, nanoseconds: u64) -> Option<i64> {
         let microseconds = (nanoseconds / 1000).cast_signed();
         let threshold = self.slower_than_microseconds();
@@ -197,13 +194,13 @@ mod tests {
     fn only_what_is_slow_is_told() {
         let log = SlowLog::default();
         log.set(-1, 10);
-        assert!(!log.is_on() && log.noteworthy(u64::MAX).is_none());
+        assert_eq!((log.slow_from_nanoseconds(), log.noteworthy(u64::MAX)), (u64::MAX, None));
         log.set(2_000, 10);
-        assert!(log.is_on() && log.noteworthy(1_999_999).is_none());
+        assert_eq!((log.slow_from_nanoseconds(), log.noteworthy(1_999_999)), (2_000_000, None));
         assert_eq!(log.noteworthy(2_000_999), Some(2_000));
         log.set(0, 10);
-        assert_eq!(log.noteworthy(0), Some(0));
+        assert_eq!((log.slow_from_nanoseconds(), log.noteworthy(0)), (0, Some(0)));
         log.set(i64::MAX, 10);
-        assert_eq!(log.noteworthy(u64::MAX), None);
+        assert_eq!((log.slow_from_nanoseconds(), log.noteworthy(u64::MAX)), (u64::MAX, None));
     }
 }

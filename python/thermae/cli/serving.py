@@ -29,6 +29,7 @@ from thermae.cli.settings import (
     STORE_KEY,
     STORE_VARIABLE,
     Address,
+    RedisParameter,
     Setting,
     Size,
     WholeNumber,
@@ -205,6 +206,13 @@ _setting = partial(click.option, cls=Setting)
     help="Who may call DEBUG: nobody, clients of this machine, all.",
 )
 @_setting(
+    "--redis-parameter",
+    metavar="NAME=VALUE",
+    type=RedisParameter(),
+    multiple=True,
+    help="Parameter of CONFIG SET that has no option here, such as slowlog-max-len=1000; may be given again.",
+)
+@_setting(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -294,6 +302,7 @@ _SETTINGS = (
     "memcached_value_max",
     "protected_mode",
     "enable_debug_command",
+    "redis_parameter",
 )
 
 
@@ -343,6 +352,7 @@ def _configuration(settings: Mapping[str, Any], config: Path | None) -> dict[str
     configuration["password"] = configuration["password"] or ""
     configuration["clients_bytes_max"] = configuration.pop("clients_memory_max")
     configuration["argument_bytes_max"] = configuration.pop("argument_max")
+    configuration["redis_parameters"] = configuration.pop("redis_parameter")
     configuration["memcached_value_bytes_max"] = configuration.pop("memcached_value_max")
     return configuration
 

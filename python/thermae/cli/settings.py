@@ -56,6 +56,7 @@ class Address(_TextType):
     """``HOST:PORT``; in a variable there may be several, with commas or blanks between them."""
 
     name = "address"
+    wanted = 'a list of texts, such as ["127.0.0.1:6379"],'
 
     def __init__(self, usual_port: int) -> None:
         """Takes the port that such clients expect, for examples."""
@@ -72,6 +73,26 @@ class Address(_TextType):
             is_beyond = port.isascii() and port.isdigit() and int(port) > _PORT_MAX
             limit = f" (ports end at {_PORT_MAX})" if is_beyond else ""
             self.fail(f"{value!r} is no HOST:PORT, {self._examples}{limit}", parameter, context)
+        return str(value)
+
+
+class RedisParameter(_TextType):
+    """``NAME=VALUE``; in a variable there may be several, with commas between them.
+
+    Which names and values there are the server knows, as CONFIG SET does.
+    """
+
+    name = "parameter"
+    wanted = 'a list of texts, such as ["slowlog-max-len=1000"],'
+
+    def split_envvar_value(self, value: str) -> Sequence[str]:
+        """The parameters of a variable."""
+        return [part.strip() for part in value.split(",")]
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        """The parameter as it was given, if it has a name and a value."""
+        if not str(value).partition("=")[0] or "=" not in str(value):
+            self.fail(f"{value!r} is no NAME=VALUE, such as slowlog-max-len=1000", parameter, context)
         return str(value)
 
 
@@ -214,10 +235,10 @@ def _instead(context: click.Context, name: str, known: dict[str, click.Parameter
 
 def _given(path: Path, name: str, parameter: click.Parameter, value: Any) -> Any:
     """A value of the file as the command line would give it."""
-    if getattr(parameter, "multiple", False):
+    if isinstance(parameter.type, Address | RedisParameter) and getattr(parameter, "multiple", False):
         if isinstance(value, str):
             return parameter.type.split_envvar_value(value)
-        wanted = 'a list of texts, such as ["127.0.0.1:6379"],'
+        wanted = parameter.type.wanted
         is_good = isinstance(value, list) and all(isinstance(part, str) for part in value)
     elif getattr(parameter, "is_flag", False):
         wanted, is_good = "true or false", isinstance(value, bool)

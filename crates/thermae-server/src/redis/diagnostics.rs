@@ -1,9 +1,8 @@
-//! Commands that help to find out what is slow or large: MEMORY, LATENCY, SLOWLOG, DEBUG.
+//! Commands that help to find out what is slow or large: MEMORY, SLOWLOG, DEBUG.
 
 use crate::config::DebugCommand;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
-use crate::redis::command_statistics;
 use crate::redis::information::used_bytes;
 use crate::redis::introspection::{help, wrong_subcommand};
 use crate::redis::object::{encoding_of, references_of};
@@ -43,20 +42,6 @@ pub static COMMANDS: &[Command] = &[
         syntax: "",
         run: help,
         subcommands: MEMORY,
-    },
-    Command {
-        name: "latency",
-        arity: -2,
-        flags: 0,
-        keys: NO_KEYS,
-        categories: "slow",
-        group: "server",
-        since: "2.8.13",
-        complexity: "That of the subcommand",
-        summary: "Groups the commands about latency.",
-        syntax: "",
-        run: help,
-        subcommands: LATENCY,
     },
     Command {
         name: "slowlog",
@@ -175,107 +160,6 @@ static MEMORY: &[Command] = &[
     },
 ];
 
-static LATENCY: &[Command] = &[
-    Command {
-        name: "latest",
-        arity: 2,
-        flags: ADMIN | NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "admin dangerous slow",
-        group: "server",
-        since: "2.8.13",
-        complexity: "O(1)",
-        summary: "Answers the latest spike of each kind of event; none is watched.",
-        syntax: "",
-        run: empty,
-        subcommands: &[],
-    },
-    Command {
-        name: "history",
-        arity: 3,
-        flags: ADMIN | NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "admin dangerous slow",
-        group: "server",
-        since: "2.8.13",
-        complexity: "O(1)",
-        summary: "Answers the spikes of an event; none is watched.",
-        syntax: "event",
-        run: empty,
-        subcommands: &[],
-    },
-    Command {
-        name: "reset",
-        arity: -2,
-        flags: ADMIN | NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "admin dangerous slow",
-        group: "server",
-        since: "2.8.13",
-        complexity: "O(1)",
-        summary: "Forgets the spikes of events; answers of how many.",
-        syntax: "[event...]",
-        run: latency_reset,
-        subcommands: &[],
-    },
-    Command {
-        name: "graph",
-        arity: 3,
-        flags: ADMIN | NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "admin dangerous slow",
-        group: "server",
-        since: "2.8.13",
-        complexity: "O(1)",
-        summary: "Draws the spikes of an event; none is watched.",
-        syntax: "event",
-        run: latency_graph,
-        subcommands: &[],
-    },
-    Command {
-        name: "histogram",
-        arity: -2,
-        flags: ADMIN | NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "admin dangerous slow",
-        group: "server",
-        since: "7.0.0",
-        complexity: "O(1)",
-        summary: "Answers how long calls of commands took: of all, or of some.",
-        syntax: "[command...]",
-        run: command_statistics::histogram,
-        subcommands: &[],
-    },
-    Command {
-        name: "doctor",
-        arity: 2,
-        flags: ADMIN | NOSCRIPT | LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "admin dangerous slow",
-        group: "server",
-        since: "2.8.13",
-        complexity: "O(1)",
-        summary: "Says what may cause latency.",
-        syntax: "",
-        run: latency_doctor,
-        subcommands: &[],
-    },
-    Command {
-        name: "help",
-        arity: 2,
-        flags: LOADING | STALE,
-        keys: NO_KEYS,
-        categories: "slow",
-        group: "server",
-        since: "2.8.13",
-        complexity: "O(1)",
-        summary: "Lists the subcommands.",
-        syntax: "",
-        run: help,
-        subcommands: &[],
-    },
-];
-
 static SLOWLOG: &[Command] = &[
     Command {
         name: "get",
@@ -334,11 +218,6 @@ static SLOWLOG: &[Command] = &[
         subcommands: &[],
     },
 ];
-
-fn empty(call: &mut Call<'_, '_>) -> Result<()> {
-    call.reply.array(0);
-    Ok(())
-}
 
 fn memory_usage(call: &mut Call<'_, '_>) -> Result<()> {
     match call.arguments.len() {
@@ -413,22 +292,6 @@ fn memory_purge(call: &mut Call<'_, '_>) -> Result<()> {
 
 fn memory_malloc_stats(call: &mut Call<'_, '_>) -> Result<()> {
     call.reply.bulk(b"Stats not supported for the current allocator");
-    Ok(())
-}
-
-fn latency_reset(call: &mut Call<'_, '_>) -> Result<()> {
-    call.reply.integer(0);
-    Ok(())
-}
-
-fn latency_graph(call: &mut Call<'_, '_>) -> Result<()> {
-    let event = String::from_utf8_lossy(call.argument(2));
-    Err(Failure::text(format!("ERR No samples available for event '{event}'")))
-}
-
-fn latency_doctor(call: &mut Call<'_, '_>) -> Result<()> {
-    call.reply
-        .verbatim("txt", "Spikes are not watched here. LATENCY HISTOGRAM and INFO latencystats show how long commands take, SLOWLOG GET those that took long.\n");
     Ok(())
 }
 
@@ -596,11 +459,6 @@ mod tests {
             ("MEMORY foo", "-ERR unknown subcommand 'foo'. Try MEMORY HELP.\r\n"),
             ("SET a abc", "+OK\r\n"),
             ("MEMORY USAGE a", &format!(":{}\r\n", 1 + 3 + RECORD_BYTES)),
-            ("LATENCY LATEST", "*0\r\n"),
-            ("LATENCY HISTORY x", "*0\r\n"),
-            ("LATENCY RESET a b", ":0\r\n"),
-            ("LATENCY GRAPH x", "-ERR No samples available for event 'x'\r\n"),
-            ("LATENCY HISTOGRAM foo", "*0\r\n"),
             ("SLOWLOG GET", "*0\r\n"),
             ("SLOWLOG GET x", "-ERR count should be greater than or equal to -1\r\n"),
             ("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1\r\n"),

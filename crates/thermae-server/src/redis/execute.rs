@@ -16,6 +16,7 @@ use crate::redis::{monitor, telling, tracking};
 use crate::refusals::{Reason, Refusal};
 use crate::shared::Shared;
 use crate::space::Space;
+use crate::spikes;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -23,7 +24,7 @@ use std::collections::HashMap;
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 const ARGUMENT_BYTES: usize = 16;
 /// A command that is found to have taken so long was its client's turn.
-const TURN_MICROSECONDS: i64 = 1_000;
+const TURN_NANOSECONDS: u64 = 1_000_000;
 /// Most bytes of what a client sent that an error shows.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -361,8 +362,7 @@ pub fn run(
 ) {
     let start = output.len();
     let is_resp3 = session.is_resp3;
-    let is_timed = shared.latency.is_tracked() || shared.slow_log.is_on();
-    let began = session.began.take().or_else(|| is_timed.then(Moment::now));
+    let began = session.began.take().or_else(|| shared.latency.is_timed().then(Moment::now));
     let usage = session.counts(shared).commands.of(command.number);
     let mut call = Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
     if let Err(failure) = (command.run)(&mut call) {
@@ -380,10 +380,21 @@ pub fn run(
         if shared.latency.is_tracked() {
             usage.note_time(took_nanoseconds);
         }
-        if let Some(microseconds) = shared.slow_log.noteworthy(took_nanoseconds) {
-            call.session.ends_turn |= microseconds >= TURN_MICROSECONDS;
-            note_slow(&call, microseconds);
-            call.session.began = None;
+        if shared.latency.is_noted(took_nanoseconds) {
+            note_long(&mut call, took_nanoseconds);
         }
     }
+}
+
+/// A command took so long that the slow log, or who watches for spikes, wants to know of it.
+#[cold]
+fn note_long(call: &mut Call<'_, '_>, nanoseconds: u64) {
+    call.session.ends_turn |= nanoseconds >= TURN_NANOSECONDS;
+    if let Some(microseconds) = call.shared.slow_log.noteworthy(nanoseconds) {
+        note_slow(call, microseconds);
+    }
+    let event = if call.command.has(flags::FAST) { spikes::FAST_COMMAND } else { spikes::COMMAND };
+    call.shared.spikes.note(event, nanoseconds / 1_000_000, call.space.now_ms() / 1000);
+    // The time that this took is not the next command's.
+    call.session.began = None;
 }

@@ -11,6 +11,7 @@ use crate::redis::call::{Call, SYNTAX};
 use crate::redis::command_statistics::percentile_text;
 use crate::redis::introspection::help;
 use crate::redis::notifications;
+use crate::redis::rewriting::rewrite;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::shared::Shared;
 use crate::socket::KEEPALIVE;
@@ -99,7 +100,7 @@ static SUBCOMMANDS: &[Command] = &[
         group: "server",
         since: "2.8.0",
         complexity: "O(1)",
-        summary: "Writes the configuration to the file that it came from.",
+        summary: "Writes what CONFIG SET has changed into the file of the configuration.",
         syntax: "",
         run: rewrite,
         subcommands: &[],
@@ -135,6 +136,7 @@ struct Draft {
     hot_limit_bytes: u64,
     slower_than_microseconds: i64,
     slow_entries_max: u64,
+    spike_milliseconds: u64,
     tracked_keys_max: u64,
     notified: u32,
     is_latency_tracked: bool,
@@ -166,7 +168,11 @@ const PARAMETERS: &[Parameter] = &[
     ("enable-debug-command", |present| present.config.enable_debug_command.as_str().to_owned(), None),
     ("hz", |_| "10".to_owned(), None),
     ("io-threads", |present| present.config.threads.to_string(), None),
-    ("latency-monitor-threshold", |_| "0".to_owned(), None),
+    (
+        "latency-monitor-threshold",
+        |present| present.shared.spikes.threshold_milliseconds().to_string(),
+        Some(set_spike_threshold),
+    ),
     (
         "latency-tracking",
         |present| yes_or_no(present.shared.latency.is_tracked()),
@@ -440,6 +446,11 @@ fn set_slow_entries_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Resul
     Ok(())
 }
 
+fn set_spike_threshold(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
+    draft.spike_milliseconds = integer(text, 0, i64::MAX)?.unsigned_abs();
+    Ok(())
+}
+
 fn set_tracked_keys_max(draft: &mut Draft, _: &Present<'_>, text: &str) -> Result<(), String> {
     draft.tracked_keys_max = integer(text, 0, i64::MAX)?.unsigned_abs();
     Ok(())
@@ -488,30 +499,50 @@ fn set(call: &mut Call<'_, '_>) -> Result<()> {
     }
     // One after the other: what two set at once is all of both.
     let _only_one = call.shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
-    let present = Present::new(call.shared);
-    let pairs = find_pairs(call, &present)?;
+    let given: Vec<(&[u8], &[u8])> = (2..call.arguments.len())
+        .step_by(2)
+        .map(|index| (call.argument(index), call.argument(index + 1)))
+        .collect();
+    let names = change(call.shared, &given)?;
+    call.shared.changed_parameters.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+    call.reply.ok();
+    Ok(())
+}
+
+/// The value of a parameter.
+pub fn value_of(shared: &Shared, name: &str) -> Option<String> {
+    PARAMETERS.iter().find(|(own, ..)| *own == name).map(|(_, get, _)| get(&Present::new(shared)))
+}
+
+/// Changes parameters, all of them or none; the names of those that can have another value. Under the lock of [`Shared::config_changes`].
+///
+/// # Errors
+/// What is wrong with one.
+pub fn change(shared: &Shared, given: &[(&[u8], &[u8])]) -> Result<Vec<&'static str>> {
+    let present = Present::new(shared);
+    let pairs = find_pairs(given, &present)?;
     let mut draft = Draft {
         config: present.config.clone(),
-        durability: call.shared.store.durability(),
+        durability: shared.store.durability(),
         when_full: present.store.when_full.parse()?,
         hot_limit_bytes: present.store.hot_limit_bytes,
-        slower_than_microseconds: call.shared.slow_log.slower_than_microseconds(),
-        slow_entries_max: call.shared.slow_log.entries_max(),
-        tracked_keys_max: call.shared.tracking.keys_max(),
-        notified: call.shared.notified.load(Ordering::Relaxed),
-        is_latency_tracked: call.shared.latency.is_tracked(),
-        latency_percentiles: call.shared.latency.percentiles(),
-        refusals_max: call.shared.refusals.entries_max(),
+        slower_than_microseconds: shared.slow_log.slower_than_microseconds(),
+        slow_entries_max: shared.slow_log.entries_max(),
+        spike_milliseconds: shared.spikes.threshold_milliseconds(),
+        tracked_keys_max: shared.tracking.keys_max(),
+        notified: shared.notified.load(Ordering::Relaxed),
+        is_latency_tracked: shared.latency.is_tracked(),
+        latency_percentiles: shared.latency.percentiles(),
+        refusals_max: shared.refusals.entries_max(),
         has_new_password: false,
     };
-    for (name, value, set) in pairs {
-        if let Some(set) = set {
-            set(&mut draft, &present, value).map_err(|reason| failed(name, &reason))?;
+    for pair in &pairs {
+        if let Some(set) = pair.set {
+            set(&mut draft, &present, pair.value).map_err(|reason| failed(pair.shown, &reason))?;
         }
     }
     apply(&present, draft)?;
-    call.reply.ok();
-    Ok(())
+    Ok(pairs.iter().filter(|pair| pair.set.is_some()).map(|pair| pair.name).collect())
 }
 
 fn failed(name: &str, reason: &str) -> Failure {
@@ -519,14 +550,18 @@ fn failed(name: &str, reason: &str) -> Failure {
 }
 
 /// What is to be set, and how.
-fn find_pairs<'a>(
-    call: &Call<'a, '_>,
-    present: &Present<'_>,
-) -> Result<Vec<(&'a str, &'a str, Option<Set>)>> {
+struct Pair<'a> {
+    name: &'static str,
+    /// The name as it was written.
+    shown: &'a str,
+    value: &'a str,
+    set: Option<Set>,
+}
+
+fn find_pairs<'a>(given: &[(&'a [u8], &'a [u8])], present: &Present<'_>) -> Result<Vec<Pair<'a>>> {
     let mut pairs = Vec::new();
     let mut names = HashSet::new();
-    for index in (2..call.arguments.len()).step_by(2) {
-        let given = call.argument(index);
+    for (given, value) in given {
         let parameter = PARAMETERS.iter().find(|(name, ..)| given.eq_ignore_ascii_case(name.as_bytes()));
         let (Some((name, get, set)), Ok(shown)) = (parameter, std::str::from_utf8(given)) else {
             let shown = String::from_utf8_lossy(given);
@@ -534,15 +569,14 @@ fn find_pairs<'a>(
                 "ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"
             )));
         };
-        let value = std::str::from_utf8(call.argument(index + 1));
-        let value = value.map_err(|_| failed(shown, "argument must be text"))?;
+        let value = std::str::from_utf8(value).map_err(|_| failed(shown, "argument must be text"))?;
         if set.is_none() && !value.eq_ignore_ascii_case(&get(present)) {
             return Err(failed(shown, IMMUTABLE));
         }
         if !names.insert(name) {
             return Err(failed(shown, "duplicate parameter"));
         }
-        pairs.push((shown, value, *set));
+        pairs.push(Pair { name, shown, value, set: *set });
     }
     Ok(pairs)
 }
@@ -581,6 +615,8 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
         shared.set_default_password(&draft.config.password);
     }
     shared.slow_log.set(draft.slower_than_microseconds, draft.slow_entries_max);
+    shared.spikes.set_threshold(draft.spike_milliseconds);
+    shared.heed_thresholds();
     shared.argument_bytes_max.store(draft.config.argument_bytes_max, Ordering::Relaxed);
     shared.clients.limit_held_bytes(shared.clients_bytes_max(draft.config.clients_bytes_max));
     *shared.config.write().unwrap_or_else(PoisonError::into_inner) = draft.config;
@@ -591,18 +627,6 @@ fn reset_statistics(call: &mut Call<'_, '_>) -> Result<()> {
     call.shared.statistics.reset();
     call.reply.ok();
     Ok(())
-}
-
-/// A file of options is its author's, with comments and all, and may stand beside others in the environment: it is not written.
-fn rewrite(call: &mut Call<'_, '_>) -> Result<()> {
-    let config = call.shared.config.read().unwrap_or_else(PoisonError::into_inner);
-    Err(match &config.config_file {
-        None => Failure::from("ERR The server is running without a config file"),
-        Some(path) => Failure::text(format!(
-            "ERR Thermae does not write its config file: put what is to last into {} and have it read with SIGHUP",
-            path.display()
-        )),
-    })
 }
 
 #[cfg(test)]
@@ -718,17 +742,6 @@ mod tests {
         let config = server.shared().config.read().unwrap().clone();
         assert_eq!((config.timeout_seconds, config.clients_max), (7, 9));
         assert_eq!(server.shared().store.config().when_full, WhenFull::Error.as_str());
-    }
-
-    #[test]
-    fn a_config_file_is_named_and_not_written() {
-        let mut server = TestServer::new();
-        assert!(server.line("INFO server").contains("\r\nconfig_file:\r\n"));
-        server.shared().config.write().unwrap().config_file = Some("/etc/thermae.toml".into());
-        assert!(server.line("INFO server").contains("\r\nconfig_file:/etc/thermae.toml\r\n"));
-        let reply = server.line("CONFIG REWRITE");
-        assert!(reply.starts_with("-ERR Thermae does not write its config file"), "{reply}");
-        assert!(reply.contains("/etc/thermae.toml"), "{reply}");
     }
 
     #[test]

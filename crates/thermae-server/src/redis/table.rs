@@ -5,8 +5,8 @@
 use crate::redis::call::Handler;
 use crate::redis::{
     absent, acl, bitmaps, client, connection, counters, diagnostics, dump, expiry, hyperloglog,
-    introspection, keys, keyspace, lcs, monitor, object, pubsub, ranges, scan, server, settings, sort,
-    strings, transactions,
+    introspection, keys, keyspace, latency, lcs, monitor, object, pubsub, ranges, scan, server, settings,
+    sort, strings, transactions,
 };
 use std::ops::Deref;
 use std::sync::LazyLock;
@@ -144,6 +144,7 @@ static GROUPS: &[&[Command]] = &[
     settings::COMMANDS,
     introspection::COMMANDS,
     diagnostics::COMMANDS,
+    latency::COMMANDS,
     acl::COMMANDS,
     absent::COMMANDS,
     transactions::COMMANDS,

@@ -2,6 +2,7 @@
 
 use crate::clients::{Client, Place};
 use crate::config::{Config, DebugCommand};
+use crate::latency::Moment;
 use crate::mailbox::Mailbox;
 use crate::redis::execute::execute;
 use crate::redis::request::{Batch, Limits, parse, split_words};
@@ -72,6 +73,12 @@ impl TestServer {
 
     /// The raw reply to a command.
     pub fn call(&mut self, words: &[&[u8]]) -> Vec<u8> {
+        // Commands do not follow at once.
+        self.call_since(None, words)
+    }
+
+    /// The same, with the moment at which the command before it ended.
+    pub fn call_since(&mut self, began: Option<Moment>, words: &[&[u8]]) -> Vec<u8> {
         let mut request = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
             request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -84,8 +91,7 @@ impl TestServer {
         result.unwrap();
         let (arguments, _) = batch.command(0, &request);
         let mut output = Vec::new();
-        // Commands do not follow at once.
-        self.session.began = None;
+        self.session.began = began;
         let shared = self.shared.as_ref().unwrap();
         execute(arguments, &mut self.session, &mut Space::new(&shared.store), shared, &mut output);
         output
