@@ -22,6 +22,8 @@ pub mod marks {
     pub const CLOSES: u32 = 1 << 3;
     /// Is shown every command.
     pub const MONITORS: u32 = 1 << 4;
+    /// Speaks memcached's protocol.
+    pub const MEMCACHED: u32 = 1 << 5;
 }
 
 /// For [`Client::command`].

@@ -321,13 +321,14 @@ impl EventLoop {
         let reached = clients::Place { fd: raw_fd, event_loop: self.number, token };
         let now_ms = self.shared.store.now_ms();
         let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
-        self.shared.clients.add(&client);
         let face = match protocol {
             Protocol::Redis => Face::Redis(Pipeline::new(Session::of(Arc::clone(&client), is_authenticated))),
             Protocol::Memcached => {
+                client.flags.store(clients::marks::MEMCACHED, Ordering::Relaxed);
                 Face::Memcached(memcache::session::Session::new(is_authenticated, self.number))
             }
         };
+        self.shared.clients.add(&client);
         place.connection = Some(Box::new(Connection::new(transport, face, client)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }

@@ -35,6 +35,8 @@ pub struct Reach {
     pub mailboxes: Arc<[Mailbox]>,
     /// Where it listens for Redis clients, ports being those that it has.
     pub addresses: Vec<String>,
+    /// The same for memcached clients, each with the number of its socket.
+    pub memcached: Vec<(i32, String)>,
 }
 
 /// What all clients of a server share.
