@@ -209,7 +209,9 @@ fn named(address: &str) -> String {
 
 /// What a client that does not ask right now is at, in memcached's words.
 fn state_of(client: &Client) -> &'static str {
-    if client.output_bytes.load(Ordering::Relaxed) != 0 {
+    if client.flags.load(Ordering::Relaxed) & marks::WATCHES != 0 {
+        "conn_watch"
+    } else if client.output_bytes.load(Ordering::Relaxed) != 0 {
         "conn_mwrite"
     } else if client.input_bytes.load(Ordering::Relaxed) != 0 {
         "conn_nread"
