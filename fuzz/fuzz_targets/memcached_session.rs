@@ -2,7 +2,7 @@
 //! one that the server knows, one that has not said who it is, and never learns anything but that.
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use thermae_core::{Location, Options, Store};
 use thermae_fuzz::{Bytes, fuzz_target};
 use thermae_server::clients::{Client, Place};
@@ -72,7 +72,7 @@ fn run(data: &[u8]) {
     let is_known = choice & 1 == 0;
     let says_password = input.0.windows(7).any(|text| text == b" secret");
     let mut session = Session::new(is_known, 0);
-    let client = Client::new(1, String::new(), String::new(), Place::default(), 0);
+    let client = Arc::new(Client::new(1, String::new(), String::new(), Place::default(), 0));
     let (mut buffer, mut output, mut is_first) = (Vec::new(), Vec::new(), true);
     for piece in input.0.chunks(if choice & 2 == 0 { usize::MAX } else { step }) {
         buffer.extend_from_slice(piece);
@@ -101,6 +101,7 @@ fn run(data: &[u8]) {
             }
         }
     }
+    session.leave(&client, &SHARED);
 }
 
 fuzz_target!(run);

@@ -18,6 +18,14 @@ pub const MESSAGES: u32 = 1 << 3;
 pub const NEW_KEYS: u32 = 1 << 4;
 /// Who calls: the user `default` may not do everything; see [`crate::users`].
 pub const USERS: u32 = 1 << 5;
+/// Which keys memcached clients look up: somebody watches it.
+pub const FETCHES: u32 = 1 << 6;
+/// What memcached clients store: somebody watches it.
+pub const STORES: u32 = 1 << 7;
+/// Which keys have to make room: a memcached client watches it.
+pub const EVICTIONS: u32 = 1 << 8;
+/// Which memcached clients come and go: somebody watches it.
+pub const CONNECTIONS: u32 = 1 << 9;
 
 /// Bits of what is wanted. On a line of its own: it is read for each command, and what lies beside it may be written as often.
 #[derive(Debug, Default)]

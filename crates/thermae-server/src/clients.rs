@@ -22,6 +22,10 @@ pub mod marks {
     pub const CLOSES: u32 = 1 << 3;
     /// Is shown every command.
     pub const MONITORS: u32 = 1 << 4;
+    /// Speaks memcached's protocol.
+    pub const MEMCACHED: u32 = 1 << 5;
+    /// Is shown what memcached clients do.
+    pub const WATCHES: u32 = 1 << 6;
 }
 
 /// For [`Client::command`].
@@ -132,7 +136,7 @@ impl Client {
 
     /// Whether it waits for what others do, and so is not idle when it says nothing.
     pub fn is_listening(&self) -> bool {
-        self.is_subscribed() || self.flags.load(Ordering::Relaxed) & marks::MONITORS != 0
+        self.is_subscribed() || self.flags.load(Ordering::Relaxed) & (marks::MONITORS | marks::WATCHES) != 0
     }
 
     /// Whose rights it has.

@@ -56,7 +56,7 @@ impl Face {
         input: &[u8],
         argument_bytes_max: u64,
         batch: &mut Batch,
-        client: &Client,
+        client: &Arc<Client>,
         shared: &Shared,
         output: &mut Vec<u8>,
     ) -> usize {
@@ -146,6 +146,7 @@ pub struct Connection {
     /// Nothing is sent before this is durable.
     held_until: u64,
     is_ended: bool,
+    is_broken: bool,
     /// Of a server that ends: bytes that are still to be read.
     last_bytes: Option<usize>,
     /// What the loop waits for on its behalf.
@@ -164,6 +165,7 @@ impl Connection {
             sent: 0,
             held_until: 0,
             is_ended: false,
+            is_broken: false,
             last_bytes: None,
             waits_for: Next::Read,
         }
@@ -203,9 +205,15 @@ impl Connection {
     /// The client is gone: nobody is to reach it any more.
     pub fn leave(&mut self, shared: &Shared) {
         shared.clients.note_held(&self.client, 0);
-        if let Face::Redis(pipeline) = &mut self.face {
-            pipeline.session.leave(shared);
+        match &mut self.face {
+            Face::Redis(pipeline) => pipeline.session.leave(shared),
+            Face::Memcached(session) => session.leave(&self.client, shared),
         }
+    }
+
+    /// Whether it is over because something was wrong with it, and not because its client wanted that.
+    pub fn has_failed(&self) -> bool {
+        self.is_broken || self.face.is_foreign() || self.client.is_killed()
     }
 
     /// Lets others see what the client is at. Whether all clients together hold more memory than they may.
@@ -310,7 +318,8 @@ impl Connection {
                 self.give_back(input, is_own, 0, buffers);
                 return Ok(false);
             }
-            Received::End => {
+            end @ (Received::End | Received::Broken) => {
+                self.is_broken = end == Received::Broken;
                 if let Some(reason) = self.transport.failure() {
                     self.note_tls_failure(reason, shared);
                 }
@@ -416,7 +425,10 @@ impl Connection {
     /// Sends the loop's output; what the client does not take is kept.
     fn send(&mut self, buffers: &mut Buffers, shared: &Shared) -> Next {
         let output = &mut buffers.output;
-        let Sent::Bytes(sent) = self.transport.send(output) else { return Next::Close };
+        let Sent::Bytes(sent) = self.transport.send(output) else {
+            self.is_broken = true;
+            return Next::Close;
+        };
         self.counts(shared).sent_bytes.add(sent as u64);
         let is_sent = sent == output.len() && !self.transport.is_behind();
         if sent < output.len() {
@@ -438,7 +450,10 @@ impl Connection {
 
     /// Sends what was kept.
     fn send_rest(&mut self, shared: &Shared) -> Next {
-        let Sent::Bytes(sent) = self.transport.send(&self.output[self.sent..]) else { return Next::Close };
+        let Sent::Bytes(sent) = self.transport.send(&self.output[self.sent..]) else {
+            self.is_broken = true;
+            return Next::Close;
+        };
         self.counts(shared).sent_bytes.add(sent as u64);
         self.sent += sent;
         if self.sent < self.output.len() || self.transport.is_behind() {

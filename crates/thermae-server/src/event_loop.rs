@@ -3,6 +3,7 @@
 //! Loops share the store and nothing on the way of a request. The first one accepts and deals the connections out. A loop is woken by its
 //! [`Mailbox`]: for a new connection, for changes that have become durable, and to end.
 
+use crate::attention::CONNECTIONS;
 use crate::clients::{self, Client};
 use crate::connection::{Buffers, Connection, Face, Next};
 use crate::mailbox::Mailbox;
@@ -12,6 +13,7 @@ use crate::redis::session::Session;
 use crate::shared::Shared;
 use crate::socket::{Accepted, Listener, Protocol};
 use crate::transport::Transport;
+use crate::watch_log::WatchLog;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustls::ServerConnection;
@@ -237,7 +239,7 @@ impl EventLoop {
             let place = place.filter(|place| place.uses == (message.token >> 32) as u32);
             if let Some(connection) = place.and_then(|place| place.connection.as_mut()) {
                 if !connection.push(&message.bytes) {
-                    self.close(message.token as u32);
+                    self.close_for(message.token as u32, "error");
                 } else if !matches!(
                     connection.waits_for,
                     Next::Hold | Next::Pause | Next::Again | Next::Queue
@@ -323,13 +325,20 @@ impl EventLoop {
         let reached = clients::Place { fd: raw_fd, event_loop: self.number, token };
         let now_ms = self.shared.store.now_ms();
         let client = Arc::new(Client::new(id, address, local_address, reached, now_ms));
-        self.shared.clients.add(&client);
         let face = match protocol {
             Protocol::Redis => Face::Redis(Pipeline::new(Session::of(Arc::clone(&client), is_authenticated))),
             Protocol::Memcached => {
+                client.flags.store(clients::marks::MEMCACHED, Ordering::Relaxed);
                 Face::Memcached(memcache::session::Session::new(is_authenticated, self.number))
             }
         };
+        self.shared.clients.add(&client);
+        if protocol == Protocol::Memcached && self.shared.attention.wanted() & CONNECTIONS != 0 {
+            let mut log = WatchLog::default();
+            log.connected(CONNECTIONS, raw_fd, &client.address);
+            self.shared.show(&mut log);
+        }
+        let place = &mut self.places[index as usize];
         place.connection = Some(Box::new(Connection::new(transport, face, client)));
         self.shared.statistics.clients.fetch_add(1, Ordering::Relaxed);
     }
@@ -416,10 +425,26 @@ impl EventLoop {
         }
     }
 
+    /// Closes a connection because it is over, for a reason that it knows itself.
     fn close(&mut self, index: u32) {
+        let connection = self.places[index as usize].connection.as_ref();
+        let has_failed = connection.is_some_and(|connection| connection.has_failed());
+        self.close_for(index, if has_failed { "error" } else { "normal" });
+    }
+
+    /// Closes a connection; the reason is memcached's word for it.
+    fn close_for(&mut self, index: u32, reason: &str) {
         let place = &mut self.places[index as usize];
         if let Some(mut connection) = place.connection.take() {
             connection.leave(&self.shared);
+            let client = &connection.client;
+            if client.flags.load(Ordering::Relaxed) & clients::marks::MEMCACHED != 0
+                && self.shared.attention.wanted() & CONNECTIONS != 0
+            {
+                let mut log = WatchLog::default();
+                log.disconnected(CONNECTIONS, client.place.fd, &client.address, reason);
+                self.shared.show(&mut log);
+            }
             self.shared.clients.remove(connection.client.id);
             place.uses = (place.uses + 1) & (u32::MAX >> 1);
             self.free.push(index);
@@ -474,7 +499,7 @@ impl EventLoop {
                     && !connection.client.is_listening()
                     && connection.client.active_at_ms.load(Ordering::Relaxed) < before_ms
             }) {
-                self.close(index as u32);
+                self.close_for(index as u32, "idle_timeout");
             }
         }
     }
@@ -487,7 +512,7 @@ impl EventLoop {
             if waits_for
                 .is_some_and(|next| !matches!(next, Next::Write | Next::Hold | Next::Again | Next::Queue))
             {
-                self.close(index as u32);
+                self.close_for(index as u32, "shutdown");
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A command that has to be run again (see [`crate::space`]) takes back what it said before. Nothing is collected that nobody wants to know.
 
-use crate::attention::{CHANGES, EVENTS, NEW_KEYS};
+use crate::attention::{CHANGES, EVENTS, EVICTIONS, NEW_KEYS};
 
 /// Classes of what happens to keys, and how it is published: bits of what `notify-keyspace-events` says.
 pub mod classes {
@@ -82,7 +82,7 @@ impl Events {
 
     /// Forgets what was collected and is not wanted.
     pub fn keep(&mut self, wanted: u32) {
-        if wanted & EVENTS == 0 {
+        if wanted & (EVENTS | EVICTIONS) == 0 {
             self.events.clear();
         }
         if wanted & CHANGES == 0 {

@@ -14,6 +14,8 @@
 //! - tracking: who is told that copies of values are outdated
 //! - channels: who is subscribed to which channels and patterns
 //! - monitors: who is shown every command
+//! - watchers: who is shown what memcached clients do
+//! - watch_log: that, as lines
 //! - clients: who is connected, as others see it
 //! - slow_log: commands that took long
 //! - refusals: what users were refused
@@ -105,5 +107,7 @@ pub mod tracking;
 pub mod transport;
 pub mod usage;
 pub mod users;
+pub mod watch_log;
+pub mod watchers;
 
 pub use error::{Error, Result};

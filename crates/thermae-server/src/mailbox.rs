@@ -86,6 +86,12 @@ impl Mailbox {
         }
     }
 
+    /// Bytes that wait for one client.
+    pub fn waiting_bytes(&self, token: u64) -> usize {
+        let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.bytes.get(&token).copied().flatten().unwrap_or(0)
+    }
+
     /// Takes the messages. After [`Mailbox::take`], which silences the bell.
     pub fn take_messages(&self) -> Vec<Message> {
         std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner)).waiting
@@ -140,6 +146,7 @@ mod tests {
         assert_eq!(lengths(mailbox.take_messages_for(1)), [10, 30]);
         assert!(mailbox.take_messages_for(1).is_empty());
         mailbox.deliver(message(1, 40));
+        assert_eq!([1, 3].map(|token| mailbox.waiting_bytes(token)), [40 + MESSAGE_BYTES, 0]);
         assert_eq!(lengths(mailbox.take_messages()), [20, 40]);
         assert!(mailbox.take_messages().is_empty());
     }

@@ -6,7 +6,7 @@
 //! **Order.** Who wants to know sets the bits of [`crate::attention`] first, then calls [`Observing::begin`], and only then answers its client:
 //! whatever anybody does to a key after that answer is told. So observing begins on the caller's thread, not on this one.
 
-use crate::attention::{Attention, CHANGES, EVENTS};
+use crate::attention::{Attention, CHANGES, EVENTS, EVICTIONS};
 use crate::events::{Events, classes};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl Observing {
                 && pass_on(&mut observer, || attention.wanted(), tell).is_ok();
             let mut state = self.lock();
             // Who wants to know has set the bits before he took this lock.
-            if !is_open || state.is_over || attention.wanted() & (EVENTS | CHANGES) == 0 {
+            if !is_open || state.is_over || attention.wanted() & (EVENTS | CHANGES | EVICTIONS) == 0 {
                 state.is_begun = false;
                 return;
             }

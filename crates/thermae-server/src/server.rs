@@ -17,6 +17,7 @@ use crate::socket::{Listener, Protocol};
 use crate::tls::{Acceptor, TlsError};
 use std::any::Any;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -82,9 +83,13 @@ impl Server {
         load_users(&shared)?;
         take_parameters(&shared)?;
         let of_redis = addresses.iter().filter(|(protocol, _)| *protocol == Protocol::Redis);
+        let of_memcached = listeners.iter().filter(|listener| listener.protocol == Protocol::Memcached);
         let reach = Reach {
             mailboxes: Arc::clone(&mailboxes),
             addresses: of_redis.map(|(_, address)| address.clone()).collect(),
+            memcached: of_memcached
+                .map(|listener| (listener.fd.as_raw_fd(), listener.address.clone()))
+                .collect(),
         };
         // It is new, so that nobody has set this.
         drop(shared.reach.set(reach));

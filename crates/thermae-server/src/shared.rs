@@ -21,6 +21,8 @@ use crate::spikes::Spikes;
 use crate::statistics::Statistics;
 use crate::tracking::{Letters, Tracking};
 use crate::users::{Accounts, DEFAULT, User, Users};
+use crate::watch_log::WatchLog;
+use crate::watchers::Watchers;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -37,6 +39,8 @@ pub struct Reach {
     pub mailboxes: Arc<[Mailbox]>,
     /// Where it listens for Redis clients, ports being those that it has.
     pub addresses: Vec<String>,
+    /// The same for memcached clients, each with the number of its socket.
+    pub memcached: Vec<(i32, String)>,
 }
 
 /// What all clients of a server share.
@@ -98,6 +102,8 @@ pub struct Shared {
     pub channels: Channels,
     /// Who is shown every command.
     pub monitors: Monitors,
+    /// Who is shown what memcached clients do.
+    pub watchers: Watchers,
     /// Which events of keys are published, and how: bits of [`crate::events::classes`].
     pub notified: AtomicU32,
     /// Set where there is a server, not in tests of commands.
@@ -160,6 +166,7 @@ impl Shared {
             tracking: Tracking::default(),
             channels: Channels::default(),
             monitors: Monitors::default(),
+            watchers: Watchers::default(),
             notified: AtomicU32::new(0),
             reach: OnceLock::new(),
             run_id: draw_run_id(),
@@ -197,6 +204,16 @@ impl Shared {
         if let Some(reach) = self.reach.get() {
             reach.mailboxes[place.event_loop].deliver(Message { token: place.token, bytes });
         }
+    }
+
+    /// Shows lines to memcached clients that watch what they tell of.
+    pub fn show(&self, log: &mut WatchLog) {
+        let unread = |client: &Client| {
+            let mailbox = self.reach.get().map(|reach| &reach.mailboxes[client.place.event_loop]);
+            let waiting_bytes = mailbox.map_or(0, |mailbox| mailbox.waiting_bytes(client.place.token));
+            client.output_bytes.load(Ordering::Relaxed) + waiting_bytes
+        };
+        self.watchers.show(log, unread, |client, bytes| self.deliver(client.place, bytes));
     }
 
     /// Sends messages to their clients.
@@ -245,8 +262,15 @@ impl Shared {
 
     /// Changes users, and lets those know who have to: see [`crate::users`]. Under the lock of [`Shared::config_changes`], for the bit, and the
     /// password of the configuration, say what is true of `default`: the password is kept as long as it is one of its passwords.
+    ///
+    /// Watchers send nothing with which they could say again who they are: those whose user may not do everything any more are ended.
     pub fn change_users<R>(&self, change: impl FnOnce(&mut Accounts) -> R) -> R {
         let result = self.users.change(change);
+        for client in self.watchers.all() {
+            if !self.users.get(&client.user()).is_some_and(|user| user.may_do_everything()) {
+                self.kill(&client);
+            }
+        }
         let default = self.users.default_user();
         self.attention.set(USERS, !default.may_do_everything());
         let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);

@@ -22,6 +22,8 @@ pub enum Received {
     Nothing,
     /// The client has gone, or what it sent is no TLS.
     End,
+    /// The connection is broken.
+    Broken,
 }
 
 /// What sending came to.
@@ -127,7 +129,7 @@ fn received_of(result: Result<usize, Errno>) -> Received {
         Ok(0) => Received::End,
         Ok(count) => Received::Bytes(count),
         Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
-        Err(_) => Received::End,
+        Err(_) => Received::Broken,
     }
 }
 

@@ -85,10 +85,9 @@ fn flush_now(shared: &Shared, at: u64) {
     }
 }
 
-/// Commands that tune or watch the inside of memcached, of which this server has nothing: the answers of a memcached that was told not to allow them.
+/// Commands that tune the inside of memcached, of which this server has nothing: the answers of a memcached that was told not to allow them.
 pub fn refuse(turn: &mut Turn<'_>, name: &[u8], words: Words<'_>) {
     let text = match (name, words.word(0)) {
-        (b"watch", _) => "CLIENT_ERROR watch commands not allowed",
         (b"lru_crawler", Some(b"metadump" | b"mgdump")) => "ERROR metadump not allowed",
         _ => "ERROR this server has no slabs and no LRU lists to tune",
     };

@@ -21,7 +21,8 @@ impl Client {
     pub fn new(is_authenticated: bool) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let seen = clients::Client::new(id, "test".to_owned(), "test".to_owned(), Place::default(), 0);
+        let place = Place { token: id, ..Place::default() };
+        let seen = clients::Client::new(id, "test".to_owned(), "test".to_owned(), place, 0);
         Self { session: Session::new(is_authenticated, 0), seen: Arc::new(seen), input: Vec::new() }
     }
 

@@ -4,11 +4,12 @@ use crate::counts::Count;
 use crate::marks::{Reads, Standing};
 use crate::memcache::base64::decode;
 use crate::memcache::flags::{Flags, TOO_MANY};
+use crate::memcache::noting::{note_found, note_look_up, note_stored};
 use crate::memcache::request::{BAD_CHUNK, BAD_FORMAT, Data, KEY_BYTES_MAX, Mode, TOO_LARGE};
 use crate::memcache::retrieval::copy_value;
 use crate::memcache::storage::{
-    Counted, Counting, NOT_A_COUNTER, Outcome, count_as, counter_encoding, join, lose, store_as,
-    store_if_version,
+    Counted, Counting, NOT_A_COUNTER, Outcome, count_as, counter_encoding, join, lose, note_outcome,
+    store_as, store_if_version,
 };
 use crate::memcache::turn::{Turn, key_of};
 use crate::memcache::words::{Words, push_number};
@@ -216,6 +217,7 @@ fn get_plainly(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, Er
         }
         found
     };
+    note_found(turn, &asked.key, found.as_ref());
     Ok(found.map(|meta| meta.version))
 }
 
@@ -227,6 +229,7 @@ fn seconds_left(expires_at_ms: u64, now_ms: u64) -> Option<u64> {
 /// Answers with an item after what the flags want was done with it, or that others did is known of it. Returns its version.
 fn get_changing(turn: &mut Turn<'_>, asked: &Asked<'_>) -> Result<Option<u64>, Error> {
     let (key, flags) = (&asked.key, &asked.flags);
+    note_look_up(turn, key);
     for _ in 0..ATTEMPTS_MAX {
         let found = if flags.has(b'v') {
             turn.store().get(key)?
@@ -316,6 +319,8 @@ pub fn set(turn: &mut Turn<'_>, sent: &[u8], words: Words<'_>, data: Data<'_>) {
         Data::WrongEnd => return turn.line(BAD_CHUNK),
         Data::TooLarge => {
             turn.tally.add(Count::StoreTooLarge);
+            let expires_at_ms = turn.expires_at_ms(asked.flags.expiry.unwrap_or(0));
+            note_stored(turn, &asked.key, mode, "too_large", None, expires_at_ms);
             lose(turn, &asked.key);
             return turn.line(TOO_LARGE);
         }
@@ -349,23 +354,28 @@ fn set_as(turn: &mut Turn<'_>, asked: &Asked<'_>, mode: Mode, data: &[u8]) -> Re
         flags: flags.client_flags,
         ..SetOptions::default()
     };
-    let Some(cas) = flags.cas else { return store_as(turn, mode, key, data, options) };
-    match mode {
-        Mode::Add => store_as(turn, mode, key, data, options),
-        Mode::Append | Mode::Prepend => {
+    note_look_up(turn, key);
+    // That the mode is one which a CAS value decides is what memcached notes of it.
+    let mode = match (mode, flags.cas) {
+        (Mode::Set | Mode::Replace, Some(cas)) => Mode::Cas(cas),
+        (mode, _) => mode,
+    };
+    let outcome = match (mode, flags.cas) {
+        (Mode::Append | Mode::Prepend, Some(cas)) => {
             turn.tally.add(Count::Sets);
             join(turn, key, data, mode == Mode::Prepend, Some(cas))
         }
-        Mode::Set | Mode::Replace | Mode::Cas(_) => {
+        (Mode::Cas(cas), _) => {
             turn.tally.add(Count::Sets);
-            let outcome = store_if_version(turn, cas, key, data, options)?;
-            if outcome == Outcome::Exists && flags.has(b'I') {
-                set_stale(turn, cas, key, data, options)
-            } else {
-                Ok(outcome)
+            match store_if_version(turn, cas, key, data, options) {
+                Ok(Outcome::Exists) if flags.has(b'I') => set_stale(turn, cas, key, data, options),
+                outcome => outcome,
             }
         }
-    }
+        _ => store_as(turn, mode, key, data, options),
+    };
+    note_outcome(turn, key, mode, &outcome, data, options);
+    outcome
 }
 
 /// Stores a value that was made from an older version than there is, marked as stale.
@@ -403,6 +413,7 @@ fn set_stale(
 pub fn delete(turn: &mut Turn<'_>, words: Words<'_>) {
     turn.tally.add(Count::Metas);
     let Some(asked) = parse_or_refuse(turn, words) else { return };
+    note_look_up(turn, &asked.key);
     let outcome = if asked.flags.has(b'I') { invalidate(turn, &asked) } else { remove(turn, &asked) };
     match outcome {
         Ok(Outcome::Stored(_)) if asked.flags.has(b'q') => {}
@@ -503,6 +514,7 @@ fn count_or_make(turn: &mut Turn<'_>, asked: &Asked<'_>, is_down: bool) -> Resul
         version: flags.cas.filter(|&cas| cas != 0),
         expires_at_ms: flags.expiry.map(|expiry| turn.expires_at_ms(expiry)),
     };
+    note_look_up(turn, &asked.key);
     for _ in 0..ATTEMPTS_MAX {
         match (count_as(turn, &asked.key, counting)?, flags.expiry_when_made()) {
             (Counted::To { .. }, _) if flags.has(b'q') => {}
@@ -517,6 +529,10 @@ fn count_or_make(turn: &mut Turn<'_>, asked: &Asked<'_>, is_down: bool) -> Resul
                 let digits = number.to_string();
                 let made = make(turn, &asked.key, digits.as_bytes(), expiry, counter_encoding(number))?;
                 let Some(meta) = made else { continue };
+                // memcached looks once more whether it is there.
+                note_found(turn, &asked.key, None);
+                let bytes = Some(digits.len());
+                note_stored(turn, &asked.key, Mode::Add, "stored", bytes, meta.expires_at_ms);
                 answer_number(turn, asked, number, [meta; 2], true);
             }
         }
@@ -559,7 +575,11 @@ pub fn debug(turn: &mut Turn<'_>, words: Words<'_>) {
         key_of(sent)
     };
     turn.marks().note_reads();
-    match turn.store().meta(&key) {
+    let found = turn.store().meta(&key);
+    if let Ok(found) = &found {
+        note_found(turn, &key, found.as_ref());
+    }
+    match found {
         Ok(None) => turn.line("EN"),
         Ok(Some(meta)) => {
             let reads = turn.marks().reads(&key, meta.version, turn.now_seconds());

@@ -8,7 +8,7 @@
 //! - What is stale or being recached, and what was read before, one server knows, as long as it runs (see `marks`).
 //! - A key is answered as it was asked for; memcached answers in base64 whenever the item was made so.
 //! - A line that is too long is answered before the connection is closed, however it came.
-//! - There are no slabs, no LRU lists, no watchers, no dumps of keys, no binary protocol and no UDP.
+//! - There are no slabs, no LRU lists, no dumps of keys, no binary protocol and no UDP.
 //! - All expiry is to the millisecond.
 //!
 //! The layers, top to bottom:
@@ -17,8 +17,10 @@
 //! - meta: commands of two letters
 //! - retrieval: get and its kin
 //! - storage: set and its kin; counters
+//! - watch: who is shown what clients do
 //! - administration: all that concerns no item
 //! - statistics: what `stats` reports
+//! - noting: what is shown to those who watch
 //! - turn: what a command may use while it is executed
 //! - verbs: what requests are counted as
 //! - request: bytes to requests
@@ -32,6 +34,7 @@ pub mod flags;
 #[cfg(test)]
 mod harness;
 pub mod meta;
+pub mod noting;
 pub mod request;
 pub mod retrieval;
 pub mod session;
@@ -43,4 +46,7 @@ pub mod storage;
 mod transcripts;
 pub mod turn;
 pub mod verbs;
+pub mod watch;
+#[cfg(test)]
+mod watch_tests;
 pub mod words;

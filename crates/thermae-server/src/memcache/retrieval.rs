@@ -4,6 +4,7 @@
 //! else that the client sent, until the client has taken some of it; and after so many keys, until others have had their turn.
 
 use crate::counts::Count;
+use crate::memcache::noting::note_found;
 use crate::memcache::request::{BAD_FORMAT, KEY_BYTES_MAX, Retrieval};
 use crate::memcache::turn::{Turn, key_of};
 use crate::memcache::words::{Words, push_number, signed};
@@ -79,6 +80,7 @@ fn retrieve_one(turn: &mut Turn<'_>, listed: Listed, key: &[u8]) -> Result<(), E
         Some(expiry) => touched_value(turn, listed.has_cas, expiry, key, &stored)?,
     };
     turn.tally.choose(found.is_some(), Count::GetHits, Count::GetMisses);
+    note_found(turn, &stored, found.as_ref());
     if let Some(meta) = found {
         turn.read(&stored, meta.version);
     }

@@ -7,11 +7,12 @@ use crate::memcache::retrieval::{Listed, go_on, retrieve};
 use crate::memcache::turn::Turn;
 use crate::memcache::verbs::verb_of;
 use crate::memcache::words::Words;
-use crate::memcache::{administration, meta, statistics, storage};
+use crate::memcache::{administration, meta, statistics, storage, watch};
 use crate::redis::{client, telling};
 use crate::refusals;
 use crate::shared::Shared;
 use crate::users::DEFAULT;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Requests looked at together, so that their cache misses overlap.
@@ -50,6 +51,8 @@ pub struct Session {
     users_version: u64,
     /// Nothing was received yet.
     is_new: bool,
+    /// It is shown what clients do, and what it sends is not looked at any more.
+    watches: bool,
     /// Bytes that are to come and will not be looked at.
     skipped: usize,
     /// Bytes that hold no line's end.
@@ -71,6 +74,7 @@ impl Session {
             user: DEFAULT.to_vec(),
             users_version: 0,
             is_new: true,
+            watches: false,
             skipped: 0,
             looked_at: 0,
             list: None,
@@ -81,12 +85,15 @@ impl Session {
     pub fn process(
         &mut self,
         buffer: &[u8],
-        client: &Client,
+        client: &Arc<Client>,
         shared: &Shared,
         output: &mut Vec<u8>,
     ) -> usize {
         administration::flush_if_due(shared);
         (self.is_paused, self.ends_turn) = (false, false);
+        if self.watches {
+            return buffer.len();
+        }
         if self.is_new && buffer.first() == Some(&BINARY_MARK) {
             return self.refuse_binary(buffer, output);
         }
@@ -104,8 +111,18 @@ impl Session {
         if !turn.events.is_empty() {
             telling::tell(shared, &turn.events);
         }
+        if !turn.log.is_empty() {
+            shared.show(&mut turn.log);
+        }
         counts.memcached.add(&turn.tally);
         done
+    }
+
+    /// The client is gone: nobody is to reach it any more.
+    pub fn leave(&mut self, client: &Client, shared: &Shared) {
+        if std::mem::take(&mut self.watches) {
+            shared.watchers.remove(client, &shared.attention);
+        }
     }
 
     /// Users were changed: a client whose user may not do everything any more has to say once again who it is. One that was ended with its user is
@@ -182,6 +199,9 @@ impl Session {
                 if let Some((listed, rest)) = rest {
                     done -= self.wait_with(listed, rest, &buffer[from..end]);
                 }
+                if self.watches {
+                    return buffer.len();
+                }
                 if self.closes || turn.has_enough() {
                     self.looked_at = 0;
                     return done;
@@ -236,11 +256,22 @@ impl Session {
             b"stats" => statistics::report(turn, words),
             b"quit" => self.closes = true,
             b"shutdown" => turn.line("ERROR: shutdown not enabled"),
-            b"watch" | b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" => {
+            b"watch" => self.watch(words, turn),
+            b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" => {
                 administration::refuse(turn, name, words);
             }
             name if is_of_http(name, words) => (self.closes, self.is_foreign) = (true, true),
             _ => turn.line("ERROR"),
+        }
+    }
+
+    /// It is shown what clients do, and not listened to any more.
+    fn watch(&mut self, words: Words<'_>, turn: &mut Turn<'_>) {
+        self.watches = watch::watch(turn, words);
+        // Who has changed users since they were looked up has not found it among those who watch, to be ended.
+        if self.watches && turn.shared.users.version() != self.users_version {
+            self.look_up(turn.client, turn.shared);
+            self.closes |= !self.is_authenticated;
         }
     }
 

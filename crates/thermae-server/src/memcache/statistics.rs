@@ -2,11 +2,13 @@
 //!
 //! Items and bytes are those of the whole store, whoever stored them. There is one class of items, for the store has no slabs.
 
+use crate::clients::{Client, marks};
 use crate::counts::{Count, NAMES, Tally};
 use crate::memcache::administration::VERSION;
 use crate::memcache::turn::Turn;
 use crate::memcache::words::{Words, unsigned};
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use thermae_core::Error;
@@ -27,7 +29,11 @@ pub fn report(turn: &mut Turn<'_>, mut words: Words<'_>) {
             Ok(())
         }
         Some(b"sizes_enable" | b"sizes_disable") => return turn.line("STAT sizes_status disabled"),
-        Some(b"conns" | b"extstore") => Ok(()),
+        Some(b"conns") => {
+            connections(turn);
+            Ok(())
+        }
+        Some(b"extstore") => Ok(()),
         Some(b"detail") => return detail(turn, words.next()),
         Some(b"cachedump") => return cachedump(turn, words),
         Some(_) => return turn.line("ERROR"),
@@ -150,6 +156,68 @@ fn slabs(turn: &mut Turn<'_>) -> Result<(), Error> {
     stat(turn, "active_slabs", 1);
     stat(turn, "total_malloced", used_bytes);
     Ok(())
+}
+
+/// Who is connected for this protocol, and where it listens, by the numbers of their sockets.
+fn connections(turn: &mut Turn<'_>) {
+    let shared = turn.shared;
+    let mut found: Vec<(i32, Vec<(&str, String)>)> = Vec::new();
+    if let Some(reach) = shared.reach.get() {
+        let since = shared.started_at.elapsed().as_secs();
+        for (fd, address) in &reach.memcached {
+            let state = "conn_listening".to_owned();
+            let facts =
+                [("addr", named(address)), ("state", state), ("secs_since_last_cmd", since.to_string())];
+            found.push((*fd, facts.into()));
+        }
+    }
+    let clients = shared.clients.all().into_iter();
+    for client in clients.filter(|client| client.flags.load(Ordering::Relaxed) & marks::MEMCACHED != 0) {
+        let listener = named(&client.local_address);
+        // Who comes by a path has no address but that.
+        let address = if listener.starts_with("unix:") { listener.clone() } else { named(&client.address) };
+        let (state, idle_ms) = if client.id == turn.client.id {
+            ("conn_parse_cmd", 0)
+        } else {
+            let active_at_ms = client.active_at_ms.load(Ordering::Relaxed);
+            (state_of(&client), turn.now_ms.saturating_sub(active_at_ms))
+        };
+        let facts = [
+            ("addr", address),
+            ("listen_addr", listener),
+            ("state", state.to_owned()),
+            ("secs_since_last_cmd", (idle_ms / 1000).to_string()),
+        ];
+        found.push((client.place.fd, facts.into()));
+    }
+    found.sort_by_key(|(fd, _)| *fd);
+    for (fd, facts) in found {
+        for (name, value) in facts {
+            stat(turn, &format!("{fd}:{name}"), value);
+        }
+    }
+}
+
+/// An address with the kind that it is of.
+fn named(address: &str) -> String {
+    match address.parse() {
+        Ok(SocketAddr::V4(_)) => format!("tcp:{address}"),
+        Ok(SocketAddr::V6(_)) => format!("tcp6:{address}"),
+        Err(_) => address.to_owned(),
+    }
+}
+
+/// What a client that does not ask right now is at, in memcached's words.
+fn state_of(client: &Client) -> &'static str {
+    if client.flags.load(Ordering::Relaxed) & marks::WATCHES != 0 {
+        "conn_watch"
+    } else if client.output_bytes.load(Ordering::Relaxed) != 0 {
+        "conn_mwrite"
+    } else if client.input_bytes.load(Ordering::Relaxed) != 0 {
+        "conn_nread"
+    } else {
+        "conn_read"
+    }
 }
 
 /// Counts by prefixes of keys, which are never on.

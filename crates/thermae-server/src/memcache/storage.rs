@@ -1,6 +1,8 @@
 //! set and its kin, touch, delete, and counters.
 
+use crate::attention::STORES;
 use crate::counts::Count;
+use crate::memcache::noting::{note_found, note_look_up, note_stored};
 use crate::memcache::request::{BAD_CHUNK, BAD_FORMAT, Data, KEY_BYTES_MAX, Mode, Storage, TOO_LARGE};
 use crate::memcache::turn::{Turn, key_of};
 use crate::memcache::words::{Words, counter, signed, unsigned};
@@ -21,6 +23,19 @@ pub enum Outcome {
     Exists,
     /// There is nothing to compare with.
     NotFound,
+}
+
+/// How those who watch are told what became of a value; `None`: memcached has no word for it.
+fn status_of(outcome: &Result<Outcome, Error>) -> Option<&'static str> {
+    match outcome {
+        Ok(Outcome::Stored(_)) => Some("stored"),
+        Ok(Outcome::NotStored) => Some("not_stored"),
+        Ok(Outcome::Exists) => Some("exists"),
+        Ok(Outcome::NotFound) => Some("not_found"),
+        Err(Error::ValueTooLarge(_)) => Some("too_large"),
+        Err(Error::Full(_)) => Some("no_memory"),
+        Err(_) => None,
+    }
 }
 
 /// What becomes of a counter.
@@ -67,7 +82,10 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
                 flags: storage.flags,
                 ..SetOptions::default()
             };
-            match store_as(turn, storage.mode, &key, data, options) {
+            note_look_up(turn, &key);
+            let outcome = store_as(turn, storage.mode, &key, data, options);
+            note_outcome(turn, &key, storage.mode, &outcome, data, options);
+            match outcome {
                 Ok(Outcome::Stored(_)) => "STORED",
                 Ok(Outcome::NotStored) => "NOT_STORED",
                 Ok(Outcome::Exists) => "EXISTS",
@@ -84,8 +102,10 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
         Data::WrongEnd => BAD_CHUNK,
         Data::TooLarge => {
             turn.tally.add(Count::StoreTooLarge);
+            let key = key_of(storage.key);
+            note_stored(turn, &key, storage.mode, "too_large", None, turn.expires_at_ms(storage.expiry));
             if storage.mode == Mode::Set {
-                lose(turn, &key_of(storage.key));
+                lose(turn, &key);
             }
             TOO_LARGE
         }
@@ -95,8 +115,27 @@ pub fn store(turn: &mut Turn<'_>, storage: Storage<'_>) {
 
 /// Deletes a key, as the store has it, whose old value must not stay, since the new one can't be stored: who set it would read what it has replaced.
 pub fn lose(turn: &mut Turn<'_>, key: &[u8]) {
+    note_look_up(turn, key);
     // Whoever could not store is told so; that the old value can't be deleted either changes nothing about that.
     let _ = turn.delete(key);
+}
+
+/// Notes what became of a value, for those who watch.
+#[inline]
+pub fn note_outcome(
+    turn: &mut Turn<'_>,
+    key: &[u8],
+    mode: Mode,
+    outcome: &Result<Outcome, Error>,
+    data: &[u8],
+    options: SetOptions,
+) {
+    if turn.events.wants(STORES)
+        && let Some(status) = status_of(outcome)
+    {
+        let bytes = if outcome.is_ok() { Some(data.len()) } else { None };
+        note_stored(turn, key, mode, status, bytes, options.expires_at_ms);
+    }
 }
 
 /// Stores a value in one of the ways there are.
@@ -200,7 +239,9 @@ pub fn count(turn: &mut Turn<'_>, words: Words<'_>, is_down: bool) {
         return turn.line_unless(is_silent, "CLIENT_ERROR invalid numeric delta argument");
     };
     let counting = Counting { delta, is_down, ..Counting::default() };
-    match count_as(turn, &key_of(key), counting) {
+    let key = key_of(key);
+    note_look_up(turn, &key);
+    match count_as(turn, &key, counting) {
         Ok(Counted::To { .. }) if is_silent => {}
         Ok(Counted::To { number, .. }) => {
             turn.number(number);
@@ -279,6 +320,7 @@ pub fn touch(turn: &mut Turn<'_>, words: Words<'_>) {
     match turn.touch(&key, expiry) {
         Ok(touched) => {
             turn.tally.choose(touched.is_some(), Count::TouchHits, Count::TouchMisses);
+            note_found(turn, &key, touched.as_ref());
             if let Some(meta) = touched {
                 turn.read(&key, meta.version);
             }
@@ -306,6 +348,7 @@ pub fn delete(turn: &mut Turn<'_>, words: Words<'_>) {
         return turn.line_unless(is_silent, BAD_FORMAT);
     }
     let key = key_of(key);
+    note_look_up(turn, &key);
     let text = match turn.delete(&key) {
         Ok(was_present) => {
             turn.tally.choose(was_present, Count::DeleteHits, Count::DeleteMisses);

@@ -14,7 +14,9 @@ use crate::memcache::words::push_number;
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, STRANGERS_COMMANDS_PER_TURN};
 use crate::shared::Shared;
 use crate::statistics::LoopCounts;
+use crate::watch_log::WatchLog;
 use std::borrow::Cow;
+use std::sync::Arc;
 use thermae_core::{Current, Error, RecordMeta, Store, Update};
 
 /// Times up to this many seconds count from now, others from 1970.
@@ -37,7 +39,7 @@ pub fn key_of(key: &[u8]) -> Cow<'_, [u8]> {
 #[derive(Debug)]
 pub struct Turn<'a> {
     /// Whose turn it is, as others see it.
-    pub client: &'a Client,
+    pub client: &'a Arc<Client>,
     /// What all clients share.
     pub shared: &'a Shared,
     /// Where the answers go.
@@ -50,6 +52,8 @@ pub struct Turn<'a> {
     pub counts: &'a LoopCounts,
     /// What was done to items, to be told at the end of the turn.
     pub events: Events,
+    /// What those are shown who watch, at the end of the turn or before.
+    pub log: WatchLog,
     /// When the request began that comes next, where it is timed and known.
     began: Option<Moment>,
     /// Requests and keys before the turn is over.
@@ -59,7 +63,7 @@ pub struct Turn<'a> {
 impl<'a> Turn<'a> {
     /// One that begins now.
     pub fn new(
-        client: &'a Client,
+        client: &'a Arc<Client>,
         shared: &'a Shared,
         counts: &'a LoopCounts,
         output: &'a mut Vec<u8>,
@@ -68,7 +72,8 @@ impl<'a> Turn<'a> {
         let mut events = Events::default();
         events.want(shared.attention.wanted());
         let (tally, steps_left) = (Tally::default(), STEPS_PER_TURN);
-        Self { client, shared, output, now_ms, tally, counts, events, began: None, steps_left }
+        let log = WatchLog::default();
+        Self { client, shared, output, now_ms, tally, counts, events, log, began: None, steps_left }
     }
 
     /// Requests that follow one another begin.
@@ -206,6 +211,13 @@ impl<'a> Turn<'a> {
     pub fn note(&mut self, name: &'static str, key: &[u8]) {
         let class = if name == "set" { STRING } else { GENERIC };
         self.events.note(class, name, key);
+    }
+
+    /// Shows those who watch what there is for them, if it is much: a turn can be long.
+    pub fn show_if_enough(&mut self) {
+        if self.log.has_enough() {
+            self.shared.show(&mut self.log);
+        }
     }
 
     /// An item was read.

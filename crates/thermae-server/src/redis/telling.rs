@@ -4,13 +4,14 @@
 //! waits for nobody, and all that it publishes reaches each of them in order. That includes the publisher itself, whose messages so come after
 //! its reply. Rejected: writing those into its reply, as Redis does; within that of an EXEC, no client could tell them from what it asked for.
 
-use crate::attention::MESSAGES;
+use crate::attention::{EVICTIONS, MESSAGES};
 use crate::clients::{Client, marks};
 use crate::databases::database_of;
 use crate::events::{Event, Events, classes};
 use crate::glob::Budget;
 use crate::redis::reply::Reply;
 use crate::shared::Shared;
+use crate::watch_log::WatchLog;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -31,8 +32,29 @@ pub fn tell(shared: &Shared, events: &Events) {
 /// Tells those who want to know what others did to keys, or the store by itself: nothing that a command of this server did.
 pub fn tell_foreign(shared: &Shared, events: &Events) {
     tell(shared, events);
+    if shared.attention.wanted() & EVICTIONS != 0 {
+        show_evictions(shared, events);
+    }
     if !events.changed.is_empty() {
         shared.invalidate(events.changed.iter().map(Vec::as_slice), None);
+    }
+}
+
+/// Shows memcached clients that watch it which of their keys had to make room.
+fn show_evictions(shared: &Shared, events: &Events) {
+    let mut log = WatchLog::default();
+    for event in &events.events {
+        if let Event::Key { class: classes::EVICTED, key, .. } = event
+            && database_of(key).0 == 0
+        {
+            log.evicted(EVICTIONS, key);
+            if log.has_enough() {
+                shared.show(&mut log);
+            }
+        }
+    }
+    if !log.is_empty() {
+        shared.show(&mut log);
     }
 }
 

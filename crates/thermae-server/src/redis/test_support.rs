@@ -44,7 +44,7 @@ impl TestServer {
     pub fn reachable() -> Self {
         let server = Self::new();
         let mailboxes = Arc::new([Mailbox::new().unwrap()]);
-        server.shared().reach.set(Reach { mailboxes, addresses: Vec::new() }).unwrap();
+        server.shared().reach.set(Reach { mailboxes, addresses: Vec::new(), memcached: Vec::new() }).unwrap();
         server
     }
 
