@@ -7,6 +7,8 @@ import datetime
 import enum
 import math
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -420,3 +422,23 @@ def test_an_arrow_view_is_on_the_stored_bytes(store: thermae.Store) -> None:
 def test_pickles_of_other_protocols_are_values_like_any_other(store: thermae.Store) -> None:
     store["key"] = pickle.dumps([1])
     assert pickle.loads(store["key"]) == [1]
+
+
+def test_what_takes_long_to_import_is_imported_once_by_who_needs_it() -> None:
+    """Stores that threads open at once have one codec: values of classes derived from str are told by it."""
+    program = """
+import sys, threading
+import thermae
+assert "msgspec" not in sys.modules
+from thermae.codecs import Codecs
+made = []
+threads = [threading.Thread(target=lambda: made.append(Codecs("msgpack"))) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+class Text(str):
+    pass
+assert {codecs.encode(Text("a"), None) for codecs in made} == {(1, b"a")}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -100,6 +100,28 @@ class TestStrangers:
                 os.kill(guarded.process.pid, signal.SIGCONT)
         assert before < MEBIBYTE // 16
 
+    def test_are_served_after_they_have_gone(self, location: str, tmp_path: Path) -> None:
+        """Who logs in, stores and goes, all at once, has stored, though it went before it was its turn."""
+        options = ("--hot", "16MiB", "--unix", str(tmp_path / "socket"))
+        flood = encoded([b"x" * 16_000] * 10) * 20
+        with contextlib.ExitStack() as stack:
+            environment = {"THERMAE_PASSWORD": PASSWORD}
+            serving = stack.enter_context(thermae_serve(location, *options, environment=environment))
+            strangers = [stack.enter_context(serving.connection()) for _ in range(20)]
+            os.kill(serving.process.pid, signal.SIGSTOP)
+            try:
+                for stranger in strangers:
+                    stranger.socket.setblocking(False)
+                    stranger.socket.send(flood)
+                for number in range(10):
+                    with contextlib.closing(connected(serving.redis)) as passing:
+                        passing.sendall(encoded(["AUTH", PASSWORD]) + encoded(["SET", str(number), "x"]))
+            finally:
+                os.kill(serving.process.pid, signal.SIGCONT)
+            client = stack.enter_context(serving.connection())
+            assert client.call("AUTH", PASSWORD) == OK
+            wait_until(lambda: client.call("DBSIZE") == Reply(":", 10))
+
     def test_are_all_answered_in_the_end(self, guarded: Serving) -> None:
         """Those who wait for their turn lose nothing, and who logs in among them is served from there on."""
         flood = encoded([b"x" * 16_000] * 10) * 5

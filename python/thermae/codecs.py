@@ -64,9 +64,9 @@ _PICKLE = PickleCodec()
 def _messagepack() -> MessagePackCodec:
     # Imported when a store is opened: msgspec takes as long to import as all the rest, and a server, or a
     # command that stores bytes, needs none of it.
-    from thermae.messagepack import MessagePackCodec
+    from thermae.messagepack import MESSAGEPACK_CODEC
 
-    return MessagePackCodec()
+    return MESSAGEPACK_CODEC
 
 
 def _named(name: str) -> Codec | None:

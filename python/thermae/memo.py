@@ -20,8 +20,6 @@ from collections.abc import Awaitable, Callable, Collection
 from types import MethodType, ModuleType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
-import msgspec
-
 from thermae import _thermae
 from thermae.arguments import checked_collection
 from thermae.codecs import Codecs
@@ -32,7 +30,19 @@ from thermae.options import AnyCodec
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+@functools.cache
+def _encoder() -> Callable[[Any], bytes]:
+    # Imported when a function is memoized: msgspec takes as long to import as all the rest of the package.
+    import msgspec
+
+    return msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+def _encode(value: Any) -> bytes:
+    return _encoder()(value)
+
+
 # MessagePack has a form of its own for each of them.
 _TOLD_APART = frozenset((bool, int, float, str, bytes, type(None)))
 
@@ -104,8 +114,10 @@ def _distinct(value: Any) -> Any:
     fields = _field_names(kind)
     if fields is not None:
         # MessagePack leaves out what is not set, and so does this.
+        from msgspec import UNSET
+
         there = [(field, getattr(value, field)) for field in fields if hasattr(value, field)]
-        return [named, [(field, _distinct(member)) for field, member in there if member is not msgspec.UNSET]]
+        return [named, [(field, _distinct(member)) for field, member in there if member is not UNSET]]
     return [named, value]
 
 
@@ -134,6 +146,8 @@ def result_type(function: Callable[..., Any]) -> Any:
     if annotated is None or annotated is Any or isinstance(annotated, TypeVar):
         return None
     try:
+        import msgspec
+
         msgspec.msgpack.Decoder(annotated)
     except TypeError:
         return None

@@ -79,5 +79,9 @@ class MessagePackCodec:
             ) from error
 
 
+# The only one: stores compare their codec with it.
+MESSAGEPACK_CODEC: Final = MessagePackCodec()
+
+
 def _name_of(kind: Any) -> str:
     return getattr(kind, "__name__", None) or str(kind)

@@ -18,7 +18,7 @@ import os
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from thermae import _thermae, flight
 from thermae.arguments import checked_collection, checked_count, checked_flag
@@ -26,12 +26,10 @@ from thermae.codecs import Codecs
 from thermae.errors import InvalidOptionError, ThermaeError, TransactionConflictError, WrongTypeError
 from thermae.locks import Lock
 from thermae.mapping import StoreItems, StoreKeys, StoreValues
+from thermae.memo import Memoized, P, R
 from thermae.options import AnyCodec, OpenOptions, checked_names, reopening_options
 from thermae.reports import CheckReport, RestoreReport, SharedMemory, SnapshotReport, Stats
 from thermae.transactions import Transaction
-
-if TYPE_CHECKING:
-    from thermae.memo import Memoized, P, R
 
 T = TypeVar("T")
 
@@ -308,9 +306,6 @@ class Store(_thermae.Store, MutableMapping[str | bytes, Any]):
             raise InvalidOptionError(
                 "memoize needs its parentheses: write @store.memoize() or @store.memoize(ttl=300)"
             )
-        # With all that it needs of functions' signatures: not for those who only want a store.
-        from thermae.memo import Memoized
-
         return lambda function: Memoized(
             self, self._codecs, function, ttl, name=name, ignore=ignore, codec=codec
         )

@@ -204,8 +204,10 @@ impl Engine {
     fn walk_hot(&self, walk: &mut Walk<'_>, base: *mut u8, tail: usize, is_open: bool) -> bool {
         let mut offset = SEGMENT_HEADER_BYTES;
         let mut has_holes = false;
-        let mut passes = 0;
+        let (mut passes, mut records) = (0, 0);
         while offset < tail {
+            give_way_at(records);
+            records += 1;
             let Some((word, total)) = self.settle(base, offset, walk.segment_id) else {
                 // SAFETY: below the tail; records are 8-byte aligned.
                 let word =
@@ -240,7 +242,10 @@ impl Engine {
     fn walk_cold(&self, walk: &mut Walk<'_>, tail: usize) -> bool {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let mut offset = SEGMENT_HEADER_BYTES;
+        let mut records = 0;
         while offset < tail {
+            give_way_at(records);
+            records += 1;
             let Some((word, total)) =
                 record::total_len(&walk.bytes[offset..], offset, frame_bytes, tail - offset)
             else {
@@ -259,7 +264,6 @@ impl Engine {
         if total == 0 || total > tail - offset {
             return false;
         }
-        give_way_at(walk.items.len());
         if !word.has_key() {
             return true;
         }

@@ -452,19 +452,19 @@ impl EventLoop {
         }
     }
 
-    /// Serves a client of whom there is news. Of one that waits for the end of a pause, for its changes to be durable, or behind other strangers, it
-    /// is news only that it has gone: else the event is from before it waited, for a message may have had it served meanwhile. One whose turn is
-    /// over waits for its next one.
+    /// Serves a client of whom there is news. Of one that waits for the end of a pause, or for its changes to be durable, it is news only that it
+    /// has gone: else the event is from before it waited, for a message may have had it served meanwhile. One whose turn is over, or who waits behind
+    /// other strangers, waits on: it may have gone, and what it had sent before that counts.
     fn rouse(&mut self, token: u64, flags: EventFlags) {
         let place = self.places.get(token as u32 as usize).filter(|place| place.uses == (token >> 32) as u32);
         let connection = place.and_then(|place| place.connection.as_deref());
         match connection.map(|connection| connection.waits_for) {
-            Some(Next::Pause | Next::Hold | Next::Queue) => {
+            Some(Next::Pause | Next::Hold) => {
                 if flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR) {
                     self.close(token as u32);
                 }
             }
-            Some(Next::Again) => {}
+            Some(Next::Again | Next::Queue) => {}
             _ if connection.is_some_and(Connection::is_stranger) => self.strangers.push(token),
             _ => self.serve(token),
         }
@@ -474,7 +474,13 @@ impl EventLoop {
     fn end_pause(&mut self) {
         if !self.paused.is_empty() && self.shared.pause.left_ms(self.woke_at_ms) == 0 {
             for token in std::mem::take(&mut self.paused) {
-                self.serve(token);
+                let place = self.places.get(token as u32 as usize);
+                let connection = place.and_then(|place| place.connection.as_deref());
+                if connection.is_some_and(Connection::is_stranger) {
+                    self.wait_for(token, Next::Queue);
+                } else {
+                    self.serve(token);
+                }
             }
         }
     }

@@ -283,7 +283,8 @@ pub fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
     ];
     for (addresses, protocol, tls) in kinds {
         for address in addresses {
-            listeners.extend(Listener::tcp(address, protocol, tls.as_ref()).map_err(failed(address))?);
+            let more = Listener::tcp(address, protocol, tls.as_ref(), &listeners).map_err(failed(address))?;
+            listeners.extend(more);
         }
     }
     for (path, protocol) in [(&config.unix, Protocol::Redis), (&config.memcached_unix, Protocol::Memcached)] {

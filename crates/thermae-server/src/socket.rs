@@ -68,28 +68,55 @@ pub struct Accepted {
 }
 
 impl Listener {
-    /// Listens on `HOST:PORT`: on each address that the host has here, for clients take `localhost` to be either of two. Port 0 is a free one, the
-    /// same on all of them where it is free there, too.
+    /// Listens on `HOST:PORT`: on each address that the host has, for clients take `localhost` to be either of two; but not once more on one that is
+    /// among the `others`, of the same protocol. Port 0 is a free one, the same on all of them where it is free there, too.
     ///
     /// # Errors
-    /// A name that has no address; what the system says, of any address but those of a family that the machine does not have.
-    pub fn tcp(address: &str, protocol: Protocol, tls: Option<&Arc<Acceptor>>) -> io::Result<Vec<Self>> {
+    /// A name that has no address; what the system says, of any address but a loopback of a family that the machine does not have.
+    pub fn tcp(
+        address: &str,
+        protocol: Protocol,
+        tls: Option<&Arc<Acceptor>>,
+        others: &[Self],
+    ) -> io::Result<Vec<Self>> {
         let mut listeners: Vec<Self> = Vec::new();
-        let mut missing = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
-        for mut resolved in address.to_socket_addrs()? {
-            if let (0, Some(first)) = (resolved.port(), listeners.first()) {
-                resolved.set_port(SocketAddr::try_from(getsockname(&first.fd)?)?.port());
+        let mut missing = Some(io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"));
+        for resolved in address.to_socket_addrs()? {
+            let is_same = |other: &Self| {
+                other.protocol == protocol && other.tls.is_some() == tls.is_some() && other.is_at(&resolved)
+            };
+            if listeners.iter().chain(others).any(is_same) {
+                missing = None;
+                continue;
             }
-            match Self::at(&resolved, protocol, tls.cloned()) {
+            let first = listeners.first().and_then(Self::bound);
+            let with_port = first
+                .filter(|_| resolved.port() == 0)
+                .map(|first| SocketAddr::new(resolved.ip(), first.port()));
+            let listener = match with_port.map(|address| Self::at(&address, protocol, tls.cloned())) {
+                Some(Err(error)) if error.kind() == io::ErrorKind::AddrInUse => None,
+                other => other,
+            };
+            match listener.unwrap_or_else(|| Self::at(&resolved, protocol, tls.cloned())) {
                 Ok(listener) => listeners.push(listener),
-                Err(error) if is_of_a_missing_family(&error) => missing = error,
-                // Names may list an address more than once.
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_among(&listeners, &resolved) => {
+                Err(error) if is_of_a_missing_family(&resolved, &error) => {
+                    missing = missing.map(|_| error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        if listeners.is_empty() { Err(missing) } else { Ok(listeners) }
+        match missing {
+            Some(error) if listeners.is_empty() => Err(error),
+            _ => Ok(listeners),
+        }
+    }
+
+    fn bound(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(getsockname(&self.fd).ok()?).ok()
+    }
+
+    fn is_at(&self, address: &SocketAddr) -> bool {
+        address.port() != 0 && self.bound().is_some_and(|bound| bound == *address)
     }
 
     fn at(resolved: &SocketAddr, protocol: Protocol, tls: Option<Arc<Acceptor>>) -> io::Result<Self> {
@@ -184,17 +211,10 @@ impl Listener {
     }
 }
 
-/// Whether an address can't be listened on because the machine has none of its kind: a name often stands for one of each.
-fn is_of_a_missing_family(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
-}
-
-fn is_among(listeners: &[Listener], address: &SocketAddr) -> bool {
-    listeners.iter().any(|listener| {
-        getsockname(&listener.fd)
-            .is_ok_and(|bound| SocketAddr::try_from(bound).is_ok_and(|bound| bound == *address))
-    })
+/// Whether a loopback can't be listened on because the machine has none of its family: `localhost` often stands for one of each.
+fn is_of_a_missing_family(address: &SocketAddr, error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
+        || (error.kind() == io::ErrorKind::AddrNotAvailable && address.ip().is_loopback())
 }
 
 /// Has the system ask a client that says nothing whether it is still there: one whose machine has gone would keep its place for ever.
@@ -223,8 +243,13 @@ mod tests {
     #[test]
     fn a_name_is_listened_on_at_all_its_addresses() {
         let addresses: BTreeSet<SocketAddr> = "localhost:0".to_socket_addrs().unwrap().collect();
-        let listeners = Listener::tcp("localhost:0", Protocol::Redis, None).unwrap();
+        let listeners = Listener::tcp("localhost:0", Protocol::Redis, None, &[]).unwrap();
         assert_eq!(listeners.len(), addresses.len());
+        // Once is enough, and another protocol can't share it.
+        let first = &listeners[0].address;
+        assert!(Listener::tcp(first, Protocol::Redis, None, &listeners).unwrap().is_empty());
+        let refused = Listener::tcp(first, Protocol::Memcached, None, &listeners);
+        assert_eq!(refused.map(drop).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         for listener in listeners {
             let client = TcpStream::connect(&listener.address).unwrap();
             let accepted = listener.accept().unwrap().unwrap();
@@ -237,7 +262,7 @@ mod tests {
     #[test]
     fn an_address_of_another_machine_is_refused() {
         // Of the block that is kept for documentation.
-        let refused = Listener::tcp("192.0.2.1:0", Protocol::Redis, None);
+        let refused = Listener::tcp("192.0.2.1:0", Protocol::Redis, None, &[]);
         assert_eq!(refused.map(drop).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

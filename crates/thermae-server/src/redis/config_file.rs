@@ -56,7 +56,7 @@ pub struct Changes {
 /// Writes changes into a file.
 ///
 /// # Errors
-/// Why the file is as it was.
+/// Why the file is as it was, or may be after a power failure.
 pub fn rewrite(path: &Path, changes: &Changes) -> Result<(), String> {
     let shown = path.display();
     let failed = |error: io::Error| format!("{shown}: {error}");
@@ -79,7 +79,9 @@ pub fn rewrite(path: &Path, changes: &Changes) -> Result<(), String> {
         let _ = SystemEnv.remove_file(&beside);
         return written;
     }
-    SystemEnv.sync_dir(path.parent().unwrap_or(Path::new("/"))).map_err(failed)
+    SystemEnv.sync_dir(path.parent().unwrap_or(Path::new("/"))).map_err(|error| {
+        format!("{shown} is written, but after a power failure it may be as it was before: {error}")
+    })
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -260,7 +260,8 @@ fn advices(shared: &Shared, all: &[(&'static str, Series)]) -> Vec<String> {
     let mut advices = Vec::new();
     if has(COMMAND) || has(FAST_COMMAND) {
         let slow_from = shared.slow_log.slow_from_nanoseconds();
-        advices.push(if slow_from <= shared.spikes.watched_from_nanoseconds() {
+        let is_in_slow_log = slow_from != u64::MAX && slow_from <= shared.spikes.watched_from_nanoseconds();
+        advices.push(if is_in_slow_log {
             "SLOWLOG GET says which commands they were, and of which clients.".to_owned()
         } else {
             "The slow log is off, or leaves out commands that are watched here: CONFIG SET slowlog-log-slower-than MICROSECONDS to no more than \
