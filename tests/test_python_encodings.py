@@ -429,6 +429,10 @@ def test_what_takes_long_to_import_is_imported_once_by_who_needs_it() -> None:
     program = """
 import sys, threading
 import thermae
+with thermae.open("shm://thermae-test-imports", hot="16MiB") as store:
+    store["key"] = b"value"
+    assert store["key"] == b"value"
+thermae.destroy("shm://thermae-test-imports")
 assert "msgspec" not in sys.modules
 from thermae.codecs import Codecs
 made = []

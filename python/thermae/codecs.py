@@ -62,8 +62,7 @@ _PICKLE = PickleCodec()
 
 @cache
 def _messagepack() -> MessagePackCodec:
-    # Imported when a store is opened: msgspec takes as long to import as all the rest, and a server, or a
-    # command that stores bytes, needs none of it.
+    # Imported when a value needs it: msgspec takes as long to import as all the rest.
     from thermae.messagepack import MESSAGEPACK_CODEC
 
     return MESSAGEPACK_CODEC
@@ -116,10 +115,17 @@ class Codecs:
         (6, {'a': [1, 2]})
     """
 
-    __slots__ = ("default",)
+    __slots__ = ("_chosen",)
 
     def __init__(self, default: AnyCodec) -> None:
-        self.default = codec_of(default)
+        # MessagePack is looked up when a value needs it: stores are opened before that.
+        is_messagepack = isinstance(default, str) and default == "msgpack"
+        self._chosen = None if is_messagepack else codec_of(default)
+
+    @property
+    def default(self) -> Codec:
+        """For what has no encoding of its own, where the call names none."""
+        return _messagepack() if self._chosen is None else self._chosen
 
     def encode(self, value: Any, codec: AnyCodec | None) -> tuple[int, bytes]:
         """A value's encoding and bytes; `codec` is what the call named, if anything.
