@@ -25,8 +25,8 @@ thread_local! {
     static GIVES_WAY_FROM: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// This thread works in the background from now on.
-pub(crate) fn work_in_background() {
+/// This thread works in the background from now on: what it has a store do gives way to others.
+pub fn work_in_background() {
     GIVES_WAY_FROM.set(Some(Instant::now()));
 }
 

@@ -151,6 +151,7 @@ mod waiting;
 mod walks;
 mod write;
 
+pub use background::work_in_background;
 pub use check::{CheckReport, Problem};
 pub use error::{Error, Result};
 pub use feed::ChangeKind;

@@ -17,6 +17,7 @@
 //! Rejected: pinning all segments from the start. Pins keep hot frames where they are, and a full store could demote nothing until it
 //! was copied. Rejected: copying the frames as they are and cutting at S on recovery. Every later recovery would have to know S.
 
+use crate::background::{give_way, give_way_at};
 use crate::checkpoint::Barrier;
 use crate::crash::crash_point;
 use crate::durable::cold_geometry;
@@ -38,6 +39,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// What is written at once: others may want the processor.
+const PIECE_BYTES: usize = 64 << 10;
 /// How long a snapshot waits for one record that a living writer is at.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// Segments copied between two looks for retired ones, whose frames somebody may be waiting for.
@@ -291,7 +294,10 @@ impl Copier<'_> {
             return Ok(());
         }
         let is_extent = segment.class.load(Ordering::Relaxed) == class::EXTENT;
-        self.pool.write_at(self.frame, 0, &self.buffer)?;
+        for (number, piece) in self.buffer.chunks(PIECE_BYTES).enumerate() {
+            give_way();
+            self.pool.write_at(self.frame, (number * PIECE_BYTES) as u32, piece)?;
+        }
         self.pool.write_frame_record(
             self.frame,
             &FrameRecord {
@@ -373,7 +379,10 @@ impl Copier<'_> {
         let frame_bytes = self.engine.geometry.frame_bytes as usize;
         let mut offset = SEGMENT_HEADER_BYTES;
         let mut keep = SEGMENT_HEADER_BYTES.min(self.buffer.len());
+        let mut records = 0;
         while offset < self.buffer.len() {
+            give_way_at(records);
+            records += 1;
             let Some((word, total)) =
                 record::total_len(&self.buffer[offset..], offset, frame_bytes, self.buffer.len() - offset)
             else {

@@ -107,6 +107,7 @@ impl Saves {
         // On Linux this is the thread's alone. Clients come first where there are fewer processors than threads; where it is not granted, they
         // wait a little longer.
         let _ = rustix::process::nice(NICENESS);
+        thermae_core::work_in_background();
         loop {
             let mut state = self.lock();
             while !state.is_wanted && !state.is_over {
