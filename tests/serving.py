@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import thermae
 from resp import ClosedError, Connection, connected
 
 START_SECONDS_MAX = 60.0
@@ -180,3 +181,18 @@ def memcached_server(directory: Path) -> Iterator[str]:
     arguments = ["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-t", "1", "-u", "root"]
     with _private_server(arguments, f"127.0.0.1:{port}", directory, b"version\r\n") as address:
         yield address
+
+
+@contextlib.contextmanager
+def memcached_beside_ours(directory: Path) -> Iterator[tuple[str, str]]:
+    """A memcached, and `thermae serve` with a store of its own, to be compared; their addresses."""
+    location = f"shm://thermae-{directory.name}-{time.monotonic_ns()}"
+    try:
+        with (
+            memcached_server(directory) as theirs,
+            thermae_serve(location, "--hot", "64MiB", "--memcached", "127.0.0.1:0") as serving,
+        ):
+            yield theirs, serving.memcached
+    finally:
+        with contextlib.suppress(thermae.NotAStoreError):
+            thermae.destroy(location)

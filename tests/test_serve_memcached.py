@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 
-import thermae
 from memcached_commands import Command, sequences
 from resp import connected
-from serving import memcached_server, thermae_serve
+from serving import memcached_beside_ours
 
 # What a server answers to `mn`: so that all replies before it are there.
 _END = b"MN\r\n"
@@ -80,17 +78,8 @@ class Both:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    directory = tmp_path_factory.mktemp("memcached")
-    location = f"shm://thermae-{directory.name}-{time.monotonic_ns()}"
-    try:
-        with (
-            memcached_server(directory) as theirs,
-            thermae_serve(location, "--hot", "64MiB", "--memcached", "127.0.0.1:0") as serving,
-        ):
-            yield Both(theirs, serving.memcached)
-    finally:
-        with contextlib.suppress(thermae.NotAStoreError):
-            thermae.destroy(location)
+    with memcached_beside_ours(tmp_path_factory.mktemp("memcached")) as addresses:
+        yield Both(*addresses)
 
 
 def rounded(found: re.Match[bytes]) -> bytes:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-import thermae
 from resp import connected
-from serving import memcached_server, thermae_serve
+from serving import memcached_beside_ours, thermae_serve
 
 _SECONDS_MAX = 20.0
 _SECONDS_SILENT = 0.3
@@ -98,17 +97,8 @@ class Both:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    directory = tmp_path_factory.mktemp("memcached")
-    location = f"shm://thermae-{directory.name}-{time.monotonic_ns()}"
-    try:
-        with (
-            memcached_server(directory) as theirs,
-            thermae_serve(location, "--hot", "64MiB", "--memcached", "127.0.0.1:0") as serving,
-        ):
-            yield Both(theirs, serving.memcached)
-    finally:
-        with contextlib.suppress(thermae.NotAStoreError):
-            thermae.destroy(location)
+    with memcached_beside_ours(tmp_path_factory.mktemp("memcached")) as addresses:
+        yield Both(*addresses)
 
 
 def comparable(line: bytes) -> bytes:
