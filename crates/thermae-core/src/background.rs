@@ -5,42 +5,66 @@
 //! housekeeper gives way).
 //!
 //! It holds the room lock meanwhile, for which writers wait who find no frame. Who serves requests is done in microseconds; who keeps the processor
-//! for longer when it is given is somebody with work of its own, and nobody gives way to that one again for a while: else the housekeeper would get on
-//! with a piece for each slice of the other's, and the writers would wait as long. For that reason, too, it has no lower priority.
+//! for milliseconds whenever it is given has work of its own, and would have the housekeeper get on with a piece for each slice of the other's
+//! while the writers wait. So it is counted how long one gave way, and others are due three quarters of the time. For that reason, too, it
+//! has no lower priority. (Rejected: to give way to nobody for a while after one who took long. A server that works off what came while
+//! a disk or its machine stood still takes long, too, and met the background's longest pieces just then.)
+//!
+//! What is written in the background goes to the device as it is written, and is let go of once it is there: what a sync finds to write, and what
+//! the removal of a file finds in memory, is milliseconds of work that the system does in one piece.
 //!
 //! Writers do the same work where the housekeeper is not ahead of them, and give way to nobody: they wait for what comes of it.
 
+use crate::env::EnvFile;
 use std::cell::Cell;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// Records that are gone through in a piece of work: some 20 us.
 const RECORDS_PER_PIECE: usize = 256;
-/// Who keeps the processor for so long has work of its own.
-const SHORT_MAX: Duration = Duration::from_micros(500);
-/// How long nobody gives way after that.
-const REST: Duration = Duration::from_millis(100);
+/// Bytes that are copied in a piece of work, to a file or from memory: 10 to 30 us.
+pub(crate) const PIECE_BYTES: usize = 32 << 10;
+/// Bytes that a device is asked to begin with at a time: as long a piece of work, and enough for it to be fast.
+const WRITTEN_TOGETHER_BYTES: usize = 256 << 10;
+/// What the others may have been ahead by at most, beyond their share.
+const AHEAD_MAX: Duration = Duration::from_millis(50);
+/// One part in so many of the time is the background's.
+const SHARE: u32 = 4;
+
+/// How long a thread waited for those whom it gave way to, less the share of the time that they are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Account {
+    ahead: Duration,
+    as_of: Instant,
+}
+
+impl Account {
+    /// After a piece of work that ended at `began`, and giving way from then until `ended`.
+    fn noted(self, began: Instant, ended: Instant) -> Self {
+        let due = (ended - self.as_of) / SHARE * (SHARE - 1);
+        Self { ahead: (self.ahead + (ended - began)).saturating_sub(due), as_of: ended }
+    }
+}
 
 thread_local! {
-    /// From when on this thread gives way; `None`: it does not work in the background.
-    static GIVES_WAY_FROM: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// `None`: this thread does not work in the background.
+    static ACCOUNT: Cell<Option<Account>> = const { Cell::new(None) };
 }
 
 /// This thread works in the background from now on: what it has a store do gives way to others.
 pub fn work_in_background() {
-    GIVES_WAY_FROM.set(Some(Instant::now()));
+    ACCOUNT.set(Some(Account { ahead: Duration::ZERO, as_of: Instant::now() }));
 }
 
 /// Called between two pieces of work.
 pub(crate) fn give_way() {
-    let Some(from) = GIVES_WAY_FROM.get() else { return };
+    let Some(account) = ACCOUNT.get() else { return };
     let began = Instant::now();
-    if began < from {
-        return;
-    }
-    std::thread::yield_now();
-    let ended = Instant::now();
-    if ended - began > SHORT_MAX {
-        GIVES_WAY_FROM.set(Some(ended + REST));
+    if account.ahead <= AHEAD_MAX {
+        std::thread::yield_now();
+        ACCOUNT.set(Some(account.noted(began, Instant::now())));
+    } else {
+        ACCOUNT.set(Some(account.noted(began, began)));
     }
 }
 
@@ -52,18 +76,87 @@ pub(crate) fn give_way_at(record: usize) {
     }
 }
 
+/// Writes to a file in pieces, and has its device begin with them: a sync that follows is soon done.
+///
+/// # Errors
+/// Of the first write that failed; what is before it may be written.
+pub(crate) fn write_in_pieces(file: &dyn EnvFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut position = offset;
+    for together in bytes.chunks(WRITTEN_TOGETHER_BYTES) {
+        let first = position;
+        for piece in together.chunks(PIECE_BYTES) {
+            give_way();
+            file.write_all_at(piece, position)?;
+            position += piece.len() as u64;
+        }
+        give_way();
+        file.start_writing(first, together.len() as u64);
+    }
+    Ok(())
+}
+
+/// Frees in pieces the memory in which the system keeps a part of a file, which was synced and which nobody reads soon: it would be in the way of
+/// other data, and whoever removes a file that is in memory waits while that is freed in one piece.
+pub(crate) fn drop_cached_in_pieces(file: &dyn EnvFile, offset: u64, len: u64) {
+    for start in (0..len).step_by(PIECE_BYTES) {
+        give_way();
+        file.drop_cached(offset + start, (len - start).min(PIECE_BYTES as u64));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::{Env, OpenHow, SystemEnv};
 
     #[test]
-    fn only_the_background_gives_way_and_rests_from_it() {
-        give_way();
-        assert_eq!(GIVES_WAY_FROM.get(), None);
-        work_in_background();
-        let later = Instant::now() + Duration::from_secs(3600);
-        GIVES_WAY_FROM.set(Some(later));
+    fn only_the_background_gives_way() {
         (0..10_000).for_each(give_way_at);
-        assert_eq!(GIVES_WAY_FROM.get(), Some(later));
+        assert_eq!(ACCOUNT.get(), None);
+        work_in_background();
+        let before = ACCOUNT.get();
+        give_way_at(0);
+        assert_eq!(ACCOUNT.get(), before, "not after the first of many records");
+        give_way_at(RECORDS_PER_PIECE - 1);
+        assert_ne!(ACCOUNT.get(), before);
+    }
+
+    #[test]
+    fn what_is_written_in_pieces_is_there_and_stays_when_it_is_no_longer_cached() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = SystemEnv.open(&directory.path().join("file"), OpenHow::REPLACE).unwrap();
+        // Neither begins nor ends with a piece, and is several times what is written together.
+        let bytes: Vec<u8> =
+            (0..3 * WRITTEN_TOGETHER_BYTES + 4321).map(|index| (index % 251) as u8).collect();
+        let offset = 12_345;
+        write_in_pieces(&*file, &bytes, offset).unwrap();
+        file.sync_data().unwrap();
+        drop_cached_in_pieces(&*file, 0, offset + bytes.len() as u64);
+        let mut read = vec![0; bytes.len()];
+        file.read_exact_at(&mut read, offset).unwrap();
+        assert!(read == bytes);
+        assert_eq!(file.len().unwrap(), offset + bytes.len() as u64);
+    }
+
+    /// Pieces of 20 us, and others who keep the processor for `others` each time: what share of the time this thread gets.
+    fn share_beside(others: Duration) -> f64 {
+        let (start, piece) = (Instant::now(), Duration::from_micros(20));
+        let mut account = Account { ahead: Duration::ZERO, as_of: start };
+        let (mut now, mut worked) = (start, Duration::ZERO);
+        while now - start < Duration::from_secs(10) {
+            (now, worked) = (now + piece, worked + piece);
+            let away = if account.ahead <= AHEAD_MAX { others } else { Duration::ZERO };
+            account = account.noted(now, now + away);
+            now += away;
+        }
+        worked.as_secs_f64() / (now - start).as_secs_f64()
+    }
+
+    #[test]
+    fn those_who_are_soon_done_always_go_first_and_those_who_never_are_leave_a_share() {
+        let beside_a_server = share_beside(Duration::from_micros(50));
+        assert!((beside_a_server - 20.0 / 70.0).abs() < 0.001, "{beside_a_server}");
+        let beside_a_hog = share_beside(Duration::from_millis(3));
+        assert!((beside_a_hog - 0.25).abs() < 0.01, "{beside_a_hog}");
     }
 }

@@ -14,6 +14,7 @@
 //! is: so the older one still serves when the newer one is damaged. Cache copies are not durable, so the dump names their homes. Rejected: stopping writers for a consistent dump (a pause that grows with the data), and
 //! logging index changes (a second write for every update).
 
+use crate::background::{drop_cached_in_pieces, give_way, write_in_pieces};
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, get_u32, get_u64};
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
@@ -210,6 +211,7 @@ impl Engine {
             let guard = self.lock_partition(number);
             entries.extend(self.locked_entries(&guard).map(|(_, word)| self.durable_entry(&guard, word)));
             drop(guard);
+            give_way();
             each(number, &entries)?;
         }
         Ok(())
@@ -384,6 +386,7 @@ impl Engine {
         }
         writer.chunk(CHUNK_FOOTER, &mut payload)?;
         writer.file.sync_all().map_err(|source| Error::io("sync", path, source))?;
+        drop_cached_in_pieces(&*writer.file, 0, writer.position);
         crash_point!("checkpoint.synced");
         Ok(durable_sequence)
     }
@@ -400,8 +403,7 @@ struct ChunkWriter<'a> {
 
 impl ChunkWriter<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(bytes, self.position)
+        write_in_pieces(&*self.file, bytes, self.position)
             .map_err(|source| Error::io("write", self.path, source))?;
         self.position += bytes.len() as u64;
         Ok(())

@@ -11,12 +11,13 @@ use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -158,6 +159,15 @@ pub trait EnvFile: Send + Sync + Debug {
     fn sync_data(&self) -> io::Result<()>;
     /// `fsync`.
     fn sync_all(&self) -> io::Result<()>;
+    /// Begins to write to the device what was written to the file within `[offset, offset + len)`, so that a later sync finds little left to
+    /// do: a hint, after which nothing is durable yet.
+    fn start_writing(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+    /// Frees the memory in which the system keeps what was synced of `[offset, offset + len)`: a hint, for what nobody reads soon.
+    fn drop_cached(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
     /// In bytes.
     fn len(&self) -> io::Result<u64>;
     /// Cuts off the end, or adds a hole of zeros.
@@ -382,6 +392,24 @@ impl EnvFile for SystemFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.0.sync_all()
+    }
+
+    fn start_writing(&self, offset: u64, len: u64) {
+        // Without the flags that wait: those would also take away the error of a failed write, which belongs to the sync that follows.
+        // SAFETY: a call on an open descriptor, without pointers.
+        unsafe {
+            libc::sync_file_range(
+                self.fd(),
+                offset as libc::off64_t,
+                len as libc::off64_t,
+                libc::SYNC_FILE_RANGE_WRITE,
+            );
+        }
+    }
+
+    fn drop_cached(&self, offset: u64, len: u64) {
+        let Some(len) = NonZeroU64::new(len) else { return };
+        let _ = rustix::fs::fadvise(&self.0, offset, Some(len), Advice::DontNeed);
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -20,6 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::background::{drop_cached_in_pieces, write_in_pieces};
 use crate::block::{BLOCK_BYTES, BLOCK_FIELDS_OFFSET, Block, BlockState, LAYOUT_VERSION, get_u32, get_u64};
 use crate::env::{Env, EnvFile, OpenHow, check_owner};
 use crate::error::{Error, Result};
@@ -391,6 +392,20 @@ impl FrameFile {
         let position = self.position(frame, offset, bytes.len())?;
         before_wait();
         self.file.write_all_at(bytes, position).map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// The same from a frame's start, as background work does it, see [`write_in_pieces`].
+    pub(crate) fn write_in_pieces(&self, frame: u32, bytes: &[u8]) -> Result<()> {
+        let position = self.position(frame, 0, bytes.len())?;
+        before_wait();
+        write_in_pieces(&*self.file, bytes, position).map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// Frees the memory that the system keeps of a frame that was synced.
+    pub(crate) fn drop_cached(&self, frame: u32) -> Result<()> {
+        let len = self.geometry.frame_bytes;
+        drop_cached_in_pieces(&*self.file, self.position(frame, 0, len as usize)?, u64::from(len));
+        Ok(())
     }
 
     /// Makes everything written before, by any thread or process, durable.

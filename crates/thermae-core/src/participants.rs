@@ -157,11 +157,22 @@ impl Engine {
 
     /// Segments that living participants pin.
     pub fn pinned_count(&self) -> u32 {
-        (0..self.geometry.slots)
-            .filter(|&segment| self.is_pinned(segment))
-            .count()
-            .try_into()
-            .unwrap_or(u32::MAX)
+        fence(Ordering::SeqCst);
+        let mut pinned = vec![0; (self.geometry.slots as usize).div_ceil(64)];
+        for slot in self.active_participants() {
+            for (all, own) in pinned.iter_mut().zip(self.pin_words(slot)) {
+                *all |= own.load(Ordering::SeqCst);
+            }
+        }
+        pinned.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Slots of living participants.
+    pub(crate) fn active_participants(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.geometry.participants).filter(|&slot| {
+            self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE
+                && self.member.is_alive(slot)
+        })
     }
 
     /// Slots whose participant died and whose belongings nobody has released yet.

@@ -17,7 +17,7 @@
 //! Rejected: pinning all segments from the start. Pins keep hot frames where they are, and a full store could demote nothing until it
 //! was copied. Rejected: copying the frames as they are and cutting at S on recovery. Every later recovery would have to know S.
 
-use crate::background::{give_way, give_way_at};
+use crate::background::{PIECE_BYTES, give_way, give_way_at};
 use crate::checkpoint::Barrier;
 use crate::crash::crash_point;
 use crate::durable::cold_geometry;
@@ -39,16 +39,14 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// What is written at once: others may want the processor.
-const PIECE_BYTES: usize = 64 << 10;
 /// How long a snapshot waits for one record that a living writer is at.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// Segments copied between two looks for retired ones, whose frames somebody may be waiting for.
 const COPIES_PER_LOOK: usize = 16;
 /// How often a snapshot looks whether the one before it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// So much is copied between two syncs, so that none of them lasts long.
-pub(crate) const SYNC_EVERY_BYTES: u64 = 256 << 20;
+/// So much is copied between two syncs: none of them lasts long, and no more than that is kept in the system's memory.
+pub(crate) const SYNC_EVERY_BYTES: u64 = 32 << 20;
 /// Attempts to copy a segment that moves between the tiers meanwhile.
 const ATTEMPTS_MAX: u32 = 100;
 
@@ -185,13 +183,14 @@ impl Engine {
             number,
             buffer: Vec::new(),
             frame: 0,
+            synced_frame: 0,
             bytes: 0,
             damaged: Vec::new(),
         };
         copier.copy_all(planned, progress)?;
-        let (segments, bytes, damaged) = (u64::from(copier.frame), copier.bytes, copier.damaged);
         pool.write_watermark(sequence)?;
-        pool.sync()?;
+        copier.sync()?;
+        let (segments, bytes, damaged) = (u64::from(copier.frame), copier.bytes, copier.damaged);
         let superblock = Superblock {
             uuid,
             created_wall_ms: self.env.wall_time_ms(),
@@ -262,6 +261,7 @@ struct Copier<'a> {
     number: u64,
     buffer: Vec<u8>,
     frame: u32,
+    synced_frame: u32,
     bytes: u64,
     damaged: Vec<String>,
 }
@@ -294,10 +294,7 @@ impl Copier<'_> {
             return Ok(());
         }
         let is_extent = segment.class.load(Ordering::Relaxed) == class::EXTENT;
-        for (number, piece) in self.buffer.chunks(PIECE_BYTES).enumerate() {
-            give_way();
-            self.pool.write_at(self.frame, (number * PIECE_BYTES) as u32, piece)?;
-        }
+        self.pool.write_in_pieces(self.frame, &self.buffer)?;
         self.pool.write_frame_record(
             self.frame,
             &FrameRecord {
@@ -313,9 +310,20 @@ impl Copier<'_> {
         )?;
         crash_point!("snapshot.copied");
         self.frame += 1;
-        let synced = self.bytes / SYNC_EVERY_BYTES;
         self.bytes += self.buffer.len() as u64;
-        if self.bytes / SYNC_EVERY_BYTES > synced { self.pool.sync() } else { Ok(()) }
+        let unsynced = u64::from(self.frame - self.synced_frame) * u64::from(self.pool.frame_bytes());
+        if unsynced >= SYNC_EVERY_BYTES { self.sync() } else { Ok(()) }
+    }
+
+    /// Makes durable what was copied, and lets go of it.
+    fn sync(&mut self) -> Result<()> {
+        give_way();
+        self.pool.sync()?;
+        while self.synced_frame < self.frame {
+            self.pool.drop_cached(self.synced_frame)?;
+            self.synced_frame += 1;
+        }
+        Ok(())
     }
 
     /// Fills the buffer with what the segment holds of the snapshot; false where that is nothing.
@@ -328,14 +336,12 @@ impl Copier<'_> {
             }
             let len =
                 (segment.tail.load(Ordering::SeqCst) as usize).min(self.engine.geometry.frame_bytes as usize);
-            self.buffer.clear();
-            self.buffer.resize(len, 0);
             // A pin keeps the hot frame where it is while records in it are looked at, and settled.
             self.engine.pin(planned.slot);
             let place = Place::unpack(segment.place.load(Ordering::SeqCst));
             let read = match self.engine.pinned_base(planned.slot) {
-                Some(base) => self.read_hot(planned, base).map(|()| true),
-                None => self.read_cold(planned, place),
+                Some(base) => self.read_hot(planned, base, len).map(|()| true),
+                None => self.read_cold(planned, place, len),
             };
             self.engine.unpin(planned.slot);
             if read? {
@@ -348,9 +354,10 @@ impl Copier<'_> {
         )))
     }
 
-    fn read_cold(&mut self, planned: Planned, place: Place) -> Result<bool> {
+    fn read_cold(&mut self, planned: Planned, place: Place, len: usize) -> Result<bool> {
         let segment = self.engine.segment(planned.slot);
         let (Some(durable), Some(frame)) = (&self.engine.durable, place.cold) else { return Ok(false) };
+        self.buffer.resize(len, 0);
         let failure = durable.read_salvaging(frame, 0, &mut self.buffer)?;
         // Compared without the generation: a pin that came too late for a demotion changes that alone.
         let now = Place::unpack(segment.place.load(Ordering::SeqCst));
@@ -365,9 +372,16 @@ impl Copier<'_> {
         Ok(true)
     }
 
-    fn read_hot(&mut self, planned: Planned, base: *mut u8) -> Result<()> {
-        // SAFETY: pinned, and the length was bounded by the frame. Bytes that a writer is still at are replaced below.
-        unsafe { std::ptr::copy_nonoverlapping(base, self.buffer.as_mut_ptr(), self.buffer.len()) };
+    fn read_hot(&mut self, planned: Planned, base: *mut u8, len: usize) -> Result<()> {
+        self.buffer.resize(len, 0);
+        for (number, piece) in self.buffer.chunks_mut(PIECE_BYTES).enumerate() {
+            give_way();
+            // SAFETY: pinned, and the length was bounded by the frame. Bytes that a writer is still at are replaced below.
+            unsafe {
+                let from = base.add(number * PIECE_BYTES);
+                std::ptr::copy_nonoverlapping(from, piece.as_mut_ptr(), piece.len());
+            }
+        }
         if self.engine.segment(planned.slot).class.load(Ordering::Relaxed) != class::EXTENT {
             self.cut(planned, Some(base))?;
         }

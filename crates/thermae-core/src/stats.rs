@@ -174,11 +174,7 @@ impl Engine {
             })
             .map(|segment| u64::from(segment.live_bytes.load(Ordering::Relaxed)))
             .sum();
-        let participants = (0..self.geometry.participants)
-            .filter(|&slot| {
-                self.participant(slot).state.load(Ordering::Relaxed) != 0 && self.member.is_alive(slot)
-            })
-            .count();
+        let participants = self.active_participants().count();
         let keys = self.count_entries();
         Stats {
             keys,

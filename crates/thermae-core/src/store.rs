@@ -696,6 +696,24 @@ impl Store {
         Ok(self.engine.stats())
     }
 
+    /// The last sequence number given out: [`Stats::sequence`], without the work of counting the rest.
+    ///
+    /// # Errors
+    /// Closed.
+    pub fn sequence(&self) -> Result<u64> {
+        self.enter()?;
+        Ok(self.engine.last_sequence())
+    }
+
+    /// Whether a failed flush has stopped writes: [`Stats::writes_stopped`], likewise.
+    ///
+    /// # Errors
+    /// Closed.
+    pub fn writes_stopped(&self) -> Result<bool> {
+        self.enter()?;
+        Ok(self.engine.globals().writes_stopped.load(Ordering::SeqCst) != 0)
+    }
+
     /// Frees at least one frame of a full tier, as a writer would. For tests and tools.
     ///
     /// # Errors

@@ -146,7 +146,7 @@ impl Saves {
     /// Returns the sequence number up to which all is saved.
     fn write(&self, store: &Store) -> Result<u64, Error> {
         let Some(directory) = &self.directory else {
-            let sequence = store.stats()?.sequence;
+            let sequence = store.sequence()?;
             return store.flush().map(|()| sequence);
         };
         let under_way = directory.join(UNDER_WAY);

@@ -10,6 +10,7 @@ use crate::redis::call::Call;
 use crate::redis::command_statistics;
 use crate::redis::connection::REDIS_VERSION;
 use crate::redis::settings::{is_durable, policy, port_of};
+use std::cell::OnceCell;
 use std::fmt::{Display, Write};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -24,7 +25,18 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// What sections are written from.
 struct Facts<'c, 'a, 's> {
     call: &'c Call<'a, 's>,
-    stats: Stats,
+    counted: OnceCell<Stats>,
+}
+
+impl Facts<'_, '_, '_> {
+    /// What the store holds: counted once, and only for a section that has it, for it takes longer the more there is.
+    fn stats(&self) -> Result<&Stats> {
+        if let Some(stats) = self.counted.get() {
+            return Ok(stats);
+        }
+        let stats = self.call.space.store().stats()?;
+        Ok(self.counted.get_or_init(|| stats))
+    }
 }
 
 /// A section: its name, its title, whether it is there when none is asked for, and what writes it.
@@ -75,7 +87,7 @@ pub fn info(call: &mut Call<'_, '_>) -> Result<()> {
             wanted => wanted == name,
         }) || (wanted.is_empty() && is_default)
     };
-    let facts = Facts { stats: call.space.store().stats()?, call };
+    let facts = Facts { call, counted: OnceCell::new() };
     let mut lines = Lines::default();
     for (name, title, is_default, write_section) in SECTIONS {
         if is_wanted(name, *is_default) {
@@ -172,7 +184,7 @@ pub fn used_bytes(stats: &Stats) -> u64 {
 
 /// Memory is the hot tier and the tables beside it; what the process has resident includes it where it was touched.
 fn memory(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let stats = &facts.stats;
+    let stats = facts.stats()?;
     let used_bytes = used_bytes(stats);
     let peak_bytes =
         facts.call.shared.used_bytes_peak.fetch_max(used_bytes, Ordering::Relaxed).max(used_bytes);
@@ -207,15 +219,15 @@ fn memory(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 }
 
 fn persistence(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let (call, stats) = (facts.call, &facts.stats);
+    let (call, store) = (facts.call, facts.call.space.store());
     let saves = call.shared.saves.state();
     let (last_save_seconds, saved_sequence) = saves.succeeded;
     let last_save_status =
         if saves.last.as_ref().is_some_and(|last| last.failure.is_some()) { "err" } else { "ok" };
-    let status = if stats.writes_stopped { "err" } else { "ok" };
+    let status = if store.writes_stopped()? { "err" } else { "ok" };
     lines.add("loading", 0);
     lines.add("async_loading", 0);
-    lines.add("rdb_changes_since_last_save", stats.sequence.saturating_sub(saved_sequence));
+    lines.add("rdb_changes_since_last_save", store.sequence()?.saturating_sub(saved_sequence));
     lines.add("rdb_bgsave_in_progress", u8::from(saves.began.is_some()));
     lines.add("rdb_last_save_time", last_save_seconds);
     lines.add("rdb_last_bgsave_status", last_save_status);
@@ -224,7 +236,7 @@ fn persistence(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
         .add("rdb_current_bgsave_time_sec", saves.began.map_or(-1, |began| began.elapsed().as_secs() as i64));
     lines.add("rdb_saves", saves.count);
     lines.add("rdb_last_cow_size", 0);
-    lines.add("aof_enabled", u8::from(is_durable(&call.space.store().config())));
+    lines.add("aof_enabled", u8::from(is_durable(&store.config())));
     lines.add("aof_rewrite_in_progress", 0);
     lines.add("aof_rewrite_scheduled", 0);
     lines.add("aof_last_rewrite_time_sec", -1);
@@ -238,7 +250,7 @@ fn persistence(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 }
 
 fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let (totals, stats) = (facts.call.shared.statistics.totals_since_reset(), &facts.stats);
+    let (totals, stats) = (facts.call.shared.statistics.totals_since_reset(), facts.stats()?);
     let (commands, received_bytes, sent_bytes) = (totals.calls(), totals.received_bytes, totals.sent_bytes);
     let [commands_rate, received_rate, sent_rate] = rates(facts, [commands, received_bytes, sent_bytes]);
     lines.add("total_connections_received", totals.connections);
@@ -354,12 +366,13 @@ fn cluster(_: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 
 /// How many keys each database has: what a walk over them counted now and then, and, for database 0, the store's own count less that.
 fn keyspace(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let counted = facts.call.shared.census.latest(facts.call.space.store(), facts.stats.keys)?;
+    let all_keys = facts.stats()?.keys;
+    let counted = facts.call.shared.census.latest(facts.call.space.store(), all_keys)?;
     let unknown = [[0; 3]; DATABASES as usize];
     let databases = counted.as_ref().map_or(&unknown[..], |counted| &counted.databases);
     let elsewhere: u64 = databases.iter().skip(1).map(|[keys, ..]| keys).sum();
     for (database, [keys, expiring, mean_ms]) in databases.iter().enumerate() {
-        let keys = if database == 0 { facts.stats.keys.saturating_sub(elsewhere) } else { *keys };
+        let keys = if database == 0 { all_keys.saturating_sub(elsewhere) } else { *keys };
         if keys > 0 {
             let expiring = (*expiring).min(keys);
             lines.add(&format!("db{database}"), format!("keys={keys},expires={expiring},avg_ttl={mean_ms}"));
@@ -369,7 +382,7 @@ fn keyspace(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 }
 
 fn store(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let (stats, config) = (&facts.stats, facts.call.space.store().config());
+    let (stats, config) = (facts.stats()?, facts.call.space.store().config());
     lines.add("location", &config.location);
     lines.add("durability", &config.durability);
     lines.add("when_full", &config.when_full);
