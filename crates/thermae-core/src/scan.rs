@@ -8,6 +8,7 @@
 //! these bits, which never change, whatever happens to a table meanwhile; so a walk in steps has the same guarantee, and a store remembers nothing of
 //! it. Rejected: a place in a table as the position: growing tables would move keys past it.
 
+use crate::background::give_way;
 use crate::bucket::TAG_BITS;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub struct Scan {
 
 /// Times that a partition is read again before what changed is passed over.
 const PASSES_MAX: usize = 64;
+/// Keys that a walk in the background reads in a piece of work: some 20 us.
+const KEYS_PER_PIECE: usize = 32;
 /// The greatest tag.
 const TAG_MAX: u64 = (1 << TAG_BITS) - 1;
 /// Partitions that a step looks at before it ends with fewer keys than were asked for: a quarter of a millisecond where they are empty.
@@ -127,7 +130,10 @@ impl Scan {
         let mut failure = None;
         for _ in 0..PASSES_MAX {
             unreadable.clear();
-            for entry in self.engine.partition_entries(partition) {
+            for (number, entry) in self.engine.partition_entries(partition).into_iter().enumerate() {
+                if number % KEYS_PER_PIECE == KEYS_PER_PIECE - 1 {
+                    give_way();
+                }
                 if done.contains(&entry) || !tags.contains(&(entry >> ADDRESS_BITS)) {
                     continue;
                 }

@@ -5,7 +5,8 @@
 //! Rejected: counts that writers keep: another line that every write of every process takes, for numbers that only dashboards read.
 
 use crate::databases::{DATABASES, database_of};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use crate::errand::Errand;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thermae_core::{Error, Store};
 
@@ -15,8 +16,6 @@ const KEYS_MAX_AT_ONCE: u64 = 10_000;
 const REST_TIMES: u32 = 100;
 /// And not more often than this.
 const REST_LEAST: Duration = Duration::from_secs(1);
-/// Clients come first.
-const NICENESS: i32 = 19;
 
 /// What was counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +37,14 @@ impl Counted {
 #[derive(Debug, Default)]
 struct State {
     latest: Option<Arc<Counted>>,
-    is_wanted: bool,
-    is_over: bool,
+    is_under_way: bool,
 }
 
 /// What is known of the numbered databases.
 #[derive(Debug, Default)]
 pub struct Census {
     state: Mutex<State>,
-    changed: Condvar,
+    walk: Errand,
 }
 
 impl Census {
@@ -64,8 +62,10 @@ impl Census {
             return Ok(state.latest.clone());
         }
         if keys > KEYS_MAX_AT_ONCE {
-            state.is_wanted = true;
-            self.changed.notify_one();
+            if !state.is_under_way {
+                state.is_under_way = true;
+                self.walk.want();
+            }
             return Ok(state.latest.clone());
         }
         drop(state);
@@ -76,31 +76,20 @@ impl Census {
 
     /// The thread's work, until the server ends.
     pub fn run(&self, store: &Store) {
-        // On Linux this is the thread's alone.
-        let _ = rustix::process::nice(NICENESS);
-        loop {
+        self.walk.run(|| {
+            let counted = count(store, || self.walk.is_over());
             let mut state = self.lock();
-            while !state.is_wanted && !state.is_over {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.is_over {
-                return;
-            }
-            drop(state);
-            let counted = count(store, || self.lock().is_over);
-            let mut state = self.lock();
-            state.is_wanted = false;
+            state.is_under_way = false;
             // What a store can't tell now is left as it was known.
             if let Ok(Some(counted)) = counted {
                 state.latest = Some(Arc::new(counted));
             }
-        }
+        });
     }
 
     /// Ends the thread; a walk under way is given up.
     pub fn end(&self) {
-        self.lock().is_over = true;
-        self.changed.notify_one();
+        self.walk.end();
     }
 }
 

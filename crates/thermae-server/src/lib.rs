@@ -33,6 +33,7 @@
 //! - spikes: what took longer than somebody wants it to, event by event
 //! - saves: snapshots that clients ask for
 //! - census: how many keys the numbered databases have, counted aside
+//! - errand: work for a thread of its own, done when wanted
 //! - observer: what others do to keys
 //! - mailbox: how other threads reach a loop
 //! - space: keys and values as commands see them
@@ -68,6 +69,7 @@ pub mod connection;
 pub mod counter;
 pub mod counts;
 pub mod databases;
+mod errand;
 mod error;
 pub mod event_loop;
 pub mod events;

@@ -5,16 +5,15 @@
 //! A snapshot is there whole or not at all; once it is, those before it are removed, unless somebody has them open. Rejected: exchanging one
 //! fixed name, which would take a snapshot away from under whoever is copying it.
 
+use crate::errand::Errand;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thermae_core::env::{Env, SystemEnv};
 use thermae_core::{Cancellation, Error, Location, Store, destroy};
 
 /// What the names of snapshots begin with; milliseconds since 1970 follow.
 const PREFIX: &str = "snapshot-";
-/// What the thread gives way by: the most there is.
-const NICENESS: i32 = 19;
 /// The name of one that is not done with.
 const UNDER_WAY: &str = "saving";
 
@@ -38,8 +37,6 @@ pub struct State {
     pub succeeded: (u64, u64),
     /// Saves that did not fail.
     pub count: u64,
-    is_wanted: bool,
-    is_over: bool,
 }
 
 /// Saves of a server's store.
@@ -47,7 +44,7 @@ pub struct State {
 pub struct Saves {
     directory: Option<PathBuf>,
     state: Mutex<State>,
-    changed: Condvar,
+    errand: Errand,
     cancellation: Cancellation,
 }
 
@@ -59,8 +56,8 @@ impl Saves {
     /// Of a server that starts now, and puts snapshots into this directory.
     pub fn new(directory: Option<PathBuf>, store: &Store) -> Self {
         let state = State { succeeded: (store.now_ms() / 1000, 0), ..State::default() };
-        let (changed, cancellation) = (Condvar::new(), Cancellation::default());
-        Self { directory, state: Mutex::new(state), changed, cancellation }
+        let (errand, cancellation) = (Errand::default(), Cancellation::default());
+        Self { directory, state: Mutex::new(state), errand, cancellation }
     }
 
     /// Whether a save makes snapshots.
@@ -82,8 +79,8 @@ impl Saves {
         if state.began.is_some() {
             return Err(Busy);
         }
-        (state.began, state.is_wanted) = (Some(Instant::now()), true);
-        self.changed.notify_one();
+        state.began = Some(Instant::now());
+        self.errand.want();
         Ok(())
     }
 
@@ -104,30 +101,14 @@ impl Saves {
 
     /// The thread's work, until the server ends.
     pub fn run(&self, store: &Store) {
-        // On Linux this is the thread's alone. Clients come first where there are fewer processors than threads; where it is not granted, they
-        // wait a little longer.
-        let _ = rustix::process::nice(NICENESS);
-        thermae_core::work_in_background();
-        loop {
-            let mut state = self.lock();
-            while !state.is_wanted && !state.is_over {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.is_over {
-                return;
-            }
-            state.is_wanted = false;
-            drop(state);
-            // Who wants to know how it ended asks for the state.
-            drop(self.work(store));
-        }
+        // Who wants to know how it ended asks for the state.
+        self.errand.run(|| drop(self.work(store)));
     }
 
     /// Ends the thread; a snapshot under way is given up.
     pub fn end(&self) {
         self.cancellation.cancel();
-        self.lock().is_over = true;
-        self.changed.notify_one();
+        self.errand.end();
     }
 
     fn work(&self, store: &Store) -> Result<(), Error> {
