@@ -3,31 +3,20 @@
 //! Each trace is a stream of look-ups; a miss stores the key. The simulators (LRU, and S3-FIFO key by key) hold as many keys as
 //! the store does at the end, so the store pays for its headers, its index and its frames in nothing but what is compared: which keys it keeps.
 
+#[path = "../tests/common/zipf.rs"]
+mod zipf;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use thermae_core::{Location, Options, SetOptions, Store, destroy, env::SystemEnv};
+use zipf::Zipf;
 
 const OPERATIONS: usize = 4_000_000;
 /// Operations after which hits are counted.
 const WARM_UP: usize = OPERATIONS / 4;
 
-fn mix(mut seed: u64) -> u64 {
-    seed ^= seed >> 33;
-    seed = seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    seed ^= seed >> 33;
-    seed = seed.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    seed ^ seed >> 33
-}
-
 /// Keys by a Zipf distribution; every so often a run of keys that come only once.
 fn trace(keys: usize, exponent: f64, scan_every: usize, scan_len: usize) -> Vec<u64> {
-    let mut sum = 0.0;
-    let cumulative: Vec<f64> = (1..=keys)
-        .map(|rank| {
-            sum += 1.0 / (rank as f64).powf(exponent);
-            sum
-        })
-        .collect();
-    let mut seed = 7_u64;
+    let mut zipf = Zipf::new(keys, exponent, 7);
     let mut once = 1_u64 << 40;
     let mut trace = Vec::with_capacity(OPERATIONS);
     while trace.len() < OPERATIONS {
@@ -35,9 +24,7 @@ fn trace(keys: usize, exponent: f64, scan_every: usize, scan_len: usize) -> Vec<
             trace.extend(once..once + scan_len as u64);
             once += scan_len as u64;
         }
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let point = mix(seed) as f64 / u64::MAX as f64 * sum;
-        trace.push(cumulative.partition_point(|&sum| sum < point) as u64);
+        trace.push(zipf.next_key());
     }
     trace.truncate(OPERATIONS);
     trace

@@ -6,51 +6,18 @@
 
 #![allow(clippy::print_stdout, reason = "a command-line tool prints")]
 
+#[path = "../tests/common/zipf.rs"]
+mod zipf;
+
 use std::time::{Duration, Instant};
 use thermae_core::{Durability, Location, Options, SetOptions, Store, WhenFull, destroy, env::SystemEnv};
+use zipf::Zipf;
 
 const VALUE_BYTES: usize = 1000;
 const KEY_BYTES: usize = 14;
 const RECORD_BYTES: usize = KEY_BYTES + VALUE_BYTES + 40;
 /// Sets between two looks at the clock, where there is a pace to keep.
 const PACED_TOGETHER: usize = 256;
-
-fn mix(mut seed: u64) -> u64 {
-    seed ^= seed >> 33;
-    seed = seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    seed ^= seed >> 33;
-    seed = seed.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    seed ^ seed >> 33
-}
-
-/// Keys drawn from a Zipf distribution, popular ones scattered over the store.
-struct Zipf {
-    cumulative: Vec<f64>,
-    keys_by_rank: Vec<usize>,
-    seed: u64,
-}
-
-impl Zipf {
-    fn new(keys: usize) -> Self {
-        let mut sum = 0.0;
-        let cumulative = (1..=keys)
-            .map(|rank| {
-                sum += 1.0 / (rank as f64).powf(0.99);
-                sum
-            })
-            .collect();
-        let mut keys_by_rank: Vec<usize> = (0..keys).collect();
-        keys_by_rank.sort_unstable_by_key(|&key| mix(key as u64 + 1));
-        Self { cumulative, keys_by_rank, seed: 1 }
-    }
-
-    fn next(&mut self) -> usize {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let last = self.cumulative.len() - 1;
-        let point = mix(self.seed) as f64 / u64::MAX as f64 * self.cumulative[last];
-        self.keys_by_rank[self.cumulative.partition_point(|&sum| sum < point).min(last)]
-    }
-}
 
 fn set(store: &Store, key: usize) {
     let name = format!("{key:0KEY_BYTES$}");
@@ -62,7 +29,7 @@ fn overwrite(store: &Store, zipf: &mut Zipf, count: usize, pace: Option<f64>) ->
     let mut took = Vec::with_capacity(count);
     let began = Instant::now();
     for number in 0..count {
-        let key = zipf.next();
+        let key = zipf.next_key() as usize;
         let started = Instant::now();
         set(store, key);
         took.push(started.elapsed());
@@ -92,7 +59,7 @@ fn main() {
     let store = Store::open(&location, &options).unwrap();
     let keys = 4 * hot_bytes as usize / 100 * 85 / RECORD_BYTES;
     (0..keys).for_each(|key| set(&store, key));
-    let mut zipf = Zipf::new(keys);
+    let mut zipf = Zipf::new(keys, 0.99, 1);
     overwrite(&store, &mut zipf, 2 * keys, pace);
     let before = store.stats().unwrap();
     let began = Instant::now();

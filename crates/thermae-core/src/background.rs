@@ -15,6 +15,7 @@
 //!
 //! Writers do the same work where the housekeeper is not ahead of them, and give way to nobody: they wait for what comes of it.
 
+use crate::block::BLOCK_BYTES;
 use crate::env::EnvFile;
 use std::cell::Cell;
 use std::io;
@@ -81,16 +82,18 @@ pub(crate) fn give_way_at(record: usize) {
 /// # Errors
 /// Of the first write that failed; what is before it may be written.
 pub(crate) fn write_in_pieces(file: &dyn EnvFile, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let whole_blocks = |position: u64| position / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
     let mut position = offset;
     for together in bytes.chunks(WRITTEN_TOGETHER_BYTES) {
-        let first = position;
+        // A block that is not full yet would be written twice, and some devices have who fills it wait for the first time.
+        let first = whole_blocks(position);
         for piece in together.chunks(PIECE_BYTES) {
             give_way();
             file.write_all_at(piece, position)?;
             position += piece.len() as u64;
         }
         give_way();
-        file.start_writing(first, together.len() as u64);
+        file.start_writing(first, whole_blocks(position) - first);
     }
     Ok(())
 }
@@ -107,7 +110,10 @@ pub(crate) fn drop_cached_in_pieces(file: &dyn EnvFile, offset: u64, len: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::{Env, OpenHow, SystemEnv};
+    use crate::env::{Env, FileMetadata, OpenHow, SystemEnv};
+    use std::ops::Range;
+    use std::os::fd::RawFd;
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn only_the_background_gives_way() {
@@ -119,6 +125,67 @@ mod tests {
         assert_eq!(ACCOUNT.get(), before, "not after the first of many records");
         give_way_at(RECORDS_PER_PIECE - 1);
         assert_ne!(ACCOUNT.get(), before);
+    }
+
+    /// A file that notes what its device is asked to begin with.
+    #[derive(Debug)]
+    struct Noting {
+        inner: Arc<dyn EnvFile>,
+        begun: Mutex<Vec<Range<u64>>>,
+    }
+
+    impl EnvFile for Noting {
+        fn start_writing(&self, offset: u64, len: u64) {
+            assert!(offset + len <= self.len().unwrap(), "before it was written");
+            self.begun.lock().unwrap().push(offset..offset + len);
+        }
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.inner.read_at(buffer, offset)
+        }
+        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+            assert!(bytes.len() <= PIECE_BYTES, "{} bytes in one piece", bytes.len());
+            self.inner.write_at(bytes, offset)
+        }
+        fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+            self.inner.allocate(offset, len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.inner.sync_data()
+        }
+        fn sync_all(&self) -> io::Result<()> {
+            self.inner.sync_all()
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.inner.len()
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.inner.set_len(len)
+        }
+        fn metadata(&self) -> io::Result<FileMetadata> {
+            self.inner.metadata()
+        }
+        fn fd(&self) -> RawFd {
+            self.inner.fd()
+        }
+    }
+
+    #[test]
+    fn the_device_begins_with_each_block_once_when_it_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = SystemEnv.open(&directory.path().join("file"), OpenHow::REPLACE).unwrap();
+        let file = Noting { inner, begun: Mutex::default() };
+        // As a file of chunks: short headers, and long payloads.
+        let mut end = 0;
+        for len in [16, 3 * WRITTEN_TOGETHER_BYTES, 16, WRITTEN_TOGETHER_BYTES / 2, 16, 1000] {
+            write_in_pieces(&file, &vec![1; len], end).unwrap();
+            end += len as u64;
+        }
+        let mut reached = 0;
+        for begun in file.begun.into_inner().unwrap().iter().filter(|begun| !begun.is_empty()) {
+            assert_eq!(begun.start, reached, "a block twice, or none");
+            reached = begun.end;
+        }
+        assert_eq!(reached, end / BLOCK_BYTES as u64 * BLOCK_BYTES as u64);
     }
 
     #[test]

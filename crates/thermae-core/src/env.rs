@@ -395,6 +395,10 @@ impl EnvFile for SystemFile {
     }
 
     fn start_writing(&self, offset: u64, len: u64) {
+        // To the system, no bytes mean all up to the file's end.
+        if len == 0 {
+            return;
+        }
         // Without the flags that wait: those would also take away the error of a failed write, which belongs to the sync that follows.
         // SAFETY: a call on an open descriptor, without pointers.
         unsafe {

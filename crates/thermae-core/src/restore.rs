@@ -12,7 +12,7 @@ use crate::places::{absolute_warm_directory, warm_path};
 use crate::record;
 use crate::remove;
 use crate::sizes::size_text;
-use crate::snapshot::{SYNC_EVERY_BYTES, frames_for};
+use crate::snapshot::frames_for;
 use crate::staged::Staged;
 use crate::store::Store;
 use crate::superblock::Superblock;
@@ -22,6 +22,9 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// So much is written between two syncs, so that none of them lasts long.
+const SYNC_EVERY_BYTES: u64 = 256 << 20;
 
 /// What restoring came to.
 #[derive(Debug, Clone, Serialize)]

@@ -46,7 +46,7 @@ const COPIES_PER_LOOK: usize = 16;
 /// How often a snapshot looks whether the one before it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// So much is copied between two syncs: none of them lasts long, and no more than that is kept in the system's memory.
-pub(crate) const SYNC_EVERY_BYTES: u64 = 32 << 20;
+const SYNC_EVERY_BYTES: u64 = 32 << 20;
 /// Attempts to copy a segment that moves between the tiers meanwhile.
 const ATTEMPTS_MAX: u32 = 100;
 
@@ -185,6 +185,7 @@ impl Engine {
             frame: 0,
             synced_frame: 0,
             bytes: 0,
+            synced_bytes: 0,
             damaged: Vec::new(),
         };
         copier.copy_all(planned, progress)?;
@@ -263,6 +264,7 @@ struct Copier<'a> {
     frame: u32,
     synced_frame: u32,
     bytes: u64,
+    synced_bytes: u64,
     damaged: Vec<String>,
 }
 
@@ -311,8 +313,7 @@ impl Copier<'_> {
         crash_point!("snapshot.copied");
         self.frame += 1;
         self.bytes += self.buffer.len() as u64;
-        let unsynced = u64::from(self.frame - self.synced_frame) * u64::from(self.pool.frame_bytes());
-        if unsynced >= SYNC_EVERY_BYTES { self.sync() } else { Ok(()) }
+        if self.bytes - self.synced_bytes >= SYNC_EVERY_BYTES { self.sync() } else { Ok(()) }
     }
 
     /// Makes durable what was copied, and lets go of it.
@@ -323,6 +324,7 @@ impl Copier<'_> {
             self.pool.drop_cached(self.synced_frame)?;
             self.synced_frame += 1;
         }
+        self.synced_bytes = self.bytes;
         Ok(())
     }
 

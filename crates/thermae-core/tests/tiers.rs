@@ -6,6 +6,8 @@
 mod large_values;
 #[path = "tiers/limit.rs"]
 mod limit;
+#[path = "common/zipf.rs"]
+mod zipf;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +16,7 @@ use thermae_core::{
     BatchOp, Durability, Error, Location, Options, SetOptions, SetOutcome, Store, View, WhenFull, destroy,
     forget_shared_memory,
 };
+use zipf::{Zipf, mix};
 
 const MIB: u64 = 1 << 20;
 
@@ -61,14 +64,6 @@ fn tiered(cold_mib: u64, durability: Durability, options: Options) -> Scratch {
     };
     let store = Store::open(&location, &options).unwrap();
     Scratch { store: Some(store), location, _directory: Some(directory) }
-}
-
-fn mix(mut seed: u64) -> u64 {
-    seed ^= seed >> 33;
-    seed = seed.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    seed ^= seed >> 33;
-    seed = seed.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    seed ^ seed >> 33
 }
 
 /// A value that says which key and version it is of, all the way through.
@@ -119,33 +114,6 @@ fn get(store: &Store, key: u64) -> Option<u64> {
         assert_eq!(meta.flags, flags_of(key, version), "the flags of version {version} of key {key}");
         version
     })
-}
-
-/// Numbers from a Zipf distribution with exponent 0.99, scattered over the keys.
-struct Zipf {
-    cumulative: Vec<f64>,
-    seed: u64,
-}
-
-impl Zipf {
-    fn new(keys: usize, seed: u64) -> Self {
-        let mut sum = 0.0;
-        let cumulative = (1..=keys)
-            .map(|rank| {
-                sum += 1.0 / (rank as f64).powf(0.99);
-                sum
-            })
-            .collect();
-        Self { cumulative, seed }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let point = mix(self.seed) as f64 / u64::MAX as f64 * self.cumulative[self.cumulative.len() - 1];
-        let rank = self.cumulative.partition_point(|&sum| sum < point) as u64;
-        // Neighbouring ranks must not be neighbours in the log.
-        mix(rank) % self.cumulative.len() as u64
-    }
 }
 
 #[test]
@@ -278,9 +246,9 @@ fn write_amplification(durability: Durability, cold_mib: u64, writes: u64) -> f6
         set(key, 1);
     }
     let before = store.stats().unwrap();
-    let mut zipf = Zipf::new(keys, 1);
+    let mut zipf = Zipf::new(keys, 0.99, 1);
     for version in 2..writes + 2 {
-        let key = zipf.next();
+        let key = zipf.next_key();
         set(key, version);
         versions[key as usize] = version;
     }

@@ -2,9 +2,6 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What such a thread has less of than others: clients come first where there are fewer processors than threads.
-const NICENESS: i32 = 19;
-
 #[derive(Debug, Default)]
 struct State {
     is_wanted: bool,
@@ -36,10 +33,9 @@ impl Errand {
         self.lock().is_over
     }
 
-    /// The thread's work, until it is to end: in the background of the store, too.
+    /// The thread's work, until it is to end. What it has the store do gives way to others; a lower priority would have writers wait who need what
+    /// it holds or has yet to free.
     pub fn run(&self, mut act: impl FnMut()) {
-        // On Linux this is the thread's alone. Where it is not granted, clients wait a little longer.
-        let _ = rustix::process::nice(NICENESS);
         thermae_core::work_in_background();
         loop {
             let mut state = self.lock();
