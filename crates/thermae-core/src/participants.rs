@@ -155,11 +155,11 @@ impl Engine {
         })
     }
 
-    /// Segments that living participants pin.
-    pub fn pinned_count(&self) -> u32 {
+    /// Segments that these participants pin.
+    pub(crate) fn count_pinned_by(&self, participants: &[u32]) -> u32 {
         fence(Ordering::SeqCst);
         let mut pinned = vec![0; (self.geometry.slots as usize).div_ceil(64)];
-        for slot in self.active_participants() {
+        for &slot in participants {
             for (all, own) in pinned.iter_mut().zip(self.pin_words(slot)) {
                 *all |= own.load(Ordering::SeqCst);
             }
@@ -167,22 +167,20 @@ impl Engine {
         pinned.iter().map(|word| word.count_ones()).sum()
     }
 
+    /// Slots that are taken, by the living or the dead.
+    fn taken_slots(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.geometry.participants)
+            .filter(|&slot| self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE)
+    }
+
     /// Slots of living participants.
-    pub(crate) fn active_participants(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.geometry.participants).filter(|&slot| {
-            self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE
-                && self.member.is_alive(slot)
-        })
+    pub(crate) fn living_participants(&self) -> Vec<u32> {
+        self.taken_slots().filter(|&slot| self.member.is_alive(slot)).collect()
     }
 
     /// Slots whose participant died and whose belongings nobody has released yet.
     pub fn dead_participants(&self) -> Vec<u32> {
-        (0..self.geometry.participants)
-            .filter(|&slot| {
-                self.participant(slot).state.load(Ordering::Acquire) == participant_state::ACTIVE
-                    && !self.member.is_alive(slot)
-            })
-            .collect()
+        self.taken_slots().filter(|&slot| !self.member.is_alive(slot)).collect()
     }
 
     /// Releases what a dead participant held (`release`), then its slot. False where another is at it, has done it, or it came alive.

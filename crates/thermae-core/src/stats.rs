@@ -174,7 +174,7 @@ impl Engine {
             })
             .map(|segment| u64::from(segment.live_bytes.load(Ordering::Relaxed)))
             .sum();
-        let participants = self.active_participants().count();
+        let living = self.living_participants();
         let keys = self.count_entries();
         Stats {
             keys,
@@ -209,12 +209,12 @@ impl Engine {
             watermark: globals.watermark.load(Ordering::Relaxed),
             flushes: globals.flush_count.load(Ordering::Relaxed),
             checkpoint_sequence: globals.checkpoint_sequence.load(Ordering::Relaxed),
-            participants: participants as u32,
+            participants: living.len() as u32,
             participants_max: self.superblock.options.participants_max,
             writes_stopped: globals.writes_stopped.load(Ordering::Relaxed) != 0,
             warm_is_synchronous: self.durable.as_ref().and_then(DurableTiers::is_synchronous),
             item_bytes_mean: (live_bytes + index_bytes).checked_div(keys),
-            pinned_segments: self.pinned_count(),
+            pinned_segments: self.count_pinned_by(&living),
         }
     }
 }

@@ -264,7 +264,8 @@ fn write_amplification(durability: Durability, cold_mib: u64, writes: u64) -> f6
 #[test]
 fn zipfian_overwrites_at_85_percent_occupancy_cost_little_extra_writing() {
     let relaxed = write_amplification(Durability::None, 256, 600_000);
-    assert!(relaxed <= 1.0, "{relaxed}");
+    // 0.95 beside other work.
+    assert!(relaxed <= 1.1, "{relaxed}");
     // 1.2 to 1.35 beside other work: less than in a store written to for long, for compaction begins only on the way. On a busy machine more
     // flushes come in between, each of which writes what might yet have died.
     let flushed = write_amplification(Durability::EverySec, 512, 900_000);
