@@ -61,6 +61,7 @@ def test_stats(store: thermae.Store) -> None:
     assert empty["warm_is_synchronous"] is None
     assert empty["writes_stopped"] is False
     assert (empty["participants"], empty["participants_max"]) == (1, 128)
+    assert Path(empty["memory_directory"], "hot").is_file()
 
     store.set_many({f"key:{number}": bytes(1000) for number in range(1000)})
     store.get_many(["key:1", "key:2", "nothing"])
@@ -88,6 +89,7 @@ def test_stats_of_a_store_with_all_tiers(tmp_path: Path) -> None:
         # No file system of a test is mounted for persistent memory.
         assert figures["warm_is_synchronous"] is False
         assert figures["participants_max"] == 7
+        assert Path(figures["memory_directory"]).parent == Path("/dev/shm")
         assert figures["warm_bytes"] == store.warm_bytes
         assert figures["warm_written_bytes"] > 0
         assert figures["watermark"] == figures["sequence"] > 0

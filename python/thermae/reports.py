@@ -93,6 +93,8 @@ class Stats(TypedDict):
     """What a key costs on average: value, header, its part of the index; None where there are no keys."""
     pinned_segments: int
     """Segments that views and snapshots keep from being reused."""
+    memory_directory: str
+    """Where the hot tier is: in `/dev/shm`, or in the store's directory if there was no room for it."""
 
 
 class Problem(TypedDict):

@@ -294,6 +294,8 @@ pub struct ControlHeader {
     pub store_id: [AtomicU64; 2],
     /// The kernel's boot identity (two words).
     pub boot_id: [AtomicU64; 2],
+    /// This shared half's own identity (two words), which the superblock names.
+    pub memory_id: [AtomicU64; 2],
     /// Device of the file `store`.
     pub device: AtomicU64,
     /// Inode of the file `store`.

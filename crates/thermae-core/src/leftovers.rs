@@ -172,17 +172,25 @@ fn judge(env: &dyn Env, path: &Path, name: &str) -> (MemoryState, String) {
         return (MemoryState::Unknown, "it does not say which store it belongs to".to_owned());
     };
     let unknown = |reason: String| (MemoryState::Unknown, reason);
-    let Some(place) = place_of(env, &path.join("control")) else {
+    let Some(owner) = owner_of(env, &path.join("control")) else {
         return unknown("it was never completed, or is damaged".to_owned());
     };
-    if uses(env, &origin, place, name) {
-        return (MemoryState::Kept, "the store is there".to_owned());
+    if let Some(is_current) = uses(env, &origin, owner, name) {
+        return if is_current {
+            (MemoryState::Kept, "the store is there".to_owned())
+        } else {
+            // Nothing can come back to it: whoever opens the store makes its memory anew.
+            (
+                MemoryState::Orphaned,
+                "the store has got other memory since, and this is out of date".to_owned(),
+            )
+        };
     }
     // The file system that the store was on has to be seen from here, or nothing is known of what is on it.
     let above = parent(&origin);
     let seen = match (env.metadata(&origin), env.metadata(above)) {
-        (Ok(found), _) => found.device == place.0,
-        (Err(source), Ok(found)) => source.kind() == io::ErrorKind::NotFound && found.device == place.0,
+        (Ok(found), _) => found.device == owner.device,
+        (Err(source), Ok(found)) => source.kind() == io::ErrorKind::NotFound && found.device == owner.device,
         _ => false,
     };
     let is_above_gone = env.metadata(above).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
@@ -190,7 +198,7 @@ fn judge(env: &dyn Env, path: &Path, name: &str) -> (MemoryState, String) {
         above
             .ancestors()
             .find_map(|path| env.metadata(path).ok())
-            .is_some_and(|found| found.device == place.0)
+            .is_some_and(|found| found.device == owner.device)
     };
     if !seen && is_above_gone && is_file_system_there() {
         return unknown(format!(
@@ -209,27 +217,50 @@ fn judge(env: &dyn Env, path: &Path, name: &str) -> (MemoryState, String) {
         Ok(siblings) if siblings.len() <= SIBLINGS_MAX => siblings,
         _ => return unknown(format!("{} can't be searched for the store", above.display())),
     };
-    match siblings.iter().map(|sibling| above.join(sibling)).find(|sibling| uses(env, sibling, place, name)) {
+    match siblings
+        .iter()
+        .map(|sibling| above.join(sibling))
+        .find(|sibling| uses(env, sibling, owner, name).is_some())
+    {
         Some(moved) => (MemoryState::Kept, format!("the store was moved to {}", moved.display())),
         None => (MemoryState::Orphaned, format!("there is no such store at {} any more", origin.display())),
     }
 }
 
-/// Whether the store in a directory is the one that has its memory under this name. A damaged superblock at the right place counts as the one
-/// that was there; an intact one also tells whether the place was given to another file since.
-fn uses(env: &dyn Env, directory: &Path, place: (u64, u64), name: &str) -> bool {
+/// Whether the store in a directory is the one that has its memory under this name, and then, whether that memory is the one it was opened with
+/// last. A damaged superblock at the right place counts as the one that was there; an intact one also tells whether the place was given to
+/// another file since.
+fn uses(env: &dyn Env, directory: &Path, owner: Owner, name: &str) -> Option<bool> {
     let path = directory.join("store");
-    env.metadata(&path).is_ok_and(|found| (found.device, found.inode) == place)
-        && Superblock::read(env, &path)
-            .map_or(true, |superblock| volatile_name(&superblock, place.0, place.1) == name)
+    let found = env.metadata(&path).ok()?;
+    if (found.device, found.inode) != (owner.device, owner.inode) {
+        return None;
+    }
+    match Superblock::read(env, &path) {
+        Ok(superblock) => (volatile_name(&superblock, owner.device, owner.inode) == name)
+            .then(|| u128::from_le_bytes(superblock.memory_id) == owner.memory_id),
+        Err(_) => Some(true),
+    }
 }
 
-/// The device and inode of the store's superblock, as a complete control file has them.
-fn place_of(env: &dyn Env, control: &Path) -> Option<(u64, u64)> {
+/// What memory says of the store that it belongs to: the device and inode of its superblock, and which memory of it this is.
+#[derive(Clone, Copy)]
+struct Owner {
+    device: u64,
+    inode: u64,
+    memory_id: u128,
+}
+
+/// As a complete control file has it.
+fn owner_of(env: &dyn Env, control: &Path) -> Option<Owner> {
     let file = env.open(control, OpenHow::READ).ok()?;
     let is_whole = file.len().ok()? >= size_of::<ControlHeader>() as u64;
     let mapping = is_whole.then(|| Mapping::new(file, control, size_of::<ControlHeader>(), false))?.ok()?;
     let header: &ControlHeader = mapping.at(0);
-    (header.magic.load(Ordering::Acquire) == CONTROL_MAGIC)
-        .then(|| (header.device.load(Ordering::Relaxed), header.inode.load(Ordering::Relaxed)))
+    let [low, high] = [0, 1].map(|word| u128::from(header.memory_id[word].load(Ordering::Relaxed)));
+    (header.magic.load(Ordering::Acquire) == CONTROL_MAGIC).then(|| Owner {
+        device: header.device.load(Ordering::Relaxed),
+        inode: header.inode.load(Ordering::Relaxed),
+        memory_id: low | high << 64,
+    })
 }

@@ -110,6 +110,7 @@ fn create_superblock(
         sequence_limit: 0,
         tombstone_floor: 0,
         warm_directory: absolute_warm_directory(options)?,
+        memory_id: [0; 16],
     };
     superblock.create(env, path)?;
     Superblock::read(env, path)
@@ -139,10 +140,11 @@ fn words(bytes: [u8; 16]) -> [u64; 2] {
     [number as u64, (number >> 64) as u64]
 }
 
-/// What must be equal for a shared half to be this store's, of this boot.
+/// What must be equal for a shared half to be this store's, of this boot, and the one that it was last recovered into.
 struct Stamp {
     store_id: [u64; 2],
     boot_id: [u64; 2],
+    memory_id: [u64; 2],
     device: u64,
     inode: u64,
 }
@@ -178,6 +180,7 @@ fn judge(header: &ControlHeader, stamp: &Stamp, geometry: &Geometry, path: &Path
         && load(&header.feed_slots) == geometry.feed_slots;
     Ok(is_this_boots
         && same(&header.store_id, stamp.store_id)
+        && same(&header.memory_id, stamp.memory_id)
         && header.device.load(Ordering::Relaxed) == stamp.device
         && header.inode.load(Ordering::Relaxed) == stamp.inode
         && has_geometry)
@@ -306,10 +309,15 @@ fn attach_locked(
         boot_id: words(
             env.boot_id().map_err(|source| Error::io("read", "/proc/sys/kernel/random/boot_id", source))?,
         ),
+        memory_id: words(superblock.memory_id),
         device: found.device,
         inode: found.inode,
     };
-    let volatile = volatile_directory(&*env, location, &directory, &superblock, &stamp, &geometry, options)?;
+    let is_attached = is_anyone_attached(lock_file.fd(), geometry.participants);
+    let places = Places::of(&*env, location, &directory, &superblock, &stamp)?;
+    let usable = places.usable(&*env, &stamp, &geometry, is_attached)?;
+    let is_usable = usable.is_some();
+    let volatile = usable.unwrap_or_else(|| places.chosen(&*env, &geometry, options));
     let paths = Paths {
         location: location.clone(),
         warm: warm_path(&*env, &directory, &superblock)?,
@@ -322,8 +330,7 @@ fn attach_locked(
         volatile,
     };
     let mut durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
-    let is_attached = is_anyone_attached(lock_file.fd(), geometry.participants);
-    if !is_usable(&*env, &paths.control, &stamp, &geometry, is_attached)? {
+    if !is_usable {
         if is_attached {
             return Err(Error::InUse(format!(
                 "{} is open in processes that do not share this process's {}: let containers share it (--ipc or a common mount), \
@@ -332,8 +339,9 @@ fn attach_locked(
                 paths.volatile.display()
             )));
         }
-        build(&env, &paths, &superblock, &geometry, &stamp, durable, &lock_file, options)
-            .inspect_err(|_| discard_shared_half(&*env, &paths))?;
+        build(&env, &paths, &superblock, &geometry, stamp, durable, &lock_file, options)
+            .inspect_err(|_| discard_shared_half(&*env, &paths.directory, &paths.volatile))?;
+        places.discard_others(&*env, &paths.volatile);
         durable = open_durable(&*env, &paths, &superblock, &geometry, options)?;
     }
     join(env, paths, superblock, geometry, durable, lock_file, options)
@@ -378,45 +386,83 @@ fn is_usable(
 }
 
 /// Removes a shared half that could not be completed: it holds nothing that is not on disk, and takes memory.
-fn discard_shared_half(env: &dyn Env, paths: &Paths) {
+fn discard_shared_half(env: &dyn Env, directory: &Path, volatile: &Path) {
     // What can't be removed now is replaced by the next attempt.
-    if paths.volatile == paths.directory {
-        let _ = env.remove_file(&paths.control);
-        let _ = env.remove_file(&paths.hot);
+    if volatile == directory {
+        let _ = env.remove_file(&directory.join("control"));
+        let _ = env.remove_file(&directory.join("hot"));
     } else {
-        let _ = env.remove_dir_all(&paths.volatile);
+        let _ = env.remove_dir_all(volatile);
     }
 }
 
-/// Where the shared half is, or is to be.
-fn volatile_directory(
-    env: &dyn Env,
-    location: &Location,
-    directory: &Path,
-    superblock: &Superblock,
-    stamp: &Stamp,
-    geometry: &Geometry,
-    options: &Options,
-) -> Result<PathBuf> {
-    if matches!(location, Location::SharedMemory(_)) {
-        has_memory(env, directory)?;
-        return Ok(directory.to_path_buf());
+/// Where a store's shared half may be.
+struct Places {
+    directory: PathBuf,
+    /// In shared memory; `None` where that is the store's directory itself.
+    shared: Option<PathBuf>,
+}
+
+impl Places {
+    fn of(
+        env: &dyn Env,
+        location: &Location,
+        directory: &Path,
+        superblock: &Superblock,
+        stamp: &Stamp,
+    ) -> Result<Self> {
+        let shared = match location {
+            Location::SharedMemory(_) => None,
+            Location::Directory(_) => {
+                Some(Path::new(SHARED_MEMORY).join(volatile_name(superblock, stamp.device, stamp.inode)))
+            }
+        };
+        has_memory(env, shared.as_deref().unwrap_or(directory))?;
+        Ok(Self { directory: directory.to_path_buf(), shared })
     }
-    if exists(env, &directory.join("control"))? {
-        return Ok(directory.to_path_buf());
+
+    fn all(&self) -> impl Iterator<Item = &Path> {
+        [Some(&*self.directory), self.shared.as_deref()].into_iter().flatten()
     }
-    let shared = Path::new(SHARED_MEMORY).join(volatile_name(superblock, stamp.device, stamp.inode));
-    if has_memory(env, &shared)? && exists(env, &shared.join("control"))? {
-        return Ok(shared);
-    }
-    let needed = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
-    match options.shm {
-        ShmPlacement::Directory => Ok(directory.to_path_buf()),
-        ShmPlacement::SharedMemory => Ok(shared),
-        ShmPlacement::Auto => {
-            let available = env.available_bytes(Path::new(SHARED_MEMORY)).unwrap_or(0);
-            Ok(if available >= needed { shared } else { directory.to_path_buf() })
+
+    /// The one with a shared half that can be attached to.
+    fn usable(
+        &self,
+        env: &dyn Env,
+        stamp: &Stamp,
+        geometry: &Geometry,
+        is_attached: bool,
+    ) -> Result<Option<PathBuf>> {
+        for place in self.all() {
+            if is_usable(env, &place.join("control"), stamp, geometry, is_attached)? {
+                return Ok(Some(place.to_path_buf()));
+            }
         }
+        Ok(None)
+    }
+
+    /// Where one is to be made: as it is asked for, or where there is room.
+    fn chosen(&self, env: &dyn Env, geometry: &Geometry, options: &Options) -> PathBuf {
+        let Some(shared) = &self.shared else { return self.directory.clone() };
+        let needed = geometry.control_bytes() as u64 + geometry.hot_file_bytes() as u64;
+        let is_shared = match options.shm {
+            ShmPlacement::Directory => false,
+            ShmPlacement::SharedMemory => true,
+            ShmPlacement::Auto => {
+                // What is there of an earlier one makes room for its successor.
+                let taken = ["control", "hot"].map(|name| env.metadata(&shared.join(name)));
+                let freed: u64 = taken.into_iter().flatten().map(|found| found.len).sum();
+                env.available_bytes(Path::new(SHARED_MEMORY)).unwrap_or(0).saturating_add(freed) >= needed
+            }
+        };
+        if is_shared { shared.clone() } else { self.directory.clone() }
+    }
+
+    /// Removes what is left of others, now that one was made: nobody is attached to them, nor can be.
+    fn discard_others(&self, env: &dyn Env, volatile: &Path) {
+        self.all().filter(|place| *place != volatile).for_each(|place| {
+            discard_shared_half(env, &self.directory, place);
+        });
     }
 }
 
@@ -490,11 +536,13 @@ fn build(
     paths: &Paths,
     superblock: &Superblock,
     geometry: &Geometry,
-    stamp: &Stamp,
+    mut stamp: Stamp,
     durable: Option<DurableTiers>,
     lock_file: &Arc<dyn EnvFile>,
     options: &Options,
 ) -> Result<()> {
+    let memory_id = env.random_bytes_16();
+    stamp.memory_id = words(memory_id);
     if paths.volatile != paths.directory {
         prepare_directory(&**env, &paths.volatile, true)?;
         has_memory(&**env, &paths.volatile)?;
@@ -514,6 +562,7 @@ fn build(
     for word in 0..2 {
         header.store_id[word].store(stamp.store_id[word], Ordering::Relaxed);
         header.boot_id[word].store(stamp.boot_id[word], Ordering::Relaxed);
+        header.memory_id[word].store(stamp.memory_id[word], Ordering::Relaxed);
     }
     header.device.store(stamp.device, Ordering::Relaxed);
     header.inode.store(stamp.inode, Ordering::Relaxed);
@@ -565,6 +614,11 @@ fn build(
     globals.fresh_heads.store(fresh, Ordering::Relaxed);
     globals.ttl_heads.store(ttl, Ordering::Relaxed);
     engine.repair_pool();
+    // From here on any other shared half is out of date, whether this one gets done or not. Both copies: the identity of another must not
+    // come back with the older one, should the newer one be damaged some day.
+    for _ in 0..2 {
+        Superblock::update(&**env, &paths.superblock, |superblock| superblock.memory_id = memory_id)?;
+    }
     // Allocated while the log is read, which touches none of it.
     let report = std::thread::scope(|scope| {
         let filling =

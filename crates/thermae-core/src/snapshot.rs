@@ -202,6 +202,7 @@ impl Engine {
             tombstone_floor: barrier.sequence,
             options,
             warm_directory: None,
+            memory_id: [0; 16],
             ..current
         };
         superblock.create(&*self.env, &temporary.join("store"))?;

@@ -119,6 +119,8 @@ pub struct Stats {
     pub item_bytes_mean: Option<u64>,
     /// Segments that views and snapshots keep from being reused.
     pub pinned_segments: u32,
+    /// Where the hot tier is: in shared memory, or, where there was no room for it, in the store's own directory.
+    pub memory_directory: String,
 }
 
 impl Engine {
@@ -215,6 +217,7 @@ impl Engine {
             warm_is_synchronous: self.durable.as_ref().and_then(DurableTiers::is_synchronous),
             item_bytes_mean: (live_bytes + index_bytes).checked_div(keys),
             pinned_segments: self.count_pinned_by(&living),
+            memory_directory: self.paths.volatile.display().to_string(),
         }
     }
 }

@@ -49,6 +49,7 @@ const TOMBSTONE_FLOOR_OFFSET: usize = 104;
 const WARM_BYTES_OFFSET: usize = 112;
 const WARM_DIRECTORY_LEN_OFFSET: usize = 120;
 const WARM_DIRECTORY_OFFSET: usize = 128;
+const MEMORY_ID_OFFSET: usize = WARM_DIRECTORY_OFFSET + WARM_DIRECTORY_BYTES_MAX;
 
 /// Longest path of a directory for the warm tier.
 pub const WARM_DIRECTORY_BYTES_MAX: usize = 1024;
@@ -78,6 +79,9 @@ pub struct Superblock {
     pub tombstone_floor: u64,
     /// Where the warm tier's file is, absolute; `None` = beside this file.
     pub warm_directory: Option<PathBuf>,
+    /// Random; of the shared half that the store was last recovered into. Any other that is found (in another container's `/dev/shm`, or in the
+    /// place where it was before) knows nothing of what happened since.
+    pub memory_id: [u8; 16],
 }
 
 impl Superblock {
@@ -181,6 +185,7 @@ impl Superblock {
         let directory = self.warm_directory.as_deref().map_or(&[][..], |path| path.as_os_str().as_bytes());
         block.put_u32(WARM_DIRECTORY_LEN_OFFSET, directory.len() as u32);
         block.0[WARM_DIRECTORY_OFFSET..WARM_DIRECTORY_OFFSET + directory.len()].copy_from_slice(directory);
+        block.0[MEMORY_ID_OFFSET..MEMORY_ID_OFFSET + 16].copy_from_slice(&self.memory_id);
         block.seal();
         block
     }
@@ -194,6 +199,8 @@ impl Superblock {
             return Err(format!("a path of {directory_len} bytes for the warm tier is too long"));
         }
         let directory = &block.0[WARM_DIRECTORY_OFFSET..WARM_DIRECTORY_OFFSET + directory_len];
+        let mut memory_id = [0; 16];
+        memory_id.copy_from_slice(&block.0[MEMORY_ID_OFFSET..MEMORY_ID_OFFSET + 16]);
         let superblock = Superblock {
             generation: block.generation(),
             uuid: block.identity(),
@@ -221,6 +228,7 @@ impl Superblock {
             sequence_limit: block.u64(SEQUENCE_LIMIT_OFFSET),
             tombstone_floor: block.u64(TOMBSTONE_FLOOR_OFFSET),
             warm_directory: (directory_len > 0).then(|| PathBuf::from(OsStr::from_bytes(directory))),
+            memory_id,
         };
         superblock.validate()?;
         Ok(superblock)
@@ -369,6 +377,7 @@ mod tests {
             sequence_limit: 0,
             tombstone_floor: 5,
             warm_directory: None,
+            memory_id: *b"fedcba9876543210",
         }
     }
 

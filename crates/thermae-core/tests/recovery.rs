@@ -601,3 +601,87 @@ fn a_large_value_that_expired_before_it_was_written_ends_nothing() {
         store.close().unwrap();
     }
 }
+
+fn end(store: Store) {
+    store.close().unwrap();
+    drop(store);
+}
+
+/// The store's files of one of its two places for memory: put aside, as another container does not see them, and back.
+fn put_aside(memory: &Path, aside: &Path) {
+    std::fs::rename(memory, aside).unwrap();
+}
+
+/// One store, opened in turn by two who do not see each other's `/dev/shm`: whoever comes second must not go on with what it knew before the
+/// other one wrote.
+#[test]
+fn memory_that_others_have_left_behind_is_not_gone_on_with() {
+    let place = Place::in_directory();
+    let settings = options(32, 64, Durability::Always, WhenFull::Error);
+    let store = place.open(&settings);
+    let memory = PathBuf::from(store.config().volatile_directory);
+    let (ours, theirs) = (memory.with_extension("ours"), memory.with_extension("theirs"));
+    let write = |store: &Store, key: &[u8], value: &[u8]| {
+        store.set(key, value, &SetOptions::default()).unwrap();
+    };
+    let read = |store: &Store, key: &[u8]| store.get(key).unwrap().map(|(_, bytes)| bytes);
+    write(&store, b"x", b"ours");
+    end(store);
+    put_aside(&memory, &ours);
+    let store = place.open(&settings);
+    assert_eq!(read(&store, b"x").as_deref(), Some(&b"ours"[..]));
+    write(&store, b"x", b"theirs");
+    write(&store, b"y", b"theirs");
+    end(store);
+    put_aside(&memory, &theirs);
+    put_aside(&ours, &memory);
+    let name = memory.file_name().unwrap().to_str().unwrap();
+    let listed = thermae_core::shared_memory(&SystemEnv).unwrap();
+    let listed = listed.iter().find(|memory| memory.name == name).unwrap();
+    assert!(listed.state == thermae_core::MemoryState::Orphaned, "{listed:?}");
+    let store = place.open(&settings);
+    assert_eq!(read(&store, b"x").as_deref(), Some(&b"theirs"[..]));
+    assert_eq!(read(&store, b"y").as_deref(), Some(&b"theirs"[..]));
+    write(&store, b"z", b"ours");
+    // What the others have is out of date in its turn, and one of us who is attached is not fooled by it either.
+    let second = place.open(&settings);
+    assert_eq!(read(&second, b"z").as_deref(), Some(&b"ours"[..]));
+    end(second);
+    end(store);
+    std::fs::remove_dir_all(&memory).unwrap();
+    put_aside(&theirs, &memory);
+    let store = place.open(&settings);
+    for (key, value) in [(b"x", &b"theirs"[..]), (b"y", b"theirs"), (b"z", b"ours")] {
+        assert_eq!(read(&store, key).as_deref(), Some(value), "{}", String::from_utf8_lossy(key));
+    }
+    assert!(store.check(false).unwrap().ok);
+}
+
+/// A store whose memory was once made in its directory, for want of room in `/dev/shm`, did not find back, and left there what it had before.
+#[test]
+fn memory_is_made_where_it_is_wanted_and_the_other_place_is_emptied() {
+    let place = Place::in_directory();
+    let in_shared = settings();
+    let in_directory = Options { shm: thermae_core::ShmPlacement::Directory, ..settings() };
+    let store = place.open(&in_shared);
+    let memory = PathBuf::from(store.config().volatile_directory);
+    let directory = place.directory.path().join("store");
+    assert_ne!(memory, directory);
+    store.set(b"a", b"1", &SetOptions::default()).unwrap();
+    end(store);
+    // Where it is usable it is used, whatever is asked for.
+    let store = place.open(&in_directory);
+    assert_eq!(PathBuf::from(store.config().volatile_directory), memory);
+    let store = reboot(&place, store, &in_directory);
+    assert_eq!(PathBuf::from(store.config().volatile_directory), directory);
+    assert!(!memory.exists());
+    store.flush().unwrap();
+    crash(store);
+    // A reboot of the machine leaves the files in the directory: the boot's identity tells, which is the header's third field.
+    let control = std::fs::OpenOptions::new().write(true).open(directory.join("control")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&control, &[0; 16], 32).unwrap();
+    let store = place.open(&in_shared);
+    assert_eq!(PathBuf::from(store.config().volatile_directory), memory);
+    assert!(!directory.join("control").exists() && !directory.join("hot").exists());
+    assert_eq!(store.get(b"a").unwrap().map(|(_, bytes)| bytes).as_deref(), Some(&b"1"[..]));
+}

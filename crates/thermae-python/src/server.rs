@@ -52,9 +52,9 @@ impl Server {
     }
 
     /// Bytes of the hot, the warm and the cold tier of its store, and its durability.
-    fn store_sizes(&self) -> (u64, u64, u64, String) {
+    fn store_config(&self) -> (u64, u64, u64, String, String) {
         let config = self.0.shared().store.config();
-        (config.hot_bytes, config.warm_bytes, config.cold_bytes, config.durability)
+        (config.hot_bytes, config.warm_bytes, config.cold_bytes, config.durability, config.volatile_directory)
     }
 
     /// Waits for the end, at most so many seconds; whether it has come.

@@ -380,17 +380,18 @@ def _announce(journal: Journal, server: Server, location: str) -> None:
         address = shown.removesuffix(_TLS_MARK)
         tls = address != shown
         journal.note("listening", f"{protocol} clients: {shown}", protocol=protocol, address=address, tls=tls)
-    hot_bytes, warm_bytes, cold_bytes, durability = server.store_sizes()
+    hot_bytes, warm_bytes, cold_bytes, durability, memory = server.store_config()
     tiers = {"hot": hot_bytes, "warm": warm_bytes, "cold": cold_bytes}
     sizes = ", ".join(f"{tier} {readable(f'{tier}_bytes', size)}" for tier, size in tiers.items() if size)
     journal.note(
         "store",
-        f"store: {location}, {sizes}, durability {durability}",
+        f"store: {location}, {sizes}, durability {durability}, memory in {memory}",
         location=location,
         hot_bytes=hot_bytes,
         warm_bytes=warm_bytes,
         cold_bytes=cold_bytes,
         durability=durability,
+        memory_directory=memory,
     )
 
 

@@ -184,6 +184,7 @@ fn alternating_blocks_survive_every_power_failure() {
         sequence_limit: 0,
         tombstone_floor: 0,
         warm_directory: None,
+        memory_id: [0; 16],
     };
     superblock.create(&scratch.env, &scratch.path("store")).unwrap();
     let mut synced = vec![(scratch.env.position(), 0)];
