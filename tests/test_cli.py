@@ -333,6 +333,18 @@ class TestMaintenance:
         result = thermae_command("restore", str(tmp_path / "none"), str(tmp_path / "new"))
         assert result.exit_code == 1
         assert result.stderr.count("\n") == 1
+        assert "there is no snapshot at" in result.stderr
+
+    def test_restore_of_several_snapshots_says_which_there_are(self, tmp_path: Path) -> None:
+        with thermae.open(tmp_path / "data", hot="16MiB", cold="16MiB") as store:
+            (tmp_path / "all").mkdir()
+            store.snapshot(tmp_path / "all" / "snapshot-1")
+            store.snapshot(tmp_path / "all" / "snapshot-2")
+        result = thermae_command("restore", str(tmp_path / "all"), str(tmp_path / "new"))
+        assert result.exit_code == 1
+        told = " ".join(result.stderr.split())
+        assert "holds 2: name one of them, the last of which is" in told
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

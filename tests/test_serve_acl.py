@@ -486,6 +486,14 @@ class TestFiles:
             "users.acl:2: Error in applying operation '+nosuch': Unknown command or category name in ACL."
         )
         assert reason in " ".join(ended.stderr.split()), ended.stderr
+        # A password that would be passed over.
+        file.write_text("user default on nopass ~* &* +@all\n")
+        with_password = [*command, "--password", "secret"]
+        ended = subprocess.run(
+            with_password, capture_output=True, text=True, timeout=END_SECONDS_MAX, check=False
+        )
+        assert ended.returncode != 0
+        assert "does not go with the password" in " ".join(ended.stderr.split()), ended.stderr
         file.unlink()
         ended = subprocess.run(command, capture_output=True, text=True, timeout=END_SECONDS_MAX, check=False)
         assert ended.returncode != 0

@@ -95,6 +95,25 @@ fn first_opening(location: &Location, options: &Options) -> Result<u64> {
     Ok(keys)
 }
 
+/// Refuses a directory that holds no snapshot; one that holds several, as a server's `--snapshots` does, has them named.
+fn check_is_snapshot(env: &dyn Env, directory: &Path) -> Result<()> {
+    if env.exists(&directory.join("store")).unwrap_or(true) {
+        return Ok(());
+    }
+    let mut within = env.list(directory).unwrap_or_default();
+    within.retain(|name| env.exists(&directory.join(name).join("store")).unwrap_or(false));
+    within.sort_unstable();
+    Err(Error::NotAStore(match within.last() {
+        Some(last) => format!(
+            "{} is no snapshot itself, and holds {}: name one of them, the last of which is {}",
+            directory.display(),
+            within.len(),
+            directory.join(last).display()
+        ),
+        None => format!("there is no snapshot at {}: check the path", directory.display()),
+    }))
+}
+
 /// The options of the restored store.
 fn restored_options(snapshot: &Path, stored: &Resolved, options: &Options) -> Result<Resolved> {
     if let Some(asked) = options.frame_bytes.filter(|&asked| asked != stored.frame_bytes) {
@@ -132,6 +151,7 @@ fn restore_into(
     temporary: &Path,
     options: &Options,
 ) -> Result<RestoreReport> {
+    check_is_snapshot(&**env, snapshot)?;
     let superblock = Superblock::read(&**env, &snapshot.join("store"))?;
     if superblock.sequence_limit == 0 {
         return Err(Error::NotAStore(format!(

@@ -15,6 +15,7 @@ use crate::reload::{self, ReloadError};
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
 use crate::tls::{Acceptor, TlsError};
+use crate::users::DEFAULT;
 use std::any::Any;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -215,9 +216,21 @@ impl Drop for Server {
 /// Puts the users of the file of users, where there is one, in the place of those that the server has.
 fn load_users(shared: &Shared) -> Result<(), StartError> {
     let _only_one = shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = shared.config.read().unwrap_or_else(PoisonError::into_inner).acl_file.clone();
+    let (path, password) = {
+        let config = shared.config.read().unwrap_or_else(PoisonError::into_inner);
+        (config.acl_file.clone(), config.password.clone())
+    };
     if let Some(path) = path {
         let users = acl_file::load(&path, shared.users.default_user()).map_err(StartError::Users)?;
+        let default = users.get(DEFAULT);
+        if !password.is_empty() && !default.is_some_and(|default| default.knows(password.as_bytes())) {
+            // It would be passed over, and whoever set it would think that it holds.
+            return Err(StartError::Users(format!(
+                "{} says of the user default what does not go with the password that was given (--password, THERMAE_PASSWORD or the file of \
+                 --config), which is that user's: leave one of them away, or say the same",
+                path.display()
+            )));
+        }
         shared.change_users(|accounts| *accounts = users);
     }
     Ok(())

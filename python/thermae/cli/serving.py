@@ -114,7 +114,8 @@ _setting = partial(click.option, cls=Setting)
     metavar="HOST:PORT",
     type=Address(6379),
     multiple=True,
-    help=f"Address for Redis clients; may be given again.  [default: {DEFAULT_REDIS_ADDRESS}]",
+    help="Address for Redis clients; may be given again."
+    f"  [default: {DEFAULT_REDIS_ADDRESS}, where no other address or socket is given]",
 )
 @_setting(
     "--memcached",
