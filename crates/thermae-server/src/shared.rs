@@ -133,8 +133,11 @@ pub struct Rates {
 
 impl Shared {
     /// Of a server that serves this store.
-    pub fn new(store: Store, config: Config) -> Self {
-        let saves = Saves::new(config.snapshots.clone(), &store);
+    ///
+    /// # Errors
+    /// The store is closed.
+    pub fn new(store: Store, config: Config) -> thermae_core::Result<Self> {
+        let saves = Saves::new(config.snapshots.clone(), &store)?;
         let clients_bytes_max = config.clients_bytes_max;
         let shared = Self {
             store,
@@ -176,7 +179,7 @@ impl Shared {
         };
         shared.clients.limit_held_bytes(shared.clients_bytes_max(clients_bytes_max));
         shared.heed_thresholds();
-        shared
+        Ok(shared)
     }
 
     /// Tells all loops to end, and gives up a snapshot under way, for which one of them may wait.

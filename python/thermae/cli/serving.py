@@ -50,6 +50,8 @@ _LOOK_SECONDS = 0.2
 _DESCRIPTORS_BESIDE = 1100
 # Behind the addresses where TLS is spoken, as people are shown them.
 _TLS_MARK = " (TLS)"
+# The field of an event that says how long something took.
+_DURATION = "took_ms"
 # Under which the command's own words are kept, to be read again.
 _ARGUMENTS = "thermae.serve.arguments"
 
@@ -419,13 +421,17 @@ def _metrics_page(address: str) -> "MetricsPage":
 
 
 def _write_events(journal: Journal, server: Server) -> None:
-    for kind, at_ms, left_out, fields in server.take_events():
-        parts = [value for _, value in fields]
+    for kind, at_ms, left_out, given in server.take_events():
+        fields: dict[str, str | int] = dict(given)
+        parts = [value for name, value in given if name != _DURATION]
+        if _DURATION in fields:
+            fields[_DURATION] = int(fields[_DURATION])
+            parts.append(f"in {fields[_DURATION]} ms")
         if left_out:
             parts.append(f"and {left_out} more that were left out")
         text = f"{kind.replace('-', ' ')}: {', '.join(parts)}"
         counted = {"left_out": left_out} if left_out else {}
-        journal.note(kind, text, at_ms=at_ms, **dict(fields), **counted)
+        journal.note(kind, text, at_ms=at_ms, **fields, **counted)
 
 
 def _reload(context: click.Context, journal: Journal, server: Server) -> None:
