@@ -18,7 +18,7 @@ use crate::refusals::Refusals;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
 use crate::spikes::Spikes;
-use crate::statistics::Statistics;
+use crate::statistics::{Statistics, StoreTotals};
 use crate::tracking::{Letters, Tracking};
 use crate::users::{Accounts, DEFAULT, User, Users};
 use crate::watch_log::WatchLog;
@@ -138,6 +138,7 @@ impl Shared {
     /// The store is closed.
     pub fn new(store: Store, config: Config) -> thermae_core::Result<Self> {
         let saves = Saves::new(config.snapshots.clone(), &store)?;
+        let counted = StoreTotals::of(&store.stats()?);
         let clients_bytes_max = config.clients_bytes_max;
         let shared = Self {
             store,
@@ -148,7 +149,7 @@ impl Shared {
             marks: Marks::default(),
             flusher: Flusher::default(),
             observing: Observing::default(),
-            statistics: Statistics::new(config.threads.max(1) as usize),
+            statistics: Statistics::new(config.threads.max(1) as usize, counted),
             users: Users::new(config.password.as_bytes()),
             journal: Journal::default(),
             loaded_password: Mutex::new(config.password.clone()),
