@@ -275,10 +275,14 @@ def serve(
             reason = _until_the_end(context, journal, server, signals)
         finally:
             notify_stopping()
-            server.close()
-    _write_events(journal, server)
-    if (failure := server.failure()) is not None:
-        _note_failure(journal, f"the server ended by itself: {failure}")
+            try:
+                server.close()
+            finally:
+                # Where closing fails, what happened before says why.
+                _write_events(journal, server)
+                if (failure := server.failure()) is not None:
+                    _note_failure(journal, f"the server ended by itself: {failure}")
+    if failure is not None:
         context.exit(1)
     journal.note("ended", f"ended: {reason}", reason=reason)
 
