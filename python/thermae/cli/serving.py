@@ -50,6 +50,8 @@ _LOOK_SECONDS = 0.2
 _DESCRIPTORS_BESIDE = 1100
 # Behind the addresses where TLS is spoken, as people are shown them.
 _TLS_MARK = " (TLS)"
+# How often a reload reads a file that keeps changing.
+_READINGS_MAX = 5
 # The field of an event that says how long something took.
 _DURATION = "took_ms"
 # Under which the command's own words are kept, to be read again.
@@ -439,8 +441,37 @@ def _write_events(journal: Journal, server: Server) -> None:
 
 
 def _reload(context: click.Context, journal: Journal, server: Server) -> None:
-    """Reads all again that says how to serve. A mistake anywhere changes nothing."""
+    """Reads all again that says how to serve, and once more where the file of ``--config`` changed meanwhile.
+
+    Who calls CONFIG SET and CONFIG REWRITE after the file was read and before it was applied would find the
+    server as the file was before.
+    """
     notify_reloading()
+    path: Path | None = context.params["config"]
+    for _ in range(_READINGS_MAX):
+        before = _state_of_file(path)
+        _read_and_apply(context, journal, server)
+        if _state_of_file(path) == before:
+            break
+    else:
+        text = f"{path} changes while it is read, {_READINGS_MAX} times now: send SIGHUP again once it rests"
+        journal.note("reload-outdated", text, path=str(path))
+    notify_ready()
+
+
+def _state_of_file(path: Path | None) -> tuple[int, ...] | None:
+    """What tells a file from what it was before; none where it can't be seen."""
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _read_and_apply(context: click.Context, journal: Journal, server: Server) -> None:
+    """A mistake anywhere changes nothing."""
     command = context.command
     assert isinstance(command, _Serve)
     configuration: dict[str, Any] = {}
@@ -459,7 +490,6 @@ def _reload(context: click.Context, journal: Journal, server: Server) -> None:
         kept += [STORE_KEY if name == "location" else name.replace("_", "-") for name in fixed]
         text = f"reloaded; not changed before a restart: {', '.join(kept)}" if kept else "reloaded"
         journal.note("reloaded", text, not_changed=kept)
-    notify_ready()
 
 
 class _Signals:
