@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import thermae
-from resp import Connection, Reply, wait_until
+from resp import Connection, Reply, connected, wait_until
 from serving import redis_server, thermae_serve
 from thermae._thermae import Server
 from thermae.cli import metrics
@@ -387,3 +387,37 @@ class TestMetrics:
                 pass
         with pytest.raises(thermae.NotAStoreError):
             thermae.destroy(location)
+
+    def test_what_the_store_counted_before_is_left_out_of_what_clients_see(self, location: str) -> None:
+        """INFO and stats showed what all servers of a store had ever counted, whatever was reset."""
+        options = ("--redis", "127.0.0.1:0", "--memcached", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+
+        def shown() -> tuple[list[str], list[str]]:
+            fields = lines(client, "stats")
+            names = ("keyspace_hits", "keyspace_misses", "expired_keys", "evicted_keys")
+            over_memcached.sendall(b"stats\r\n")
+            report = dict(line.split()[1:] for line in iter(received.readline, "END\n"))
+            memcached_names = ("total_items", "reclaimed", "evictions", "total_connections")
+            return [fields[name] for name in names], [report[name] for name in memcached_names]
+
+        for times in (1, 2):
+            with (
+                thermae_serve(location, "--hot", "16MiB", *options) as serving,
+                serving.connection() as client,
+                connected(serving.memcached) as over_memcached,
+                over_memcached.makefile() as received,
+            ):
+                assert shown() == (["0", "0", "0", "0"], ["0", "0", "0", "2"])
+                commands = [["SET", "k", "v", "PX", "1"], ["SET", "a", "b"], ["GET", "a"], ["GET", "no"]]
+                client.pipelined(commands)
+                wait_until(lambda: shown()[0][2] == "1")
+                assert shown() == (["1", "1", "1", "0"], ["2", "1", "0", "2"])
+                client.call("CONFIG", "RESETSTAT")
+                assert shown() == (["0", "0", "0", "0"], ["2", "1", "0", "2"])
+                over_memcached.sendall(b"stats reset\r\n")
+                assert received.readline() == "RESET\n"
+                assert shown() == (["0", "0", "0", "0"], ["0", "0", "0", "0"])
+                metrics = scraped(serving.metrics)
+                assert value(metrics, "thermae_keyspace_hits_total") == times
+                assert value(metrics, "thermae_expired_keys_total") == times
+                assert value(metrics, "thermae_sets_total") == 2 * times

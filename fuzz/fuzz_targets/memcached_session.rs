@@ -44,7 +44,7 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
         Store::open(&Location::SharedMemory(name), &options).unwrap_or_else(|error| panic!("{error}"));
     // The files go when the process ends, as nobody else knows of them.
     drop(std::fs::remove_dir_all(&store.engine().paths.volatile));
-    Shared::new(store, Config { password: "secret".to_owned(), ..Config::default() })
+    Shared::new(store, Config { password: "secret".to_owned(), ..Config::default() }).unwrap()
 });
 
 /// Where an answer ends; panics where it is none.

@@ -24,7 +24,7 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     drop(directory);
     // DEBUG PANIC does what it says.
     let enable_debug_command = DebugCommand::No;
-    Shared::new(store, Config { password: "secret".to_owned(), enable_debug_command, ..Config::default() })
+    Shared::new(store, Config { password: "secret".to_owned(), enable_debug_command, ..Config::default() }).unwrap()
 });
 
 /// Where a reply ends; panics where it is none.

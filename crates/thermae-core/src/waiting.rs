@@ -48,6 +48,11 @@ impl Cancellation {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the work is to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// That of the work which this thread is at, for threads that help with it; one of its own where there is none.
     pub(crate) fn current() -> Self {
         CURRENT.with_borrow(Clone::clone).unwrap_or_default()
@@ -80,7 +85,7 @@ pub(crate) fn before_wait() {
 /// Cancelled.
 pub(crate) fn check_cancelled() -> Result<()> {
     let is_cancelled = CURRENT
-        .with_borrow(|current| current.as_ref().is_some_and(|current| current.0.load(Ordering::Relaxed)))
+        .with_borrow(|current| current.as_ref().is_some_and(Cancellation::is_cancelled))
         || HOOKS.get().is_some_and(|hooks| (hooks.is_cancelled)());
     if is_cancelled { Err(cancelled()) } else { Ok(()) }
 }

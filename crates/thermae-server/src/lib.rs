@@ -25,7 +25,6 @@
 //! - statistics: what is counted, loop by loop
 //! - usage: how often each command was called, and how long that took
 //! - histogram: how often what took how long
-//! - journal: what whoever runs the server should know
 //! - counts: what memcached clients are told of what was done
 //! - counter: a count that one thread writes and all may read
 //! - marks: what memcached clients are told of items that no record keeps
@@ -33,6 +32,7 @@
 //! - spikes: what took longer than somebody wants it to, event by event
 //! - saves: snapshots that clients ask for
 //! - census: how many keys the numbered databases have, counted aside
+//! - journal: what whoever runs the server should know
 //! - errand: work for a thread of its own, done when wanted
 //! - observer: what others do to keys
 //! - mailbox: how other threads reach a loop

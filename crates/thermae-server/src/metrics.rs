@@ -62,6 +62,12 @@ pub struct Metrics {
     pub commands: Vec<CommandMetrics>,
     /// What memcached clients have done, under memcached's names.
     pub memcached: BTreeMap<&'static str, u64>,
+    /// When the last save that did not fail began, in seconds since 1970; before there was one, when the server started.
+    pub last_save_at_seconds: u64,
+    /// Saves that did not fail.
+    pub saves: u64,
+    /// Saves that failed.
+    pub saves_failed: u64,
     /// The store.
     pub store: Stats,
 }
@@ -82,6 +88,7 @@ pub fn metrics(shared: &Shared) -> Result<Metrics> {
         of(format!("memcached_{verb}"), *usage, &statistics.times_of_verb(number))
     });
     let commands = of_table.chain(of_verbs).collect();
+    let saves = shared.saves.state();
     let mut errors = totals.errors_by_code;
     let uncounted = totals.errors.saturating_sub(errors.values().sum());
     if uncounted != 0 {
@@ -98,6 +105,9 @@ pub fn metrics(shared: &Shared) -> Result<Metrics> {
         bucket_ends_nanoseconds: (FIRST_POWER..=LAST_POWER).map(|power| 1 << power).collect(),
         commands,
         memcached: counts::NAMES.into_iter().zip(statistics.memcached()).collect(),
+        last_save_at_seconds: saves.succeeded.0,
+        saves: saves.count,
+        saves_failed: saves.failures,
         store: shared.store.stats()?,
     })
 }

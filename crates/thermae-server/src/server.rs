@@ -51,6 +51,9 @@ pub enum StartError {
     /// A file of users that makes no sense.
     #[error("the file of users cannot be loaded: {0}")]
     Users(String),
+    /// A store that is closed.
+    #[error(transparent)]
+    Store(#[from] thermae_core::Error),
     /// The system has no thread, or no descriptor, left.
     #[error("cannot start the server's threads: {0}")]
     Threads(io::Error),
@@ -80,7 +83,7 @@ impl Server {
         let threads = config.threads.max(1) as usize;
         let mailboxes: Arc<[Mailbox]> =
             (0..threads).map(|_| Mailbox::new()).collect::<io::Result<_>>().map_err(StartError::Threads)?;
-        let shared = Arc::new(Shared::new(store, config));
+        let shared = Arc::new(Shared::new(store, config)?);
         load_users(&shared)?;
         take_parameters(&shared)?;
         let of_redis = addresses.iter().filter(|(protocol, _)| *protocol == Protocol::Redis);
@@ -115,7 +118,7 @@ impl Server {
             flushing.flusher.run(&flushing.store, &flushing.spikes, &mailboxes);
         })?;
         let saving = Arc::clone(&shared);
-        server.set_aside("thermae-saver", move || saving.saves.run(&saving.store))?;
+        server.set_aside("thermae-saver", move || saving.saves.run(&saving.store, &saving.journal))?;
         let counting = Arc::clone(&shared);
         server.set_aside("thermae-census", move || counting.census.run(&counting.store))?;
         let observing = Arc::clone(&shared);

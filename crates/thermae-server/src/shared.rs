@@ -18,7 +18,7 @@ use crate::refusals::Refusals;
 use crate::saves::Saves;
 use crate::slow_log::SlowLog;
 use crate::spikes::Spikes;
-use crate::statistics::Statistics;
+use crate::statistics::{Statistics, StoreTotals};
 use crate::tracking::{Letters, Tracking};
 use crate::users::{Accounts, DEFAULT, User, Users};
 use crate::watch_log::WatchLog;
@@ -133,8 +133,12 @@ pub struct Rates {
 
 impl Shared {
     /// Of a server that serves this store.
-    pub fn new(store: Store, config: Config) -> Self {
-        let saves = Saves::new(config.snapshots.clone(), &store);
+    ///
+    /// # Errors
+    /// The store is closed.
+    pub fn new(store: Store, config: Config) -> thermae_core::Result<Self> {
+        let saves = Saves::new(config.snapshots.clone(), &store)?;
+        let counted = StoreTotals::of(&store.stats()?);
         let clients_bytes_max = config.clients_bytes_max;
         let shared = Self {
             store,
@@ -145,7 +149,7 @@ impl Shared {
             marks: Marks::default(),
             flusher: Flusher::default(),
             observing: Observing::default(),
-            statistics: Statistics::new(config.threads.max(1) as usize),
+            statistics: Statistics::new(config.threads.max(1) as usize, counted),
             users: Users::new(config.password.as_bytes()),
             journal: Journal::default(),
             loaded_password: Mutex::new(config.password.clone()),
@@ -176,7 +180,7 @@ impl Shared {
         };
         shared.clients.limit_held_bytes(shared.clients_bytes_max(clients_bytes_max));
         shared.heed_thresholds();
-        shared
+        Ok(shared)
     }
 
     /// Tells all loops to end, and gives up a snapshot under way, for which one of them may wait.

@@ -1,8 +1,9 @@
 //! What a server counts: each loop for itself, and added up by who asks.
 //!
 //! A loop alone writes its counts, on lines that no other loop writes. They never begin anew: what was counted when somebody asked for that is
-//! remembered, and left out of what INFO shows; so metrics, which are of the whole time, are not disturbed. Rejected: counts that all loops share,
-//! for whose lines the cores would wait in turn.
+//! remembered, and left out of what INFO shows; so metrics, which are of the whole time, are not disturbed. What the store counts is treated in the
+//! same way, for it was counting before the server started. Redis clients and memcached clients each begin anew for themselves. Rejected: counts
+//! that all loops share, for whose lines the cores would wait in turn.
 
 use crate::counter::Counter;
 use crate::counts::{self, Counts};
@@ -11,6 +12,7 @@ use crate::usage::{Rows, UsageSum};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use thermae_core::Stats;
 
 /// Most commands and subcommands that the table of the Redis face may have; a test there holds it.
 pub const COMMANDS_MAX: usize = 512;
@@ -104,12 +106,48 @@ impl Totals {
     }
 }
 
-/// What was counted when it was to begin anew.
+/// What the store counts, whoever uses it, and clients are shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreTotals {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Values stored.
+    pub sets: u64,
+    /// Keys dropped to make room.
+    pub evicted: u64,
+    /// Keys removed because they expired.
+    pub expired: u64,
+}
+
+impl StoreTotals {
+    /// Since the store's memory was made.
+    pub fn of(stats: &Stats) -> Self {
+        let Stats { hits, misses, sets, evicted, expired, .. } = *stats;
+        Self { hits, misses, sets, evicted, expired }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            hits: self.hits.saturating_sub(before.hits),
+            misses: self.misses.saturating_sub(before.misses),
+            sets: self.sets.saturating_sub(before.sets),
+            evicted: self.evicted.saturating_sub(before.evicted),
+            expired: self.expired.saturating_sub(before.expired),
+        }
+    }
+}
+
+/// What was counted when a face's clients wanted it to begin anew.
 #[derive(Debug, Default)]
 struct Before {
     totals: Totals,
+    store: StoreTotals,
     /// How long the calls of each command of the Redis face had taken.
     times: Vec<Distribution>,
+    /// What memcached clients had done.
+    memcached: [u64; counts::NAMES.len()],
 }
 
 /// All counts of a server. On lines of its own: where the loops' are is read for each command.
@@ -125,22 +163,23 @@ pub struct Statistics {
     pub clients_evicted: AtomicU64,
     /// Connections open now.
     pub clients: AtomicU64,
+    /// Of the Redis face.
     before: Mutex<Before>,
-    /// What was counted when a memcached client wanted its face's counts to begin anew.
-    memcached_before: Mutex<[u64; counts::NAMES.len()]>,
+    memcached_before: Mutex<Before>,
 }
 
 impl Statistics {
-    /// Of so many loops.
-    pub fn new(loops: usize) -> Self {
+    /// Of so many loops, and of a store that has counted so much.
+    pub fn new(loops: usize, store: StoreTotals) -> Self {
+        let before = || Mutex::new(Before { store, ..Before::default() });
         Self {
             loops: (0..loops).map(|_| LoopCounts::default()).collect(),
             connections: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             clients_evicted: AtomicU64::new(0),
             clients: AtomicU64::new(0),
-            before: Mutex::default(),
-            memcached_before: Mutex::new([0; counts::NAMES.len()]),
+            before: before(),
+            memcached_before: before(),
         }
     }
 
@@ -175,12 +214,14 @@ impl Statistics {
         totals
     }
 
-    /// What was counted since it was to begin anew.
+    /// What was counted since Redis clients wanted it to begin anew, here and in the store, which has counted so much by now.
+    pub fn since_reset(&self, store: StoreTotals) -> (Totals, StoreTotals) {
+        self.since(&self.before, store)
+    }
+
+    /// The same without the store.
     pub fn totals_since_reset(&self) -> Totals {
-        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut totals = self.totals();
-        totals.subtract(&before.totals);
-        totals
+        self.since(&self.before, StoreTotals::default()).0
     }
 
     /// How long the calls of a command of the Redis face took, since the start.
@@ -207,10 +248,10 @@ impl Statistics {
         times
     }
 
-    /// Begins anew.
-    pub fn reset(&self) {
+    /// Begins anew, for Redis clients.
+    pub fn reset(&self, store: StoreTotals) {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
-        before.totals = self.totals();
+        (before.totals, before.store) = (self.totals(), store);
         before.times = (0..COMMANDS_MAX).map(|number| self.times_of_command(number)).collect();
     }
 
@@ -225,14 +266,28 @@ impl Statistics {
     pub fn memcached_since_reset(&self) -> [u64; counts::NAMES.len()] {
         let before = self.memcached_before.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sums = self.memcached();
-        sums.iter_mut().zip(before.iter()).for_each(|(sum, before)| *sum = sum.saturating_sub(*before));
+        let pairs = sums.iter_mut().zip(before.memcached);
+        pairs.for_each(|(sum, before)| *sum = sum.saturating_sub(before));
         sums
     }
 
-    /// The counts of the memcached face begin anew.
-    pub fn reset_memcached(&self) {
+    /// What else was counted since then, here and in the store, which has counted so much by now.
+    pub fn since_memcached_reset(&self, store: StoreTotals) -> (Totals, StoreTotals) {
+        self.since(&self.memcached_before, store)
+    }
+
+    /// Begins anew, for memcached clients.
+    pub fn reset_memcached(&self, store: StoreTotals) {
         let mut before = self.memcached_before.lock().unwrap_or_else(PoisonError::into_inner);
-        *before = self.memcached();
+        (before.totals, before.store) = (self.totals(), store);
+        before.memcached = self.memcached();
+    }
+
+    fn since(&self, before: &Mutex<Before>, store: StoreTotals) -> (Totals, StoreTotals) {
+        let before = before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = self.totals();
+        totals.subtract(&before.totals);
+        (totals, store.since(before.store))
     }
 }
 
@@ -243,7 +298,7 @@ mod tests {
 
     #[test]
     fn loops_add_up_and_begin_anew_together() {
-        let statistics = Statistics::new(2);
+        let statistics = Statistics::new(2, StoreTotals::default());
         let work = |number: usize, nanoseconds: u64| {
             let counts = statistics.of_loop(number);
             counts.received_bytes.add(10);
@@ -263,7 +318,7 @@ mod tests {
         assert_eq!(totals.commands[COMMANDS_MAX - 1].rejected, 1);
         assert_eq!(statistics.times_of_command_since_reset(7).count_below_power(10), 1);
         assert_eq!(statistics.times_of_command(7).count(), 2);
-        statistics.reset();
+        statistics.reset(StoreTotals::default());
         let totals = statistics.totals_since_reset();
         assert_eq!((totals.received_bytes, totals.errors, totals.calls()), (0, 0, 0));
         assert!(totals.errors_by_code.is_empty() && totals.commands.iter().all(|usage| !usage.is_used()));
@@ -277,7 +332,7 @@ mod tests {
 
     #[test]
     fn only_so_many_codes_of_errors_are_told_apart() {
-        let statistics = Statistics::new(1);
+        let statistics = Statistics::new(1, StoreTotals::default());
         for number in 0..=ERROR_CODES_MAX {
             statistics.of_loop(0).note_error(&format!("E{number} x"));
         }
@@ -290,17 +345,50 @@ mod tests {
 
     #[test]
     fn memcached_counts_of_loops_add_up_and_begin_anew_alone() {
-        let statistics = Statistics::new(2);
+        let statistics = Statistics::new(2, StoreTotals::default());
         let mut tally = Tally::default();
         tally.add(Count::Gets);
         statistics.of_loop(0).memcached.add(&tally);
         statistics.of_loop(1).memcached.add(&tally);
         assert_eq!(statistics.memcached_since_reset()[Count::Gets as usize], 2);
-        statistics.reset();
+        statistics.reset(StoreTotals::default());
         assert_eq!(statistics.memcached_since_reset()[Count::Gets as usize], 2);
-        statistics.reset_memcached();
+        statistics.reset_memcached(StoreTotals::default());
         statistics.of_loop(1).memcached.add(&tally);
         assert_eq!(statistics.memcached_since_reset()[Count::Gets as usize], 1);
         assert_eq!(statistics.memcached()[Count::Gets as usize], 3);
+    }
+    /// A server showed what its store had counted before it started, and CONFIG RESETSTAT and stats reset left that as it was.
+    #[test]
+    fn what_the_store_counted_before_is_left_out() {
+        let counted = |factor: u64| StoreTotals {
+            hits: 10 * factor,
+            misses: 20 * factor,
+            sets: 30 * factor,
+            evicted: 40 * factor,
+            expired: 50 * factor,
+        };
+        let shown = |(_, store): (Totals, StoreTotals)| {
+            [store.hits, store.misses, store.sets, store.evicted, store.expired]
+        };
+        let (none, once, twice) = ([0; 5], [10, 20, 30, 40, 50], [20, 40, 60, 80, 100]);
+        let statistics = Statistics::new(1, counted(1));
+        assert_eq!(shown(statistics.since_reset(counted(1))), none);
+        assert_eq!(shown(statistics.since_memcached_reset(counted(2))), once);
+        statistics.reset(counted(2));
+        assert_eq!(shown(statistics.since_reset(counted(3))), once);
+        assert_eq!(shown(statistics.since_memcached_reset(counted(3))), twice);
+        statistics.reset_memcached(counted(3));
+        assert_eq!(shown(statistics.since_memcached_reset(counted(3))), none);
+    }
+
+    #[test]
+    fn each_face_begins_anew_for_itself() {
+        let statistics = Statistics::new(1, StoreTotals::default());
+        statistics.connections.store(3, Ordering::Relaxed);
+        let store = StoreTotals::default();
+        statistics.reset_memcached(store);
+        assert_eq!(statistics.since_memcached_reset(store).0.connections, 0);
+        assert_eq!(statistics.since_reset(store).0.connections, 3);
     }
 }

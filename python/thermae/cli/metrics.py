@@ -45,6 +45,14 @@ _NUMBERS: Sequence[tuple[str, type[CounterMetricFamily] | type[GaugeMetricFamily
     ),
     ("thermae_received_bytes_total", CounterMetricFamily, "Bytes received from clients.", "received_bytes"),
     ("thermae_sent_bytes_total", CounterMetricFamily, "Bytes sent to clients.", "sent_bytes"),
+    (
+        "thermae_last_save_timestamp_seconds",
+        GaugeMetricFamily,
+        "When the last save that did not fail began; before there was one, when the server started.",
+        "last_save_at_seconds",
+    ),
+    ("thermae_saves_total", CounterMetricFamily, "Saves that did not fail.", "saves"),
+    ("thermae_saves_failed_total", CounterMetricFamily, "Saves that failed.", "saves_failed"),
 )
 
 # The same of the store's part of it: of all who use the store, since its memory was made.

@@ -50,6 +50,10 @@ _LOOK_SECONDS = 0.2
 _DESCRIPTORS_BESIDE = 1100
 # Behind the addresses where TLS is spoken, as people are shown them.
 _TLS_MARK = " (TLS)"
+# How often a reload reads a file that keeps changing.
+_READINGS_MAX = 5
+# The field of an event that says how long something took.
+_DURATION = "took_ms"
 # Under which the command's own words are kept, to be read again.
 _ARGUMENTS = "thermae.serve.arguments"
 
@@ -274,10 +278,14 @@ def serve(
             reason = _until_the_end(context, journal, server, signals)
         finally:
             notify_stopping()
-            server.close()
-    _write_events(journal, server)
-    if (failure := server.failure()) is not None:
-        _note_failure(journal, f"the server ended by itself: {failure}")
+            try:
+                server.close()
+            finally:
+                # Where closing fails, what happened before says why.
+                _write_events(journal, server)
+                if (failure := server.failure()) is not None:
+                    _note_failure(journal, f"the server ended by itself: {failure}")
+    if failure is not None:
         context.exit(1)
     journal.note("ended", f"ended: {reason}", reason=reason)
 
@@ -421,18 +429,51 @@ def _metrics_page(address: str) -> "MetricsPage":
 
 
 def _write_events(journal: Journal, server: Server) -> None:
-    for kind, at_ms, left_out, fields in server.take_events():
-        parts = [value for _, value in fields]
+    for kind, at_ms, left_out, given in server.take_events():
+        fields: dict[str, str | int] = dict(given)
+        parts = [value for name, value in given if name != _DURATION]
+        if _DURATION in fields:
+            fields[_DURATION] = int(fields[_DURATION])
+            parts.append(f"in {fields[_DURATION]} ms")
         if left_out:
             parts.append(f"and {left_out} more that were left out")
         text = f"{kind.replace('-', ' ')}: {', '.join(parts)}"
         counted = {"left_out": left_out} if left_out else {}
-        journal.note(kind, text, at_ms=at_ms, **dict(fields), **counted)
+        journal.note(kind, text, at_ms=at_ms, **fields, **counted)
 
 
 def _reload(context: click.Context, journal: Journal, server: Server) -> None:
-    """Reads all again that says how to serve. A mistake anywhere changes nothing."""
+    """Reads all again that says how to serve, and once more where the file of ``--config`` changed meanwhile.
+
+    Who calls CONFIG SET and CONFIG REWRITE after the file was read and before it was applied would find the
+    server as the file was before.
+    """
     notify_reloading()
+    path: Path | None = context.params["config"]
+    for _ in range(_READINGS_MAX):
+        before = _state_of_file(path)
+        _read_and_apply(context, journal, server)
+        if _state_of_file(path) == before:
+            break
+    else:
+        text = f"{path} changes while it is read, {_READINGS_MAX} times now: send SIGHUP again once it rests"
+        journal.note("reload-outdated", text, path=str(path))
+    notify_ready()
+
+
+def _state_of_file(path: Path | None) -> tuple[int, ...] | None:
+    """What tells a file from what it was before; none where it can't be seen."""
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _read_and_apply(context: click.Context, journal: Journal, server: Server) -> None:
+    """A mistake anywhere changes nothing."""
     command = context.command
     assert isinstance(command, _Serve)
     configuration: dict[str, Any] = {}
@@ -451,7 +492,6 @@ def _reload(context: click.Context, journal: Journal, server: Server) -> None:
         kept += [STORE_KEY if name == "location" else name.replace("_", "-") for name in fixed]
         text = f"reloaded; not changed before a restart: {', '.join(kept)}" if kept else "reloaded"
         journal.note("reloaded", text, not_changed=kept)
-    notify_ready()
 
 
 class _Signals:

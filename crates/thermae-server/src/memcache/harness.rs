@@ -77,5 +77,5 @@ pub fn shared(hot_bytes: u64) -> Shared {
     };
     let store = Store::open(&location, &options).unwrap();
     std::fs::remove_dir_all(&store.engine().paths.volatile).unwrap();
-    Shared::new(store, Config { password: "secret".to_owned(), ..Config::default() })
+    Shared::new(store, Config { password: "secret".to_owned(), ..Config::default() }).unwrap()
 }

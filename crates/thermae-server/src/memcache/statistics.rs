@@ -1,12 +1,14 @@
 //! `stats`: the numbers that memcached reports, under its names, as far as this server has them.
 //!
-//! Items and bytes are those of the whole store, whoever stored them. There is one class of items, for the store has no slabs.
+//! Items and bytes are those of the whole store, whoever stored them, and so is what is counted of its items. Counts begin at the server's start,
+//! and anew at `stats reset`. There is one class of items, for the store has no slabs.
 
 use crate::clients::{Client, marks};
 use crate::counts::{Count, NAMES, Tally};
 use crate::memcache::administration::VERSION;
 use crate::memcache::turn::Turn;
 use crate::memcache::words::{Words, unsigned};
+use crate::statistics::StoreTotals;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
@@ -17,10 +19,10 @@ use thermae_core::Error;
 pub fn report(turn: &mut Turn<'_>, mut words: Words<'_>) {
     let done = match words.next() {
         None => general(turn),
-        Some(b"reset") => {
-            reset(turn);
-            return turn.line("RESET");
-        }
+        Some(b"reset") => match reset(turn) {
+            Ok(()) => return turn.line("RESET"),
+            Err(error) => Err(error),
+        },
         Some(b"settings") => settings(turn),
         Some(b"items") => items(turn),
         Some(b"slabs") => slabs(turn),
@@ -55,7 +57,7 @@ fn general(turn: &mut Turn<'_>) -> Result<(), Error> {
     let stats = turn.store().stats()?;
     let config = turn.store().config();
     let shared = turn.shared;
-    let totals = shared.statistics.totals_since_reset();
+    let (totals, counted) = shared.statistics.since_memcached_reset(StoreTotals::of(&stats));
     let clients = shared.statistics.clients.load(Ordering::Relaxed);
     let (clients_max, threads) = {
         let config = shared.config.read().unwrap_or_else(PoisonError::into_inner);
@@ -83,16 +85,18 @@ fn general(turn: &mut Turn<'_>) -> Result<(), Error> {
     stat(turn, "hash_bytes", stats.index_bytes);
     stat(turn, "bytes", stats.live_bytes);
     stat(turn, "curr_items", stats.keys);
-    stat(turn, "total_items", stats.sets);
-    stat(turn, "evictions", stats.evicted);
-    stat(turn, "reclaimed", stats.expired);
+    stat(turn, "total_items", counted.sets);
+    stat(turn, "evictions", counted.evicted);
+    stat(turn, "reclaimed", counted.expired);
     Ok(())
 }
 
-/// The counts of this face begin anew; those of the store are everyone's.
-fn reset(turn: &mut Turn<'_>) {
+/// All that this face shows begins anew, and nothing that others are shown.
+fn reset(turn: &mut Turn<'_>) -> Result<(), Error> {
+    let stats = turn.store().stats()?;
     turn.tally = Tally::default();
-    turn.shared.statistics.reset_memcached();
+    turn.shared.statistics.reset_memcached(StoreTotals::of(&stats));
+    Ok(())
 }
 
 fn settings(turn: &mut Turn<'_>) -> Result<(), Error> {
@@ -127,15 +131,16 @@ fn settings(turn: &mut Turn<'_>) -> Result<(), Error> {
 fn items(turn: &mut Turn<'_>) -> Result<(), Error> {
     let stats = turn.store().stats()?;
     if stats.keys != 0 {
+        let (_, counted) = turn.shared.statistics.since_memcached_reset(StoreTotals::of(&stats));
         stat(turn, "items:1:number", stats.keys);
         stat(turn, "items:1:mem_requested", stats.live_bytes);
-        stat(turn, "items:1:evicted", stats.evicted);
+        stat(turn, "items:1:evicted", counted.evicted);
         stat(
             turn,
             "items:1:outofmemory",
             turn.shared.statistics.memcached_since_reset()[Count::StoreNoMemory as usize],
         );
-        stat(turn, "items:1:reclaimed", stats.expired);
+        stat(turn, "items:1:reclaimed", counted.expired);
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::redis::call::Call;
 use crate::redis::command_statistics;
 use crate::redis::connection::REDIS_VERSION;
 use crate::redis::settings::{is_durable, policy, port_of};
+use crate::statistics::StoreTotals;
 use std::cell::OnceCell;
 use std::fmt::{Display, Write};
 use std::sync::PoisonError;
@@ -250,7 +251,7 @@ fn persistence(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
 }
 
 fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
-    let (totals, stats) = (facts.call.shared.statistics.totals_since_reset(), facts.stats()?);
+    let (totals, store) = facts.call.shared.statistics.since_reset(StoreTotals::of(facts.stats()?));
     let (commands, received_bytes, sent_bytes) = (totals.calls(), totals.received_bytes, totals.sent_bytes);
     let [commands_rate, received_rate, sent_rate] = rates(facts, [commands, received_bytes, sent_bytes]);
     lines.add("total_connections_received", totals.connections);
@@ -266,13 +267,13 @@ fn statistics(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("sync_full", 0);
     lines.add("sync_partial_ok", 0);
     lines.add("sync_partial_err", 0);
-    lines.add("expired_keys", stats.expired);
+    lines.add("expired_keys", store.expired);
     lines.add("expired_stale_perc", "0.00");
     lines.add("expired_time_cap_reached_count", 0);
-    lines.add("evicted_keys", stats.evicted);
+    lines.add("evicted_keys", store.evicted);
     lines.add("evicted_clients", totals.clients_evicted);
-    lines.add("keyspace_hits", stats.hits);
-    lines.add("keyspace_misses", stats.misses);
+    lines.add("keyspace_hits", store.hits);
+    lines.add("keyspace_misses", store.misses);
     let channels = &facts.call.shared.channels;
     lines.add("pubsub_channels", channels.count(Kind::Channel));
     lines.add("pubsub_patterns", channels.count(Kind::Pattern));
@@ -468,7 +469,10 @@ mod tests {
         }
         assert_eq!(fields["run_id"].len(), 40);
         server.line("CONFIG RESETSTAT");
-        assert_eq!(parsed(&server.line("INFO")).0["total_error_replies"], "0");
+        let (fields, _) = parsed(&server.line("INFO"));
+        assert_eq!((&*fields["total_error_replies"], &*fields["keyspace_misses"]), ("0", "0"));
+        server.line("GET nothing");
+        assert_eq!(parsed(&server.line("INFO")).0["keyspace_misses"], "1");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::redis::information;
 use crate::redis::settings::is_durable;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use rustix::time::{ClockId, clock_gettime};
+use std::sync::atomic::Ordering;
 
 use flags::{ADMIN, ALLOW_BUSY, FAST, LOADING, NO_ASYNC_LOADING, NO_MULTI, NOSCRIPT, READONLY, STALE};
 
@@ -97,7 +98,7 @@ pub static COMMANDS: &[Command] = &[
         categories: "admin dangerous slow",
         group: "server",
         since: "1.0.0",
-        complexity: "O(N), N being what was written since the last flush",
+        complexity: "O(N), N being what was written since the last flush; with SAVE, the bytes of the store",
         summary: "Ends the server.",
         syntax: "[nosave_save(NOSAVE | SAVE)] [NOW@7.0.0] [FORCE@7.0.0] [ABORT@7.0.0]",
         run: shutdown,
@@ -196,7 +197,7 @@ fn demand_somewhere_to_save(call: &Call<'_, '_>) -> Result<()> {
 
 fn save(call: &mut Call<'_, '_>) -> Result<()> {
     demand_somewhere_to_save(call)?;
-    call.shared.saves.save(call.space.store()).map_err(|_| IN_PROGRESS)??;
+    call.shared.saves.save(call.space.store(), &call.shared.journal).map_err(|_| IN_PROGRESS)??;
     call.reply.ok();
     Ok(())
 }
@@ -233,12 +234,23 @@ fn shutdown(call: &mut Call<'_, '_>) -> Result<()> {
     if aborts {
         return Err(Failure::from("ERR No shutdown in progress."));
     }
-    if saves && !is_forced && call.space.store().flush().is_err() {
-        return Err(Failure::from("ERR Errors trying to SHUTDOWN. Check logs."));
+    if saves {
+        let saved = save_before_the_end(call);
+        // Another client may have ended the server meanwhile.
+        if !is_forced && !call.shared.is_stopping.load(Ordering::SeqCst) {
+            saved?;
+        }
     }
     call.session.closes = true;
     call.shared.stop();
     Ok(())
+}
+
+fn save_before_the_end(call: &Call<'_, '_>) -> Result<()> {
+    demand_somewhere_to_save(call)?;
+    let saved = call.shared.saves.save_before_the_end(call.space.store(), &call.shared.journal);
+    // Why it failed is in the journal.
+    saved.map_err(|_| Failure::from("ERR Errors trying to SHUTDOWN. Check logs."))
 }
 
 fn role(call: &mut Call<'_, '_>) -> Result<()> {
@@ -273,7 +285,6 @@ fn lolwut(call: &mut Call<'_, '_>) -> Result<()> {
 mod tests {
     use super::*;
     use crate::redis::test_support::TestServer;
-    use std::sync::atomic::Ordering;
 
     #[test]
     fn replies_are_those_of_redis() {
@@ -303,6 +314,16 @@ mod tests {
     fn the_server_ends_when_it_is_told_to() {
         let mut server = TestServer::new();
         assert_eq!(server.line("SHUTDOWN NOSAVE NOW"), "");
+        assert!(server.session.closes && server.shared().is_stopping.load(Ordering::SeqCst));
+    }
+
+    /// It was flushed, which a store in memory alone takes for done, and ended without a snapshot.
+    #[test]
+    fn a_server_that_cannot_save_ends_only_where_it_is_forced_to() {
+        let mut server = TestServer::new();
+        assert_eq!(server.line("SHUTDOWN SAVE"), format!("-{NOWHERE_TO_SAVE}\r\n"));
+        assert!(!server.session.closes && !server.shared().is_stopping.load(Ordering::SeqCst));
+        assert_eq!(server.line("SHUTDOWN SAVE FORCE"), "");
         assert!(server.session.closes && server.shared().is_stopping.load(Ordering::SeqCst));
     }
 

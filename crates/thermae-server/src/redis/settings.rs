@@ -15,6 +15,7 @@ use crate::redis::rewriting::rewrite;
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::shared::Shared;
 use crate::socket::KEEPALIVE;
+use crate::statistics::StoreTotals;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -624,7 +625,8 @@ fn apply(present: &Present<'_>, draft: Draft) -> Result<()> {
 }
 
 fn reset_statistics(call: &mut Call<'_, '_>) -> Result<()> {
-    call.shared.statistics.reset();
+    let stats = call.space.store().stats()?;
+    call.shared.statistics.reset(StoreTotals::of(&stats));
     call.reply.ok();
     Ok(())
 }

@@ -37,7 +37,7 @@ impl TestServer {
         let store = Store::open(&location, &options).unwrap();
         let session = Session::new(1, "test".to_owned(), "test".to_owned(), true, store.now_ms());
         let config = Config { enable_debug_command: DebugCommand::Yes, ..Config::default() };
-        Self { shared: Some(Shared::new(store, config)), location, session }
+        Self { shared: Some(Shared::new(store, config).unwrap()), location, session }
     }
 
     /// The same, whose clients can be sent what they did not ask for.

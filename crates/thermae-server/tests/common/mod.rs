@@ -34,7 +34,7 @@ impl Client {
         let options = Options { hot_bytes: Some(HOT_BYTES), background: false, ..Options::default() };
         let store = Store::open(&location, &options).unwrap();
         let session = Session::new(1, String::new(), String::new(), true, store.now_ms());
-        Self { shared: Shared::new(store, Config::default()), session, _place: Place(location) }
+        Self { shared: Shared::new(store, Config::default()).unwrap(), session, _place: Place(location) }
     }
 
     pub fn store(&self) -> &Store {
