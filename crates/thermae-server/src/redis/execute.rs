@@ -2,6 +2,7 @@
 
 use crate::attention::{self, COMMANDS};
 use crate::failure::Failure;
+use crate::glob::Budget;
 use crate::latency::Moment;
 use crate::redis::call::Call;
 use crate::redis::client;
@@ -290,6 +291,7 @@ fn not_permitted(denied: Denied, command: &Entry) -> Failure {
 }
 
 /// Whether a command that was queued may still be run: what its client may do can have changed since, and the transaction itself can have done it.
+/// All commands of a transaction have one budget for patterns.
 ///
 /// # Errors
 /// What is at fault.
@@ -298,6 +300,7 @@ pub fn admit_queued(
     arguments: Arguments<'_>,
     session: &mut Session,
     shared: &Shared,
+    budget: &mut Budget,
 ) -> Result<(), Denied> {
     if session.is_plain && shared.attention.wanted() & attention::USERS == 0 {
         return Ok(());
@@ -307,7 +310,10 @@ pub fn admit_queued(
     if !session.is_authenticated {
         return Err(Denied::Command);
     }
-    if session.is_unlimited { Ok(()) } else { rights::check(&session.user, command, arguments) }
+    if session.is_unlimited {
+        return Ok(());
+    }
+    rights::check_within(budget, &session.user, command, arguments)
 }
 
 /// Puts a refusal into the log of them.

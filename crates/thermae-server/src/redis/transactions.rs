@@ -1,6 +1,7 @@
 //! Commands that make several happen at once.
 
 use crate::failure::{Failure, Result};
+use crate::glob::Budget;
 use crate::redis::call::Call;
 use crate::redis::execute::{admit_queued, find, note_command, note_denied, run};
 use crate::redis::pubsub::{is_about_subscriptions, reply_messages};
@@ -173,12 +174,12 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
     };
     let replies = call.space.atomically_if(&watched, |space| {
         undo(session);
-        let mut replies = Vec::new();
+        let (mut replies, mut budget) = (Vec::new(), Budget::default());
         denied.clear();
         for queued in &queue.commands {
             let arguments = queued.arguments();
             let command = find(arguments)?;
-            if let Err(reason) = admit_queued(command, arguments, session, shared) {
+            if let Err(reason) = admit_queued(command, arguments, session, shared, &mut budget) {
                 denied.push((reason, command, arguments));
                 refuse(reason, session.is_resp3, &mut replies);
                 continue;
