@@ -141,7 +141,9 @@ pub struct OwnedArguments {
 
 impl From<Arguments<'_>> for OwnedArguments {
     fn from(arguments: Arguments<'_>) -> Self {
-        let mut owned = Self { bytes: Vec::new(), spans: Vec::with_capacity(arguments.len()) };
+        // Neither takes more than is in it: many of these may wait for EXEC.
+        let bytes = arguments.from(0).map(<[u8]>::len).sum();
+        let mut owned = Self { bytes: Vec::with_capacity(bytes), spans: Vec::with_capacity(arguments.len()) };
         for argument in arguments.from(0) {
             let start = owned.bytes.len() as u32;
             owned.bytes.extend_from_slice(argument);

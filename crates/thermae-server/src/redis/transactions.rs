@@ -238,6 +238,23 @@ mod tests {
         String::from_utf8(server.call(&words)).unwrap()
     }
 
+    /// What was dropped counted as held until EXEC, and commands that could not be executed any more were kept.
+    #[test]
+    fn a_transaction_that_is_refused_keeps_nothing_more() {
+        let mut server = TestServer::new();
+        let bytes = |server: &TestServer| server.session.queue.as_ref().unwrap().bytes;
+        server.line("MULTI");
+        let value = vec![b'v'; 40 << 20];
+        assert_eq!(server.call(&[b"SET", b"k", &value]), b"+QUEUED\r\n");
+        assert!(bytes(&server) > value.len());
+        let refusal = b"-ERR the transaction's commands take more than 64 MiB: split it\r\n";
+        assert_eq!(server.call(&[b"SET", b"k", &value]), refusal);
+        assert_eq!(server.call(&[b"SET", b"k", &value]), b"+QUEUED\r\n");
+        assert_eq!(bytes(&server), 0);
+        let refusal = "-EXECABORT Transaction discarded because of previous errors.\r\n";
+        server.check(&[("EXEC", refusal), ("GET k", "$-1\r\n")]);
+    }
+
     #[test]
     fn what_a_client_watches_is_bounded() {
         let mut server = TestServer::new();
