@@ -4,6 +4,7 @@
 //! has, so that programs which set it to what they need go on, and refuses any other as Redis refuses an immutable one. Rejected: accepting what
 //! has no effect; whoever sets it would believe that it has.
 
+use crate::clients::PUSHED_BYTES_MAX;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::glob::{Budget, NAMES_TAKE_TOO_LONG, PATTERN_BYTES_MAX, PATTERN_TOO_LONG};
@@ -163,6 +164,8 @@ const PARAMETERS: &[Parameter] = &[
     ("appendfsync", |present| append_fsync(&present.store.durability).to_owned(), Some(set_append_fsync)),
     ("appendonly", |present| yes_or_no(is_durable(&present.store)), None),
     ("bind", bind, None),
+    // Replies have no limit of their own beside that of all clients together; what clients did not ask for has.
+    ("client-output-buffer-limit", output_limits, None),
     ("client-query-buffer-limit", |_| "1073741824".to_owned(), None),
     ("cluster-enabled", |_| "no".to_owned(), None),
     ("daemonize", |_| "no".to_owned(), None),
@@ -182,6 +185,12 @@ const PARAMETERS: &[Parameter] = &[
         Some(set_latency_tracking),
     ),
     ("latency-tracking-info-percentiles", latency_percentiles, Some(set_latency_percentiles)),
+    // Room that a record makes is cleaned up in the background, whatever ended it; but who needs room has it made before the reply.
+    ("lazyfree-lazy-eviction", |_| "no".to_owned(), None),
+    ("lazyfree-lazy-expire", |_| "yes".to_owned(), None),
+    ("lazyfree-lazy-server-del", |_| "yes".to_owned(), None),
+    ("lazyfree-lazy-user-del", |_| "yes".to_owned(), None),
+    ("lazyfree-lazy-user-flush", |_| "yes".to_owned(), None),
     ("logfile", |_| String::new(), None),
     ("loglevel", |_| "notice".to_owned(), None),
     ("maxclients", |present| present.config.clients_max.to_string(), Some(set_clients_max)),
@@ -220,6 +229,7 @@ const PARAMETERS: &[Parameter] = &[
         |present| present.shared.slow_log.entries_max().to_string(),
         Some(set_slow_entries_max),
     ),
+    ("stop-writes-on-bgsave-error", |_| "no".to_owned(), None),
     ("supervised", |_| "no".to_owned(), None),
     ("tcp-backlog", |_| "511".to_owned(), None),
     ("tcp-keepalive", |_| KEEPALIVE.as_secs().to_string(), None),
@@ -250,6 +260,10 @@ fn append_fsync(durability: &str) -> &'static str {
         Ok(Durability::EverySec) => "everysec",
         Ok(Durability::None) | Err(_) => "no",
     }
+}
+
+fn output_limits(_: &Present<'_>) -> String {
+    format!("normal 0 0 0 slave 0 0 0 pubsub {PUSHED_BYTES_MAX} 0 0")
 }
 
 fn yes_or_no(is_so: bool) -> String {

@@ -82,6 +82,19 @@ fn replies_are_those_of_redis() {
             "CONFIG GET latency-tracking*",
             "*4\r\n$16\r\nlatency-tracking\r\n$3\r\nyes\r\n$33\r\nlatency-tracking-info-percentiles\r\n$10\r\n50 99 99.9\r\n",
         ),
+        (
+            "CONFIG GET client-output-buffer-limit stop-writes-on-bgsave-error",
+            "*4\r\n$26\r\nclient-output-buffer-limit\r\n$44\r\nnormal 0 0 0 slave 0 0 0 pubsub 33554432 0 0\r\n$27\r\n\
+             stop-writes-on-bgsave-error\r\n$2\r\nno\r\n",
+        ),
+        (
+            "CONFIG GET lazyfree-*",
+            "*10\r\n$22\r\nlazyfree-lazy-eviction\r\n$2\r\nno\r\n$20\r\nlazyfree-lazy-expire\r\n$3\r\nyes\r\n$24\r\n\
+             lazyfree-lazy-server-del\r\n$3\r\nyes\r\n$22\r\nlazyfree-lazy-user-del\r\n$3\r\nyes\r\n$24\r\n\
+             lazyfree-lazy-user-flush\r\n$3\r\nyes\r\n",
+        ),
+        ("CONFIG SET lazyfree-lazy-user-del yes stop-writes-on-bgsave-error no", "+OK\r\n"),
+        ("CONFIG SET lazyfree-lazy-user-del no", &failed("lazyfree-lazy-user-del", IMMUTABLE)),
         ("CONFIG REWRITE", "-ERR The server is running without a config file\r\n"),
         ("CONFIG RESETSTAT", "+OK\r\n"),
         ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.\r\n"),
