@@ -200,6 +200,12 @@ def test_categories_have_the_same_commands(pair: Pair, category: str) -> None:
     assert listed(pair.ours, *asked) == listed(pair.theirs, *asked) & set(pair.names())
 
 
+def test_the_list_of_all_has_the_same_commands(pair: Pair) -> None:
+    """Subcommands were missing in it, where nothing was filtered."""
+    assert listed(pair.ours) == listed(pair.theirs) & set(pair.names())
+    assert "acl|cat" in listed(pair.ours)
+
+
 @pytest.mark.parametrize("pattern", ["*", "GE[TX]*", "config", "CONFIG|*", "*|h?lp", "", "nonsense"])
 def test_patterns_find_the_same_commands(pair: Pair, pattern: str) -> None:
     asked = ("FILTERBY", "PATTERN", pattern)

@@ -175,12 +175,20 @@ class TestStrangers:
             (b"*1\r\n$16385\r\n", b"unauthenticated bulk length"),
             (b"*1048576\r\n", b"unauthenticated multibulk length"),
             (b"*1\r\n$536870912\r\n", b"unauthenticated bulk length"),
+            # Lines as well, which Redis holds to 64 KiB alone.
+            (b"x " * 11 + b"\r\n", b"unauthenticated multibulk length"),
+            (b"x " * 15_000 + b"\r\n", b"unauthenticated multibulk length"),
+            (b"AUTH " + b"x" * 16_385 + b"\r\n", b"unauthenticated bulk length"),
+            (b"x" * 32_768, b"too big inline request"),
+            (b"*" + b"1" * 32_768, b"too big mbulk count string"),
         ],
+        ids=lambda value: value[:20].decode(),
     )
     def test_may_send_little(self, guarded: Serving, sent: bytes, problem: bytes) -> None:
         answer = everything_answered(guarded.redis, encoded(["AUTH", "wrong"]), sent)
         assert answer.endswith(b"-ERR Protocol error: " + problem + b"\r\n")
-        assert_no_growth_of(guarded, [sent] * 50, MEBIBYTE, PASSWORD)
+        # A line of 32 KiB is kept while it may still end.
+        assert_no_growth_of(guarded, [sent] * 50, 2 * MEBIBYTE, PASSWORD)
 
     def test_may_send_more_once_known(self, guarded: Serving) -> None:
         with guarded.connection() as client:

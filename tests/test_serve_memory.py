@@ -90,9 +90,7 @@ def test_arguments_that_come_in_part_have_a_limit_together(tmp_path: Path) -> No
                         other.socket.sendall(bytes(MIB))
             with server.connection() as admin:
                 assert admin.call("PING") == Reply("+", b"PONG")
-                evicted = re.search(r"evicted_clients:(\d+)", str(admin.call("INFO", "stats").value))
-                assert evicted is not None
-                assert int(evicted[1]) >= 3
+                assert evicted_clients(admin) >= 3
             assert growth() < 32 * MIB + 64 * MIB
         assert growth() < 64 * MIB, "what the clients held is free again"
 
@@ -130,6 +128,50 @@ def test_a_client_that_holds_too_much_is_closed_and_named(tmp_path: Path) -> Non
             reader.send("MGET", *["k"] * 10)
             assert is_cut_off(reader)
             assert spared.call("PING") == Reply("+", b"PONG")
+
+
+def evicted_clients(client: Connection) -> int:
+    found = re.search(r"evicted_clients:(\d+)", str(client.call("INFO", "stats").value))
+    assert found is not None
+    return int(found[1])
+
+
+def test_what_waits_for_exec_counts_as_held(tmp_path: Path) -> None:
+    """Each queue had a limit, and all together none: six clients took 290 MiB, 8 MiB being allowed."""
+    options = ("--hot", "64MiB", "--cold", "64MiB", "--clients-memory-max", "8MiB")
+    with thermae_serve(tmp_path / "store", *options) as server, server.connection() as admin:
+        growth = private_growth(server)
+        with contextlib.ExitStack() as stack:
+            for _ in range(6):
+                client = stack.enter_context(server.connection())
+                assert client.call("MULTI") == OK
+                with contextlib.suppress(ClosedError, OSError):
+                    for _ in range(50):
+                        assert client.call("SET", "k", bytes(MIB - 100)) == Reply("+", b"QUEUED")
+            assert evicted_clients(admin) == 6
+            assert growth() < 32 * MIB
+
+
+def test_a_queue_within_the_limit_stays_and_is_shown(tmp_path: Path) -> None:
+    options = ("--hot", "64MiB", "--cold", "64MiB", "--clients-memory-max", "8MiB")
+    with (
+        thermae_serve(tmp_path / "store", *options) as server,
+        redis.Redis.from_url(f"redis://{server.redis}") as admin,
+        server.connection() as client,
+    ):
+        assert client.call("CLIENT", "SETNAME", "queuing") == OK
+        assert client.call("WATCH", "k" * 1000) == OK
+        assert client.call("MULTI") == OK
+        for _ in range(4):
+            assert client.call("SET", "k", bytes(MIB)) == Reply("+", b"QUEUED")
+        [seen] = [seen for seen in admin.client_list() if seen["name"] == "queuing"]
+        queued_bytes = 4 * MIB + 1000
+        assert queued_bytes < int(seen["multi-mem"]) < queued_bytes + 4096
+        assert int(seen["multi-mem"]) < int(seen["tot-mem"]) < queued_bytes + 8192
+        assert queued_bytes < admin.memory_stats()["clients.normal"] < queued_bytes + 3 * MIB
+        replies = client.call("EXEC")
+        assert replies == Reply("*", [OK] * 4)
+        wait_until(lambda: admin.memory_stats()["clients.normal"] < 3 * MIB)
 
 
 def test_the_limit_of_all_clients_is_set_in_bytes_or_as_a_share_of_memory(tmp_path: Path) -> None:

@@ -1,17 +1,31 @@
 //! Any bytes as a file of users, and as a pattern with what it is to match: a file is refused or read, what was read is described in rules that lead to
 //! the same users, and no pattern takes longer than its bounds allow, which the time limit of an input watches over.
 //!
-//! The first byte says how long the pattern is and whether case matters, the next two how long the text is, repeated to make long ones; the rest is the file.
+//! The first byte says how long the pattern is and whether case matters, the next two how often pattern and text are repeated to make long ones, and how
+//! long the text is; the rest is the file.
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
 use thermae_fuzz::{Bytes, fuzz_target};
-use thermae_server::glob;
+use thermae_server::glob::{Budget, PATTERN_BYTES_MAX};
 use thermae_server::redis::acl_file;
 use thermae_server::redis::acl_rules::describe;
 use thermae_server::users::{READ, USER_BYTES_MAX};
 
 /// Texts as long as keys that somebody makes up to keep the server busy.
 const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Patterns longer than any that a client can have compared: matching alone has to bear them as well.
+const LONG_PATTERN_BYTES_MAX: usize = 16 * PATTERN_BYTES_MAX;
+/// Names that a command compares with a pattern, such as those of all parameters.
+const NAMES: usize = 100;
+
+fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+    Budget::default().matches(pattern, text, ignore_case)
+}
+
+/// What is repeated so often, but no longer than it may be.
+fn repeated_up_to(text: &[u8], count: usize, bytes_max: usize) -> Vec<u8> {
+    text.repeat(count.min(bytes_max / text.len().max(1)))
+}
 
 fn run(data: &[u8]) {
     let mut input = Bytes(data);
@@ -20,14 +34,21 @@ fn run(data: &[u8]) {
     let pattern = input.take(usize::from(choice & 0x7f));
     let length = usize::from(input.byte());
     let text = input.take(length);
-    let is_matched = glob::matches(pattern, text, ignore_case);
+    let is_matched = matches(pattern, text, ignore_case);
     let literal: Vec<u8> = text.iter().flat_map(|byte| [b'\\', *byte]).collect();
-    assert!(glob::matches(&literal, text, ignore_case));
+    assert!(matches(&literal, text, ignore_case));
     if !ignore_case && is_matched {
-        assert!(glob::matches(pattern, text, true) || pattern.contains(&b'['));
+        assert!(matches(pattern, text, true) || pattern.contains(&b'['));
     }
-    let long = text.repeat((usize::from(repeated) << 8).min(TEXT_BYTES_MAX / text.len().max(1)));
-    glob::matches(pattern, &long, ignore_case);
+    let count = usize::from(repeated) << 8;
+    let long = repeated_up_to(text, count, TEXT_BYTES_MAX);
+    matches(pattern, &long, ignore_case);
+    let long_pattern = repeated_up_to(pattern, count, LONG_PATTERN_BYTES_MAX);
+    let mut budget = Budget::default();
+    budget.matches(&long_pattern, &long, ignore_case);
+    for _ in 0..NAMES {
+        budget.matches(&long_pattern, text, ignore_case);
+    }
 
     let Ok(accounts) = acl_file::parse(input.0, "users.acl") else { return };
     let mut written = Vec::new();
@@ -41,9 +62,9 @@ fn run(data: &[u8]) {
         }
         for selector in user.all_selectors() {
             if selector.allows_all_keys(READ) && !text.is_empty() {
-                assert!(selector.allows_key(text, READ));
+                assert!(selector.allows_key(text, READ, &mut Budget::default()));
             }
-            selector.allows_channel(text, false);
+            selector.allows_channel(text, false, &mut Budget::default());
         }
     }
     let again = acl_file::parse(&written, "users.acl");

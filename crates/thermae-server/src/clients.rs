@@ -28,6 +28,13 @@ pub mod marks {
     pub const WATCHES: u32 = 1 << 6;
 }
 
+/// What a connection takes at rest, about.
+pub const BYTES_AT_REST: usize = 1 << 10;
+/// What a client may leave unread of what it did not ask for; one that leaves more is closed.
+pub const PUSHED_BYTES_MAX: usize = 32 << 20;
+/// Longest name that a client may give itself: every client's is kept, and shown in every CLIENT LIST.
+pub const NAME_BYTES_MAX: usize = 4 << 10;
+
 /// For [`Client::command`].
 pub const NO_COMMAND: usize = usize::MAX;
 
@@ -69,11 +76,15 @@ pub struct Client {
     pub input_bytes: AtomicUsize,
     /// Bytes of replies that it has not taken yet.
     pub output_bytes: AtomicUsize,
-    /// Bytes of the buffers that hold these, as they count in [`Clients::held_bytes`].
+    /// Bytes of the commands that wait for EXEC and of the keys under WATCH, with what keeps them.
+    pub transaction_bytes: AtomicUsize,
+    /// Bytes of all that is kept for it, as they count in [`Clients::held_bytes`].
     held_bytes: AtomicUsize,
     /// How many channels, patterns and channels of shards it is subscribed to.
     pub subscriptions: [AtomicUsize; 3],
     name: Mutex<Vec<u8>>,
+    /// Length of the name, for those who want no more of it than that.
+    name_bytes: AtomicUsize,
     user: Mutex<Vec<u8>>,
     is_killed: AtomicBool,
 }
@@ -100,9 +111,11 @@ impl Client {
             command: AtomicUsize::new(NO_COMMAND),
             input_bytes: AtomicUsize::new(0),
             output_bytes: AtomicUsize::new(0),
+            transaction_bytes: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             subscriptions: Default::default(),
             name: Mutex::new(Vec::new()),
+            name_bytes: AtomicUsize::new(0),
             user: Mutex::new(DEFAULT.to_vec()),
             is_killed: AtomicBool::new(false),
         }
@@ -121,6 +134,18 @@ impl Client {
     /// It calls itself something else.
     pub fn rename(&self, name: &[u8]) {
         *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name.to_vec();
+        self.name_bytes.store(name.len(), Ordering::Relaxed);
+    }
+
+    /// Bytes of all that is kept for it beside its buffers.
+    #[inline]
+    pub fn state_bytes(&self) -> usize {
+        self.transaction_bytes.load(Ordering::Relaxed) + self.name_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all that is kept for it, beyond what every client takes at rest, as of when it was served last.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes.load(Ordering::Relaxed)
     }
 
     /// How many channels, patterns or channels of shards it is subscribed to, by their place in [`Client::subscriptions`].
@@ -175,7 +200,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Limits what the buffers of all clients together may take; 0: not at all.
+    /// Limits what is kept for all clients together; 0: not at all.
     pub fn limit_held_bytes(&self, bytes: u64) {
         self.held_bytes_max.store(usize::try_from(bytes).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
@@ -185,18 +210,26 @@ impl Clients {
         self.held_bytes_max.load(Ordering::Relaxed)
     }
 
-    /// What the buffers of all clients together take.
+    /// What is kept for all clients together: in their buffers, of their transactions, and their names.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes how many bytes one client's buffers take now. Whether all clients' together take more than they may.
+    /// The same, with what all take at rest.
+    pub fn bytes(&self) -> usize {
+        let count = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).len();
+        count * BYTES_AT_REST + self.held_bytes()
+    }
+
+    /// Notes how many bytes are kept for one client now. Whether those of all clients together are more than they may be.
     #[inline]
     pub fn note_held(&self, client: &Client, bytes: usize) -> bool {
-        // Nearly all clients are at rest, and hold nothing before and after.
+        // Nearly all clients are at rest, and hold as much before as after.
         if client.held_bytes.load(Ordering::Relaxed) == bytes {
             return false;
         }
+        // Who is being ended is not counted again by a turn that was under way: others would be ended in its place.
+        let bytes = if client.is_killed() { 0 } else { bytes };
         let before = client.held_bytes.swap(bytes, Ordering::Relaxed);
         let held_bytes = self
             .held_bytes
@@ -207,14 +240,16 @@ impl Clients {
         bytes > before && most != 0 && held_bytes > most
     }
 
-    /// The client whose buffers take most, of those that may be ended for that; it counts no more.
+    /// The client for which most is kept, of those that may be ended for that; it counts no more. `None` where the end of any would gain nothing
+    /// worth it: names alone keep nobody out.
     pub fn take_largest(&self) -> Option<(Arc<Client>, usize)> {
         let may_end = |client: &&Arc<Client>| client.flags.load(Ordering::Relaxed) & marks::NO_EVICT == 0;
         let clients = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
         let largest = clients
             .values()
             .filter(may_end)
-            .max_by_key(|client| client.held_bytes.load(Ordering::Relaxed))?;
+            .max_by_key(|client| client.held_bytes())
+            .filter(|client| client.held_bytes() > BYTES_AT_REST)?;
         let bytes = largest.held_bytes.swap(0, Ordering::Relaxed);
         self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
         (bytes != 0).then(|| (Arc::clone(largest), bytes))
@@ -244,5 +279,55 @@ impl Clients {
     pub fn mark_killed(&self, id: u64) -> bool {
         let client = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         client.is_some_and(|client| !client.is_killed.swap(true, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clients(count: u64) -> (Clients, Vec<Arc<Client>>) {
+        let clients = Clients::default();
+        let new = |id| Arc::new(Client::new(id, String::new(), String::new(), Place::default(), 0));
+        let all: Vec<_> = (0..count).map(new).collect();
+        all.iter().for_each(|client| clients.add(client));
+        (clients, all)
+    }
+
+    #[test]
+    fn the_largest_goes_first_and_who_holds_next_to_nothing_stays() {
+        let (clients, all) = clients(4);
+        for (client, bytes) in all.iter().zip([BYTES_AT_REST, 5000, 9000, 7000]) {
+            clients.note_held(client, bytes);
+        }
+        all[2].flags.store(marks::NO_EVICT, Ordering::Relaxed);
+        for (id, bytes) in [(3, 7000), (1, 5000)] {
+            let (client, held) = clients.take_largest().unwrap();
+            assert_eq!((client.id, held), (id, bytes));
+        }
+        assert!(clients.take_largest().is_none());
+        assert_eq!(clients.held_bytes(), BYTES_AT_REST + 9000);
+        assert_eq!(clients.bytes(), 4 * BYTES_AT_REST + clients.held_bytes());
+    }
+
+    /// Its loop may be serving it meanwhile, and note what it holds after that: another client was ended in its place.
+    #[test]
+    fn who_is_being_ended_counts_no_more() {
+        let (clients, all) = clients(1);
+        clients.limit_held_bytes(1);
+        assert!(clients.note_held(&all[0], 5000));
+        assert!(clients.take_largest().is_some() && clients.mark_killed(0));
+        assert!(!clients.note_held(&all[0], 5000));
+        assert_eq!(clients.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_name_is_held() {
+        let (_, all) = clients(1);
+        all[0].rename(b"worker");
+        all[0].transaction_bytes.store(100, Ordering::Relaxed);
+        assert_eq!(all[0].state_bytes(), 106);
+        all[0].rename(b"");
+        assert_eq!(all[0].state_bytes(), 100);
     }
 }

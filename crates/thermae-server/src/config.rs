@@ -56,8 +56,8 @@ pub struct Config {
     pub acl_file: Option<PathBuf>,
     /// Most clients at once.
     pub clients_max: u32,
-    /// What all clients together may have sent in part, and not have taken of their replies, in bytes; 0 = no limit; none = 64 MiB more than the
-    /// largest value may have.
+    /// What all clients together may have sent in part, have waiting for EXEC, and not have taken of their replies, in bytes; 0 = no limit; none =
+    /// 64 MiB more than the largest value may have.
     pub clients_bytes_max: Option<u64>,
     /// Longest argument.
     pub argument_bytes_max: u64,

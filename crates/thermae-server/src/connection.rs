@@ -8,7 +8,7 @@
 //! What a client can have done in one turn is bounded in each way in which it could take long: rounds of reading and answering, commands, keys of
 //! a list, and any one command that was slow. Then the others are served first.
 
-use crate::clients::Client;
+use crate::clients::{Client, PUSHED_BYTES_MAX};
 use crate::memcache;
 use crate::redis::pipeline::{OUTPUT_BYTES_ENOUGH, Pipeline};
 use crate::redis::request::Batch;
@@ -26,8 +26,6 @@ const STRANGERS_READ_BYTES: usize = 16 << 10;
 const SHORT_BYTES: usize = 16 << 10;
 /// Times that one client's commands are executed and its replies sent before others get their turn.
 const ROUNDS_PER_TURN: usize = 4;
-/// What a client may leave unread of what it did not ask for; one that leaves more is closed.
-const PUSHED_BYTES_MAX: usize = 32 << 20;
 /// A command that is not whole yet may have so many bytes; spans need that many bits, too.
 const INPUT_BYTES_MAX: usize = 1 << 30;
 
@@ -225,7 +223,9 @@ impl Connection {
         }
         client.input_bytes.store(self.input.len(), Ordering::Relaxed);
         client.output_bytes.store(self.output.len() - self.sent, Ordering::Relaxed);
-        shared.clients.note_held(client, self.input.capacity() + self.output.capacity())
+        shared
+            .clients
+            .note_held(client, self.input.capacity() + self.output.capacity() + client.state_bytes())
     }
 
     /// Reads, executes and answers as much as may be.

@@ -25,6 +25,8 @@ const PASSES_FREE: usize = 4;
 pub const PATTERN_BYTES_MAX: usize = 4096;
 /// The error for a longer one.
 pub const PATTERN_TOO_LONG: &str = "ERR a pattern may be 4096 bytes long";
+/// The error where the budget did not suffice, so that names may be missing among those that were found.
+pub const NAMES_TAKE_TOO_LONG: &str = "ERR the patterns take too long to compare with these names";
 
 /// The steps that a command may still take, beside those that are free.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,19 @@ impl Budget {
         self.0 == 0
     }
 
-    /// Whether a pattern describes the whole of a text, as [`matches`] says it, as far as the budget goes.
+    /// Whether a pattern describes the whole of a text, as far as the budget goes.
+    ///
+    /// An empty text matches only an empty pattern, not even `*`: so it is in Redis 7.0, whose KEYS and SCAN take a lone `*` as no pattern
+    /// at all, without asking here.
+    ///
+    /// # Examples
+    /// ```
+    /// use thermae_server::glob::Budget;
+    /// let mut budget = Budget::default();
+    /// assert!(budget.matches(b"user:[0-9]*:name", b"user:42:name", false));
+    /// assert!(budget.matches(b"USER:*", b"user:42", true));
+    /// assert!(!budget.matches(b"h?llo", b"hllo", false));
+    /// ```
     pub fn matches(&mut self, pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
         let free = pattern.len().saturating_add(text.len()).saturating_mul(PASSES_FREE);
         let mut steps_left = free.saturating_add(self.0);
@@ -52,24 +66,9 @@ impl Budget {
         answer
     }
 }
+
 /// Stars, runs of them taken as one and a last one not counted, above which nothing matches.
 const STARS_MAX: usize = 1000;
-
-/// Whether a pattern describes the whole of a text.
-///
-/// An empty text matches only an empty pattern, not even `*`: so it is in Redis 7.0, whose KEYS and SCAN take a lone `*` as no pattern at
-/// all, without asking here.
-///
-/// # Examples
-/// ```
-/// use thermae_server::glob::matches;
-/// assert!(matches(b"user:[0-9]*:name", b"user:42:name", false));
-/// assert!(matches(b"USER:*", b"user:42", true));
-/// assert!(!matches(b"h?llo", b"hllo", false));
-/// ```
-pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
-    Budget::default().matches(pattern, text, ignore_case)
-}
 
 fn matches_in(pattern: &[u8], text: &[u8], ignore_case: bool, steps_left: &mut usize) -> bool {
     if text.is_empty() {
@@ -159,6 +158,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::{Duration, Instant};
+
+    fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+        Budget::default().matches(pattern, text, ignore_case)
+    }
 
     fn assert_matches(pattern: &[u8], text: &[u8]) {
         assert!(matches(pattern, text, false), "{:?} {:?}", pattern.escape_ascii(), text.escape_ascii());

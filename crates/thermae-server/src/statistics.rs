@@ -60,7 +60,7 @@ impl LoopCounts {
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,
-    /// Connections refused, there being too many.
+    /// Connections refused: there were too many, or protected mode lets nobody in from elsewhere.
     pub connections_refused: u64,
     /// Clients ended because all together held too much.
     pub clients_evicted: u64,
@@ -157,7 +157,7 @@ pub struct Statistics {
     loops: Box<[LoopCounts]>,
     /// Connections accepted.
     pub connections: AtomicU64,
-    /// Connections refused, there being too many.
+    /// Connections refused: there were too many, or protected mode lets nobody in from elsewhere.
     pub connections_refused: AtomicU64,
     /// Clients ended because all together held too much.
     pub clients_evicted: AtomicU64,

@@ -15,7 +15,7 @@
 //!
 //! Passwords are kept as SHA-256, as Redis keeps them: files of users are the same. A digest is compared whole, in a time that tells nothing.
 
-use crate::glob;
+use crate::glob::Budget;
 use ring::digest::{SHA256, digest};
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -128,11 +128,11 @@ impl Selector {
         self.commands == Commands::ALL && self.has_all_keys && self.has_all_channels
     }
 
-    /// Whether this may be done to a key: bits of access.
-    pub fn allows_key(&self, key: &[u8], access: u8) -> bool {
+    /// Whether this may be done to a key: bits of access. A pattern that takes more than is left of the budget allows nothing.
+    pub fn allows_key(&self, key: &[u8], access: u8, budget: &mut Budget) -> bool {
         self.has_all_keys
             || self.keys.iter().any(|allowed| {
-                allowed.access & access == access && glob::matches(&allowed.pattern, key, false)
+                allowed.access & access == access && budget.matches(&allowed.pattern, key, false)
             })
     }
 
@@ -142,14 +142,14 @@ impl Selector {
             || self.keys.iter().any(|allowed| allowed.access & access == access && allowed.pattern == b"*")
     }
 
-    /// Whether a channel may be used; whether a pattern may be subscribed to, which has to be allowed as it is.
-    pub fn allows_channel(&self, channel: &[u8], is_pattern: bool) -> bool {
+    /// Whether a channel may be used; whether a pattern may be subscribed to, which has to be allowed as it is. As with keys, within a budget.
+    pub fn allows_channel(&self, channel: &[u8], is_pattern: bool, budget: &mut Budget) -> bool {
         let mut channels = self.channels.iter();
         self.has_all_channels
             || if is_pattern {
                 channels.any(|allowed| allowed == channel)
             } else {
-                channels.any(|allowed| glob::matches(allowed, channel, false))
+                channels.any(|allowed| budget.matches(allowed, channel, false))
             }
     }
 
@@ -379,16 +379,22 @@ mod tests {
     #[test]
     fn keys_and_channels_are_allowed_by_patterns() {
         let mut selector = Selector::NONE;
-        assert!(!selector.allows_key(b"", 0) && !selector.allows_channel(b"", false));
+        let allows_key = |selector: &Selector, key: &[u8], access| {
+            selector.allows_key(key, access, &mut Budget::default())
+        };
+        let allows_channel = |selector: &Selector, name: &[u8], is_pattern| {
+            selector.allows_channel(name, is_pattern, &mut Budget::default())
+        };
+        assert!(!allows_key(&selector, b"", 0) && !allows_channel(&selector, b"", false));
         selector.keys.push(KeyPattern { pattern: b"r*".to_vec(), access: READ });
         selector.keys.push(KeyPattern { pattern: b"*w".to_vec(), access: WRITE });
         selector.channels.push(b"c*".to_vec());
-        assert!(selector.allows_key(b"rw", READ) && selector.allows_key(b"rw", WRITE));
+        assert!(allows_key(&selector, b"rw", READ) && allows_key(&selector, b"rw", WRITE));
         // Both have to be in the same pattern, as in Redis.
-        assert!(!selector.allows_key(b"rw", READ | WRITE));
-        assert!(selector.allows_key(b"r", 0) && !selector.allows_key(b"x", 0));
-        assert!(selector.allows_channel(b"cx", false) && !selector.allows_channel(b"cx", true));
-        assert!(selector.allows_channel(b"c*", true) && !selector.allows_channel(b"d", false));
+        assert!(!allows_key(&selector, b"rw", READ | WRITE));
+        assert!(allows_key(&selector, b"r", 0) && !allows_key(&selector, b"x", 0));
+        assert!(allows_channel(&selector, b"cx", false) && !allows_channel(&selector, b"cx", true));
+        assert!(allows_channel(&selector, b"c*", true) && !allows_channel(&selector, b"d", false));
         assert!(!selector.allows_all_keys(READ));
         selector.keys.push(KeyPattern { pattern: b"*".to_vec(), access: READ });
         assert!(selector.allows_all_keys(READ) && !selector.allows_all_keys(WRITE));

@@ -171,7 +171,7 @@ _setting = partial(click.option, cls=Setting)
     "--clients-memory-max",
     metavar="SIZE",
     type=Size(0, 1 << 40),
-    help="What all clients together may have sent in part and not taken yet; 0: no limit."
+    help="What all clients together may have sent in part, have queued and not taken yet; 0: no limit."
     "  [default: 64 MiB more than the largest value]",
 )
 @_setting(

@@ -3,6 +3,7 @@
 //! All changes are made under the lock of the configuration, since the password of `default` is part of both.
 
 use crate::failure::{Failure, Result};
+use crate::glob::Budget;
 use crate::redis::acl_rules::{self, PATTERN_BYTES_MAX, RULES_MAX, RuleError, has_spaces};
 use crate::redis::call::Call;
 use crate::redis::execute::find;
@@ -364,13 +365,15 @@ fn end_listeners_of(call: &mut Call<'_, '_>, users: &[Arc<User>]) {
     if restricted.is_empty() {
         return;
     }
+    // One for all: whatever the names that some made up take, usual ones are found within what is free.
+    let mut budget = Budget::default();
     for client in call.shared.clients.all().iter().filter(|client| client.is_subscribed()) {
         let Some(user) = restricted.get(client.user().as_slice()) else { continue };
         let [channels, patterns, shards] = call.shared.channels.of(client);
         let names = channels.iter().chain(&shards).map(|name| (name, false));
         let is_lost =
             names.chain(patterns.iter().map(|pattern| (pattern, true))).any(|(name, is_pattern)| {
-                !user.all_selectors().any(|selector| selector.allows_channel(name, is_pattern))
+                !user.all_selectors().any(|selector| selector.allows_channel(name, is_pattern, &mut budget))
             });
         if is_lost && client.id == call.session.id {
             call.session.closes = true;
@@ -393,8 +396,7 @@ fn category(call: &mut Call<'_, '_>) -> Result<()> {
             if !CATEGORIES.contains(&wanted.as_str()) {
                 return Err(Failure::text(format!("ERR Unknown category '{name}'")));
             }
-            reply_names_in_category(call, wanted);
-            Ok(())
+            reply_names_in_category(call, wanted)
         }
         _ => Err(wrong_subcommand(call)),
     }

@@ -265,3 +265,25 @@ fn users_are_bounded() {
     );
     assert_eq!(server.line("ACL SETUSER u1 on"), "+OK\r\n");
 }
+
+/// Each key was compared with each pattern as if that were all that the command compares.
+#[test]
+fn all_keys_of_a_command_are_compared_within_one_budget() {
+    let mut server = TestServer::new();
+    // Some eight million steps each: two are within the budget, and a third is not.
+    let pattern = format!("*{}b", "a".repeat(1000));
+    let key = format!("{}b", "a".repeat(9000));
+    server.check(&[
+        (&format!("ACL SETUSER default resetkeys ~{pattern} ~c"), "+OK\r\n"),
+        (&format!("GET {key}"), "$-1\r\n"),
+        (&format!("MGET {key} {key} c"), "*3\r\n$-1\r\n$-1\r\n$-1\r\n"),
+        (&format!("MGET {key} {key} {key}"), DENIED_KEY),
+        ("MULTI", "+OK\r\n"),
+    ]);
+    // Those of a transaction, too, which could be as many as the client has time to queue.
+    for _ in 0..4 {
+        assert_eq!(server.line(&format!("GET {key}")), "+QUEUED\r\n");
+    }
+    let reply = server.line("EXEC");
+    assert!(reply.starts_with("*4\r\n$-1\r\n$-1\r\n-NOPERM ACLs rules changed"), "{reply}");
+}

@@ -1,6 +1,6 @@
 //! CLIENT: who is connected, and what is to become of them.
 
-use crate::clients::{Client, marks};
+use crate::clients::{BYTES_AT_REST, Client, marks};
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
@@ -16,9 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
-
-/// What a connection takes at rest, about.
-const BYTES_AT_REST: usize = 1 << 10;
 
 /// The rows.
 pub static COMMANDS: &[Command] = &[Command {
@@ -342,7 +339,7 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, name_bytes_max: usize
     let _ = writeln!(
         lines,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={letters} db={} sub={} psub={} ssub={} multi={} qbuf={input_bytes} \
-         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user={} redir={} resp={}",
+         qbuf-free=0 argv-mem=0 multi-mem={} rbs=0 rbp=0 obl={output_bytes} oll=0 omem=0 tot-mem={} events={} cmd={} user={} redir={} resp={}",
         client.id,
         client.address.strip_prefix("unix:").unwrap_or(&client.address),
         client.local_address.strip_prefix("unix:").unwrap_or(&client.local_address),
@@ -355,7 +352,8 @@ fn describe(client: &Client, shared: &Shared, now_ms: u64, name_bytes_max: usize
         client.subscribed_to(1),
         client.subscribed_to(2),
         client.queued.load(Ordering::Relaxed),
-        BYTES_AT_REST + input_bytes + output_bytes,
+        client.transaction_bytes.load(Ordering::Relaxed),
+        BYTES_AT_REST + client.held_bytes(),
         if output_bytes == 0 { "r" } else { "rw" },
         command.map_or("NULL", |command| &command.full_name),
         String::from_utf8_lossy(&client.user_up_to(name_bytes_max)),
@@ -521,14 +519,14 @@ fn unpause(call: &mut Call<'_, '_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::Place;
+    use crate::clients::{NAME_BYTES_MAX, Place};
     use crate::redis::test_support::TestServer;
 
     /// What is noted of a client stays when it is gone: names of any length filled memory with it.
     #[test]
     fn logs_keep_the_beginning_of_a_name() {
         let mut server = TestServer::new();
-        let name = vec![b'n'; 100_000];
+        let name = vec![b'n'; NAME_BYTES_MAX];
         assert_eq!(server.call(&[b"CLIENT", b"SETNAME", &name]), b"+OK\r\n");
         assert!(server.line("AUTH nobody x").starts_with("-WRONGPASS"));
         assert_eq!(server.line("CONFIG SET slowlog-log-slower-than 0"), "+OK\r\n");
@@ -606,6 +604,38 @@ mod tests {
             assert!(fields.contains(&expected), "{expected:?} in {line}");
         }
         assert_eq!(server.line("CLIENT INFO").lines().count(), 3);
+    }
+
+    /// Who looked for what takes memory was told that nothing does.
+    #[test]
+    fn a_line_says_what_a_transaction_takes() {
+        let mut server = TestServer::new();
+        server.shared().clients.add(&server.session.client);
+        let seen = |server: &mut TestServer| {
+            server.session.publish();
+            let client = &server.session.client;
+            server.shared().clients.note_held(client, client.state_bytes());
+            let line = line_of(&server.session, server.shared(), 0);
+            let value = |name: &str| {
+                let field = line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap();
+                field.parse::<usize>().unwrap()
+            };
+            (value("multi-mem="), value("tot-mem=") - BYTES_AT_REST)
+        };
+        assert_eq!(seen(&mut server), (0, 0));
+        assert_eq!(server.line("CLIENT SETNAME worker"), "+OK\r\n");
+        assert_eq!(seen(&mut server), (0, 6));
+        let key = "k".repeat(1000);
+        assert_eq!(server.line(&format!("WATCH {key}")), "+OK\r\n");
+        let (watched, held) = seen(&mut server);
+        assert!((1000..2000).contains(&watched) && held == watched + 6, "{watched}, {held}");
+        server.line("MULTI");
+        server.line(&format!("SET k {}", "v".repeat(100_000)));
+        server.line("PING");
+        let (queued, held) = seen(&mut server);
+        assert!((101_000..103_000).contains(&queued) && held == queued + 6, "{queued}, {held}");
+        server.line("DISCARD");
+        assert_eq!(seen(&mut server), (0, 6));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Who a client is decides what it may do here, see [`crate::users`]; in Python and in other processes of the same store nobody asks.
 
+use crate::clients::NAME_BYTES_MAX;
 use crate::databases::DATABASES;
 use crate::failure::{Failure, Result};
 use crate::redis::call::{Call, SYNTAX};
@@ -19,6 +20,7 @@ use flags::{ALLOW_BUSY, FAST, LOADING, NO_AUTH, NOSCRIPT, STALE};
 pub const REDIS_VERSION: &str = "7.0.15";
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const WRONG_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+const LONG_NAME: &str = "ERR Client names cannot be longer than 4096 bytes.";
 
 /// The rows.
 pub static COMMANDS: &[Command] = &[
@@ -280,10 +282,13 @@ fn greet(call: &mut Call<'_, '_>) {
 /// Gives the client a name, or takes it away where it is empty.
 ///
 /// # Errors
-/// A name that would make the lines of CLIENT LIST ambiguous.
+/// A name that would make the lines of CLIENT LIST ambiguous, or one that is too long.
 pub fn rename(call: &mut Call<'_, '_>, name: &[u8]) -> Result<()> {
     if !name.iter().all(|byte| matches!(byte, b'!'..=b'~')) {
         return Err(Failure::from(WRONG_NAME));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Failure::from(LONG_NAME));
     }
     call.session.client.rename(name);
     Ok(())
@@ -338,6 +343,18 @@ mod tests {
         assert!(!server.session.is_resp3);
         assert_eq!(server.line("HELLO 3 SETNAME \"a b\""), format!("-{WRONG_NAME}\r\n"));
         assert!(!server.session.is_resp3);
+    }
+
+    /// A name took as much memory as an argument may, and every CLIENT LIST showed it.
+    #[test]
+    fn a_name_is_bounded() {
+        let mut server = TestServer::new();
+        let (longest, too_long) = ("n".repeat(NAME_BYTES_MAX), "n".repeat(NAME_BYTES_MAX + 1));
+        assert_eq!(server.line(&format!("CLIENT SETNAME {longest}")), "+OK\r\n");
+        for command in ["CLIENT SETNAME", "HELLO 2 SETNAME"] {
+            assert_eq!(server.line(&format!("{command} {too_long}")), format!("-{LONG_NAME}\r\n"));
+        }
+        assert_eq!(server.session.client.name(), longest.as_bytes());
     }
 
     #[test]

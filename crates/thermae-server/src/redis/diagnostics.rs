@@ -250,7 +250,7 @@ fn memory_stats(call: &mut Call<'_, '_>) -> Result<()> {
         ("startup.allocated", stats.control_bytes),
         ("replication.backlog", 0),
         ("clients.slaves", 0),
-        ("clients.normal", 0),
+        ("clients.normal", call.shared.clients.bytes() as u64),
         ("cluster.links", 0),
         ("aof.buffer", 0),
         ("lua.caches", 0),
@@ -441,6 +441,7 @@ fn debug(call: &mut Call<'_, '_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::BYTES_AT_REST;
     use crate::redis::session::Session;
     use crate::redis::test_support::TestServer;
 
@@ -477,6 +478,15 @@ mod tests {
         ]);
         assert!(server.line("DEBUG SLEEP 60").starts_with("-ERR others wait meanwhile"));
         assert!(server.line("MEMORY STATS").starts_with("*32\r\n$14\r\npeak.allocated\r\n:"));
+        server.shared().clients.add(&server.session.client);
+        server.shared().clients.note_held(&server.session.client, 5000);
+        let held = format!("\r\nclients.normal\r\n:{}\r\n", BYTES_AT_REST + 5000);
+        assert!(server.line("MEMORY STATS").contains(&held));
+        assert!(
+            server
+                .line("INFO memory")
+                .contains(&format!("\r\nmem_clients_normal:{}\r\n", BYTES_AT_REST + 5000))
+        );
     }
 
     #[test]

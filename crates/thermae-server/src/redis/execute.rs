@@ -2,13 +2,14 @@
 
 use crate::attention::{self, COMMANDS};
 use crate::failure::Failure;
+use crate::glob::Budget;
 use crate::latency::Moment;
 use crate::redis::call::Call;
 use crate::redis::client;
 use crate::redis::diagnostics::note_slow;
 use crate::redis::pubsub::is_about_subscriptions;
 use crate::redis::reply::Reply;
-use crate::redis::request::Arguments;
+use crate::redis::request::{Arguments, OwnedArguments};
 use crate::redis::rights::{self, Denied};
 use crate::redis::session::{ReplyMode, Session};
 use crate::redis::table::{self, Command, Entry, flags};
@@ -20,9 +21,12 @@ use crate::spikes;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Most bytes of commands that wait for EXEC, an argument counting for some more than it is long.
+/// Most bytes of commands that wait for EXEC, with what it takes to keep them.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
-const ARGUMENT_BYTES: usize = 16;
+/// What it takes to keep a command: its place in a list that may be half empty.
+const QUEUED_COMMAND_BYTES: usize = 2 * size_of::<OwnedArguments>();
+/// And an argument of it.
+const QUEUED_ARGUMENT_BYTES: usize = 16;
 /// A command that is found to have taken so long was its client's turn.
 const TURN_NANOSECONDS: u64 = 1_000_000;
 /// Most bytes of what a client sent that an error shows.
@@ -214,11 +218,11 @@ fn execute_found(
             refuse(arguments, session, &failure, shared, output);
             return false;
         }
-        let bytes: usize = arguments.from(0).map(|argument| argument.len() + ARGUMENT_BYTES).sum();
-        if let Some(queue) = &mut session.queue {
-            queue.bytes += bytes;
+        // As in Redis, what can't be executed any more is not kept either.
+        if let Some(queue) = session.queue.as_deref_mut().filter(|queue| !queue.is_refused) {
+            queue.bytes += queued_bytes(arguments);
             if queue.bytes > QUEUED_BYTES_MAX {
-                queue.commands = Vec::new();
+                (queue.commands, queue.bytes) = (Vec::new(), 0);
                 let failure = Failure::from("ERR the transaction's commands take more than 64 MiB: split it");
                 refuse(arguments, session, &failure, shared, output);
                 return false;
@@ -231,6 +235,12 @@ fn execute_found(
     }
     run(command, arguments, session, space, shared, output);
     true
+}
+
+/// What a command takes that waits for EXEC.
+fn queued_bytes(arguments: Arguments<'_>) -> usize {
+    let bytes: usize = arguments.from(0).map(|argument| argument.len() + QUEUED_ARGUMENT_BYTES).sum();
+    bytes + QUEUED_COMMAND_BYTES
 }
 
 /// Whether a client that is not [`Session::is_plain`] may run this command now; what has to be known of it is noted.
@@ -290,6 +300,7 @@ fn not_permitted(denied: Denied, command: &Entry) -> Failure {
 }
 
 /// Whether a command that was queued may still be run: what its client may do can have changed since, and the transaction itself can have done it.
+/// All commands of a transaction have one budget for patterns.
 ///
 /// # Errors
 /// What is at fault.
@@ -298,6 +309,7 @@ pub fn admit_queued(
     arguments: Arguments<'_>,
     session: &mut Session,
     shared: &Shared,
+    budget: &mut Budget,
 ) -> Result<(), Denied> {
     if session.is_plain && shared.attention.wanted() & attention::USERS == 0 {
         return Ok(());
@@ -307,7 +319,10 @@ pub fn admit_queued(
     if !session.is_authenticated {
         return Err(Denied::Command);
     }
-    if session.is_unlimited { Ok(()) } else { rights::check(&session.user, command, arguments) }
+    if session.is_unlimited {
+        return Ok(());
+    }
+    rights::check_within(budget, &session.user, command, arguments)
 }
 
 /// Puts a refusal into the log of them.

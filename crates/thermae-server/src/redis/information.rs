@@ -211,6 +211,7 @@ fn memory(facts: &Facts<'_, '_, '_>, lines: &mut Lines) -> Result<()> {
     lines.add("mem_not_counted_for_evict", 0);
     lines.add("mem_replication_backlog", 0);
     lines.add("mem_clients_slaves", 0);
+    lines.add("mem_clients_normal", facts.call.shared.clients.bytes());
     lines.add("mem_aof_buffer", 0);
     lines.add("mem_allocator", "thermae");
     lines.add("active_defrag_running", 0);

@@ -1,7 +1,7 @@
 //! COMMAND: what the table of commands says, to clients.
 
 use crate::failure::{Failure, Result};
-use crate::glob;
+use crate::glob::{Budget, NAMES_TAKE_TOO_LONG, PATTERN_BYTES_MAX, PATTERN_TOO_LONG};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::documentation;
 use crate::redis::key_specs::{self, Begin, Find, Spec};
@@ -280,6 +280,7 @@ fn type_and_length(reply: &mut Reply<'_>, name: &str, length: usize) {
 
 /// Which names COMMAND LIST is to give, subcommands included.
 enum Filter<'a> {
+    All,
     Category(String),
     Pattern(&'a [u8]),
     /// There are no modules.
@@ -287,10 +288,11 @@ enum Filter<'a> {
 }
 
 impl Filter<'_> {
-    fn takes(&self, command: &Command, name: &str) -> bool {
+    fn takes(&self, command: &Command, name: &str, budget: &mut Budget) -> bool {
         match self {
+            Self::All => true,
             Self::Category(category) => command.categories.split(' ').any(|has| has == category),
-            Self::Pattern(pattern) => glob::matches(pattern, name.as_bytes(), true),
+            Self::Pattern(pattern) => budget.matches(pattern, name.as_bytes(), true),
             Self::Module => false,
         }
     }
@@ -298,36 +300,40 @@ impl Filter<'_> {
 
 fn list(call: &mut Call<'_, '_>) -> Result<()> {
     let filter = match call.arguments.len() {
-        2 => None,
+        2 => Filter::All,
         5 if !call.is(2, "FILTERBY") => return Err(Failure::from(SYNTAX)),
         5 if call.is(3, "ACLCAT") => {
-            Some(Filter::Category(String::from_utf8_lossy(call.argument(4)).to_ascii_lowercase()))
+            Filter::Category(String::from_utf8_lossy(call.argument(4)).to_ascii_lowercase())
         }
-        5 if call.is(3, "PATTERN") => Some(Filter::Pattern(call.argument(4))),
-        5 if call.is(3, "MODULE") => Some(Filter::Module),
+        5 if call.is(3, "PATTERN") => {
+            if call.argument(4).len() > PATTERN_BYTES_MAX {
+                return Err(Failure::from(PATTERN_TOO_LONG));
+            }
+            Filter::Pattern(call.argument(4))
+        }
+        5 if call.is(3, "MODULE") => Filter::Module,
         _ => return Err(Failure::from(SYNTAX)),
     };
-    match filter {
-        None => reply_names(call, &table::all().map(|command| command.name.to_owned()).collect::<Vec<_>>()),
-        Some(filter) => reply_names(call, &names_that(&filter)),
+    reply_names_that(call, &filter)
+}
+
+/// Answers the names of commands and subcommands that a filter takes.
+fn reply_names_that(call: &mut Call<'_, '_>, filter: &Filter<'_>) -> Result<()> {
+    let mut budget = Budget::default();
+    let is_taken = |command: &&Entry| filter.takes(command, &command.full_name, &mut budget);
+    let names: Vec<&str> =
+        table::entries().iter().filter(is_taken).map(|command| command.full_name.as_str()).collect();
+    if budget.is_spent() {
+        return Err(Failure::from(NAMES_TAKE_TOO_LONG));
     }
+    call.reply.array(names.len());
+    names.iter().for_each(|name| call.reply.bulk(name.as_bytes()));
     Ok(())
 }
 
-/// Names of commands and subcommands that a filter takes.
-fn names_that(filter: &Filter<'_>) -> Vec<String> {
-    let taken = table::entries().iter().filter(|command| filter.takes(command, &command.full_name));
-    taken.map(|command| command.full_name.clone()).collect()
-}
-
-fn reply_names(call: &mut Call<'_, '_>, names: &[String]) {
-    call.reply.array(names.len());
-    names.iter().for_each(|name| call.reply.bulk(name.as_bytes()));
-}
-
 /// Answers the names of all commands in a category.
-pub fn reply_names_in_category(call: &mut Call<'_, '_>, category: String) {
-    reply_names(call, &names_that(&Filter::Category(category)));
+pub fn reply_names_in_category(call: &mut Call<'_, '_>, category: String) -> Result<()> {
+    reply_names_that(call, &Filter::Category(category))
 }
 
 /// The keys among arguments that begin with a command's name: where they are, and what is done to them.
@@ -421,7 +427,22 @@ mod tests {
         let count = table::all().count();
         assert_eq!(server.line("COMMAND COUNT"), format!(":{count}\r\n"));
         assert!(server.line("COMMAND").starts_with(&format!("*{count}\r\n*10\r\n")));
-        assert!(server.line("COMMAND LIST").starts_with(&format!("*{count}\r\n$")));
+        // Subcommands are among them, as with a filter.
+        assert_eq!(server.line("COMMAND LIST"), server.line("COMMAND LIST FILTERBY PATTERN *"));
+        assert!(server.line("COMMAND LIST").contains("\r\nacl|cat\r\n"));
+    }
+
+    /// Each name was compared with a budget of its own, and patterns had any length.
+    #[test]
+    fn comparing_with_a_pattern_is_bounded() {
+        let mut server = TestServer::new();
+        let mut list = |pattern: &[u8]| {
+            let words: [&[u8]; 5] = [b"COMMAND", b"LIST", b"FILTERBY", b"PATTERN", pattern];
+            String::from_utf8(server.call(&words)).unwrap()
+        };
+        let class = |length: usize| [b"*[", &b"z".repeat(length - 4)[..], b"]q"].concat();
+        assert_eq!(list(&class(PATTERN_BYTES_MAX)), "*0\r\n");
+        assert_eq!(list(&class(PATTERN_BYTES_MAX + 1)), format!("-{PATTERN_TOO_LONG}\r\n"));
     }
 
     #[test]

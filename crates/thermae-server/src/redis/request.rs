@@ -14,9 +14,10 @@ use std::ops::Range;
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// Most arguments of one command.
 const ARGUMENTS_MAX: i64 = 1 << 20;
-/// The same before a client has said who it is, and the longest of them.
+/// The same before a client has said who it is, the longest of them, and the longest line: enough for one such argument with blanks and escapes.
 const STRANGERS_ARGUMENTS_MAX: i64 = 10;
 const STRANGERS_ARGUMENT_BYTES_MAX: i64 = 16 << 10;
+const STRANGERS_LINE_BYTES_MAX: usize = 32 << 10;
 
 /// Where an argument lies.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,6 +62,28 @@ pub struct Limits {
     pub is_authenticated: bool,
     /// Longest argument.
     pub argument_bytes_max: u64,
+}
+
+impl Limits {
+    fn line_bytes_max(self) -> usize {
+        if self.is_authenticated { LINE_BYTES_MAX } else { STRANGERS_LINE_BYTES_MAX }
+    }
+
+    /// Refuses a command of more arguments than a stranger may send.
+    fn check_strangers_count(self, count: i64) -> Result<(), ProtocolError> {
+        if count > STRANGERS_ARGUMENTS_MAX && !self.is_authenticated {
+            return Err(ProtocolError("unauthenticated multibulk length".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Refuses an argument that is longer than a stranger may send.
+    fn check_strangers_length(self, bytes: i64) -> Result<(), ProtocolError> {
+        if bytes > STRANGERS_ARGUMENT_BYTES_MAX && !self.is_authenticated {
+            return Err(ProtocolError("unauthenticated bulk length".to_owned()));
+        }
+        Ok(())
+    }
 }
 
 /// Why the rest of a connection's bytes makes no sense; the text that Redis gives.
@@ -118,7 +141,9 @@ pub struct OwnedArguments {
 
 impl From<Arguments<'_>> for OwnedArguments {
     fn from(arguments: Arguments<'_>) -> Self {
-        let mut owned = Self { bytes: Vec::new(), spans: Vec::with_capacity(arguments.len()) };
+        // Neither takes more than is in it: many of these may wait for EXEC.
+        let bytes = arguments.from(0).map(<[u8]>::len).sum();
+        let mut owned = Self { bytes: Vec::with_capacity(bytes), spans: Vec::with_capacity(arguments.len()) };
         for argument in arguments.from(0) {
             let start = owned.bytes.len() as u32;
             owned.bytes.extend_from_slice(argument);
@@ -183,7 +208,7 @@ pub fn parse(
         let parsed = if buffer[start] == b'*' {
             parse_array(buffer, start, limits, partial, batch)
         } else {
-            parse_inline(buffer, start, batch)
+            parse_inline(buffer, start, limits, batch)
         };
         match parsed {
             Ok(Some(end)) => {
@@ -212,6 +237,7 @@ pub fn parse(
 fn number_line(
     buffer: &[u8],
     at: usize,
+    limits: Limits,
     too_long: &str,
 ) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
     // Most lengths have one to three digits.
@@ -224,7 +250,7 @@ fn number_line(
         } else if byte == b'\r' && position > at && (buffer[at] != b'0' || position == at + 1) {
             return Ok(buffer.get(position + 1).map(|_| (Some(value), position + 2)));
         } else {
-            return unusual_number_line(buffer, at, too_long);
+            return unusual_number_line(buffer, at, limits, too_long);
         }
     }
     Ok(None)
@@ -234,14 +260,15 @@ fn number_line(
 fn unusual_number_line(
     buffer: &[u8],
     at: usize,
+    limits: Limits,
     too_long: &str,
 ) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
-    let rest = &buffer[at..];
-    match rest.iter().take(LINE_BYTES_MAX).position(|&byte| byte == b'\r') {
+    let (rest, line_bytes_max) = (&buffer[at..], limits.line_bytes_max());
+    match rest.iter().take(line_bytes_max).position(|&byte| byte == b'\r') {
         Some(length) if rest.len() > length + 1 => {
             Ok(Some((parse_integer(&rest[..length]), at + length + 2)))
         }
-        None if rest.len() >= LINE_BYTES_MAX => Err(ProtocolError(too_long.to_owned())),
+        None if rest.len() >= line_bytes_max => Err(ProtocolError(too_long.to_owned())),
         _ => Ok(None),
     }
 }
@@ -270,14 +297,14 @@ fn parse_array(
     }
     let is_whole = loop {
         if missing < 0 {
-            let Some((count, next)) = number_line(buffer, position + 1, "too big mbulk count string")? else {
+            let Some((count, next)) =
+                number_line(buffer, position + 1, limits, "too big mbulk count string")?
+            else {
                 break false;
             };
             let count = count.filter(|&count| count <= ARGUMENTS_MAX);
             let Some(count) = count else { return Err(ProtocolError("invalid multibulk length".to_owned())) };
-            if count > STRANGERS_ARGUMENTS_MAX && !limits.is_authenticated {
-                return Err(ProtocolError("unauthenticated multibulk length".to_owned()));
-            }
+            limits.check_strangers_count(count)?;
             position = next;
             missing = count.max(0);
         }
@@ -294,7 +321,8 @@ fn parse_array(
                         return Err(ProtocolError(format!("expected '$', got '{}'", shown(other))));
                     }
                 }
-                let Some((bytes, next)) = number_line(buffer, position + 1, "too big bulk count string")?
+                let Some((bytes, next)) =
+                    number_line(buffer, position + 1, limits, "too big bulk count string")?
                 else {
                     break false;
                 };
@@ -302,9 +330,7 @@ fn parse_array(
                 let Some(bytes) = bytes.filter(|bytes| (0..=allowed).contains(bytes)) else {
                     return Err(ProtocolError("invalid bulk length".to_owned()));
                 };
-                if bytes > STRANGERS_ARGUMENT_BYTES_MAX && !limits.is_authenticated {
-                    return Err(ProtocolError("unauthenticated bulk length".to_owned()));
-                }
+                limits.check_strangers_length(bytes)?;
                 position = next;
                 bytes as u32
             }
@@ -345,57 +371,72 @@ fn shown(byte: u8) -> char {
 }
 
 /// Notes the words of a line; where it ends, or `None`.
-fn parse_inline(buffer: &[u8], start: usize, batch: &mut Batch) -> Result<Option<usize>, ProtocolError> {
-    let rest = &buffer[start..];
-    let Some(length) = rest.iter().take(LINE_BYTES_MAX).position(|&byte| byte == b'\n') else {
-        return if rest.len() >= LINE_BYTES_MAX {
+fn parse_inline(
+    buffer: &[u8],
+    start: usize,
+    limits: Limits,
+    batch: &mut Batch,
+) -> Result<Option<usize>, ProtocolError> {
+    let (rest, line_bytes_max) = (&buffer[start..], limits.line_bytes_max());
+    let Some(length) = rest.iter().take(line_bytes_max).position(|&byte| byte == b'\n') else {
+        return if rest.len() >= line_bytes_max {
             Err(ProtocolError("too big inline request".to_owned()))
         } else {
             Ok(None)
         };
     };
-    let line = rest[..length].strip_suffix(b"\r").unwrap_or(&rest[..length]);
-    let Some(words) = split_words(line) else {
-        return Err(ProtocolError("unbalanced quotes in request".to_owned()));
-    };
-    for word in words {
-        let begin = batch.inline_bytes.len() as u32;
-        batch.inline_bytes.extend_from_slice(&word);
-        batch.spans.push(Span { start: begin, end: batch.inline_bytes.len() as u32 });
+    let mut line = rest[..length].strip_suffix(b"\r").unwrap_or(&rest[..length]);
+    let first = batch.spans.len();
+    loop {
+        let begin = batch.inline_bytes.len();
+        match next_word(&mut line, &mut batch.inline_bytes) {
+            None => return Err(ProtocolError("unbalanced quotes in request".to_owned())),
+            Some(false) => return Ok(Some(start + length + 1)),
+            Some(true) => {}
+        }
+        let end = batch.inline_bytes.len();
+        batch.spans.push(Span { start: begin as u32, end: end as u32 });
+        limits.check_strangers_count((batch.spans.len() - first) as i64)?;
+        limits.check_strangers_length((end - begin) as i64)?;
     }
-    Ok(Some(start + length + 1))
 }
 
 /// The words of a line as redis-cli writes them: bare, in double quotes with escapes, or in single quotes. `None` where quotes do not close,
 /// or are followed by something.
 pub fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut words = Vec::new();
-    let mut rest = line;
+    let (mut words, mut rest) = (Vec::new(), line);
     loop {
-        rest = rest.trim_ascii_start();
-        let Some(&first) = rest.first() else { return Some(words) };
-        if first == 0 {
+        let mut word = Vec::new();
+        if !next_word(&mut rest, &mut word)? {
             return Some(words);
         }
-        let mut word = Vec::new();
-        let mut position = 0;
-        while let Some(&byte) = rest.get(position) {
-            match byte {
-                b'"' | b'\'' => {
-                    position = quoted(rest, position, &mut word)?;
-                    if rest.get(position).is_some_and(|byte| !byte.is_ascii_whitespace() && *byte != 0x0b) {
-                        return None;
-                    }
-                    break;
-                }
-                b' ' | b'\t' | b'\r' | b'\n' | 0 => break,
-                _ => word.push(byte),
-            }
-            position += 1;
-        }
         words.push(word);
-        rest = &rest[position..];
     }
+}
+
+/// Appends the first word of a line to `word`, and leaves the line behind it; false where there is none. `None` as in [`split_words`].
+fn next_word(line: &mut &[u8], word: &mut Vec<u8>) -> Option<bool> {
+    let rest = line.trim_ascii_start();
+    if rest.first().is_none_or(|first| *first == 0) {
+        return Some(false);
+    }
+    let mut position = 0;
+    while let Some(&byte) = rest.get(position) {
+        match byte {
+            b'"' | b'\'' => {
+                position = quoted(rest, position, word)?;
+                if rest.get(position).is_some_and(|byte| !byte.is_ascii_whitespace() && *byte != 0x0b) {
+                    return None;
+                }
+                break;
+            }
+            b' ' | b'\t' | b'\r' | b'\n' | 0 => break,
+            _ => word.push(byte),
+        }
+        position += 1;
+    }
+    *line = &rest[position..];
+    Some(true)
 }
 
 /// Appends what is between the quote at `open` and its partner, and returns where the text goes on.
@@ -546,6 +587,29 @@ mod tests {
         assert_eq!(feed(&[b"*11\r\n"], STRANGER).1.unwrap(), "unauthenticated multibulk length");
         assert_eq!(feed(&[b"*1\r\n$16385\r\n"], STRANGER).1.unwrap(), "unauthenticated bulk length");
         assert_eq!(feed(&[b"*1\r\n$4\r\nPING\r\n"], STRANGER), (vec![words(&["PING"])], None));
+    }
+
+    /// Lines were held to no limit but that of all lines: 32,000 arguments, or one of 64 KB.
+    #[test]
+    fn a_stranger_may_send_as_little_in_a_line() {
+        let line = |words: &[&[u8]]| [&words.join(&b' ')[..], b"\n"].concat();
+        let longest = b"x".repeat(STRANGERS_ARGUMENT_BYTES_MAX as usize);
+        let too_long = [&longest[..], b"x"].concat();
+        for (sent, count) in [(line(&[&b"x"[..]; 10]), 10), (line(&[b"AUTH", &longest]), 2)] {
+            let (commands, error) = feed(&[&sent], STRANGER);
+            assert_eq!((commands[0].len(), error), (count, None));
+        }
+        for (sent, error) in [
+            (line(&[&b"x"[..]; 11]), "unauthenticated multibulk length"),
+            ([&b"x ".repeat(10_000)[..], b"\n"].concat(), "unauthenticated multibulk length"),
+            (line(&[b"AUTH", &too_long]), "unauthenticated bulk length"),
+            (b"x".repeat(STRANGERS_LINE_BYTES_MAX), "too big inline request"),
+            (b" ".repeat(STRANGERS_LINE_BYTES_MAX), "too big inline request"),
+            ([b"*", &b"1".repeat(STRANGERS_LINE_BYTES_MAX)[..]].concat(), "too big mbulk count string"),
+        ] {
+            assert_eq!(feed(&[&sent], STRANGER), (Vec::new(), Some(error.to_owned())));
+            assert_ne!(feed(&[&sent], KNOWN).1.as_deref(), Some(error));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! A call is checked as Redis checks it: selector by selector, each for the command, the keys and the channels together.
 
+use crate::glob::Budget;
 use crate::redis::introspection::CATEGORIES;
 use crate::redis::key_specs;
 use crate::redis::request::Arguments;
@@ -184,10 +185,23 @@ type Keys = Option<Vec<(usize, u8)>>;
 /// # Errors
 /// What is at fault where the call came furthest.
 pub fn check(user: &User, command: &Entry, arguments: Arguments<'_>) -> Result<(), Denied> {
+    check_within(&mut Budget::default(), user, command, arguments)
+}
+
+/// The same, of a command that has several calls checked. Keys and channels that take more than is left of its budget are denied.
+///
+/// # Errors
+/// Those of [`check`].
+pub fn check_within(
+    budget: &mut Budget,
+    user: &User,
+    command: &Entry,
+    arguments: Arguments<'_>,
+) -> Result<(), Denied> {
     let mut worst = Denied::Command;
     let mut keys = None;
     for selector in user.all_selectors() {
-        match check_selector(selector, command, arguments, &mut keys) {
+        match check_selector(selector, command, arguments, &mut keys, budget) {
             Ok(()) => return Ok(()),
             Err(denied) => worst = worst.max(denied),
         }
@@ -197,9 +211,10 @@ pub fn check(user: &User, command: &Entry, arguments: Arguments<'_>) -> Result<(
 
 /// Whether a user may call a command on keys that are not among its arguments: on any that there may be.
 pub fn may_read_all_keys(user: &User, command: &Entry, arguments: Arguments<'_>) -> bool {
-    let mut keys = None;
+    let (mut keys, mut budget) = (None, Budget::default());
     user.all_selectors().any(|selector| {
-        check_selector(selector, command, arguments, &mut keys).is_ok() && selector.allows_all_keys(READ)
+        check_selector(selector, command, arguments, &mut keys, &mut budget).is_ok()
+            && selector.allows_all_keys(READ)
     })
 }
 
@@ -208,6 +223,7 @@ fn check_selector(
     command: &Entry,
     arguments: Arguments<'_>,
     keys: &mut Keys,
+    budget: &mut Budget,
 ) -> Result<(), Denied> {
     if !command.has(flags::NO_AUTH)
         && !selector.commands.has(command.number)
@@ -217,7 +233,8 @@ fn check_selector(
     }
     if !selector.has_all_keys {
         let keys = keys.get_or_insert_with(|| find_keys(command, arguments));
-        let denied = keys.iter().find(|(index, access)| !selector.allows_key(arguments.at(*index), *access));
+        let denied =
+            keys.iter().find(|(index, access)| !selector.allows_key(arguments.at(*index), *access, budget));
         if let Some((index, _)) = denied {
             return Err(Denied::Key(*index));
         }
@@ -230,7 +247,7 @@ fn check_selector(
             _ => (0..0, false),
         };
         for index in channels {
-            if !selector.allows_channel(arguments.at(index), are_patterns) {
+            if !selector.allows_channel(arguments.at(index), are_patterns, budget) {
                 return Err(Denied::Channel(index));
             }
         }

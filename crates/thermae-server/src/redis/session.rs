@@ -32,7 +32,7 @@ pub enum ReplyMode {
 pub struct Queue {
     /// In order.
     pub commands: Vec<OwnedArguments>,
-    /// Bytes of their arguments.
+    /// Bytes that they take.
     pub bytes: usize,
     /// One of them could not be queued, so that none may be executed.
     pub is_refused: bool,
@@ -222,6 +222,16 @@ impl Session {
         }
     }
 
+    /// Bytes of the commands that wait for EXEC and of the keys under WATCH, with what keeps them.
+    #[inline]
+    fn transaction_bytes(&self) -> usize {
+        let queued_bytes = self.queue.as_ref().map_or(0, |queue| queue.bytes);
+        if self.watched.is_empty() {
+            return queued_bytes;
+        }
+        queued_bytes + self.watched_bytes + self.watched.capacity() * size_of::<(Vec<u8>, Watched)>()
+    }
+
     /// Lets others see what the client is at.
     pub fn publish(&self) {
         let flag = |is_so, mark| if is_so { mark } else { 0 };
@@ -231,11 +241,13 @@ impl Session {
             | flag(self.closes, marks::CLOSES)
             | flag(self.monitors, marks::MONITORS);
         let queued = self.queue.as_ref().map_or(-1, |queue| queue.commands.len() as i64);
+        let transaction_bytes = self.transaction_bytes();
         let command = self.last_command.map_or(clients::NO_COMMAND, |command| command.number);
         let client = &self.client;
         client.database.store(u32::from(self.database), Ordering::Relaxed);
         client.flags.store(flags, Ordering::Relaxed);
         client.queued.store(queued, Ordering::Relaxed);
+        client.transaction_bytes.store(transaction_bytes, Ordering::Relaxed);
         client.command.store(command, Ordering::Relaxed);
     }
 }

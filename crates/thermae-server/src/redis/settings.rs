@@ -4,9 +4,10 @@
 //! has, so that programs which set it to what they need go on, and refuses any other as Redis refuses an immutable one. Rejected: accepting what
 //! has no effect; whoever sets it would believe that it has.
 
+use crate::clients::PUSHED_BYTES_MAX;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
-use crate::glob;
+use crate::glob::{Budget, NAMES_TAKE_TOO_LONG, PATTERN_BYTES_MAX, PATTERN_TOO_LONG};
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::command_statistics::percentile_text;
 use crate::redis::introspection::help;
@@ -23,6 +24,9 @@ use thermae_core::{Durability, WhenFull};
 
 use flags::{ADMIN, LOADING, NOSCRIPT, STALE};
 
+/// Parameters or patterns that one CONFIG GET may ask about: far more than there are parameters, and few enough that even the longest
+/// patterns are compared with all of them in a fraction of a second.
+const ASKED_MAX: usize = 1024;
 /// Percentiles that INFO shows of each command.
 const PERCENTILES_MAX: usize = 64;
 const IMMUTABLE: &str = "can't set immutable config";
@@ -161,6 +165,8 @@ const PARAMETERS: &[Parameter] = &[
     ("appendfsync", |present| append_fsync(&present.store.durability).to_owned(), Some(set_append_fsync)),
     ("appendonly", |present| yes_or_no(is_durable(&present.store)), None),
     ("bind", bind, None),
+    // Replies have no limit of their own beside that of all clients together; what clients did not ask for has.
+    ("client-output-buffer-limit", output_limits, None),
     ("client-query-buffer-limit", |_| "1073741824".to_owned(), None),
     ("cluster-enabled", |_| "no".to_owned(), None),
     ("daemonize", |_| "no".to_owned(), None),
@@ -180,6 +186,12 @@ const PARAMETERS: &[Parameter] = &[
         Some(set_latency_tracking),
     ),
     ("latency-tracking-info-percentiles", latency_percentiles, Some(set_latency_percentiles)),
+    // Room that a record makes is cleaned up in the background, whatever ended it; but who needs room has it made before the reply.
+    ("lazyfree-lazy-eviction", |_| "no".to_owned(), None),
+    ("lazyfree-lazy-expire", |_| "yes".to_owned(), None),
+    ("lazyfree-lazy-server-del", |_| "yes".to_owned(), None),
+    ("lazyfree-lazy-user-del", |_| "yes".to_owned(), None),
+    ("lazyfree-lazy-user-flush", |_| "yes".to_owned(), None),
     ("logfile", |_| String::new(), None),
     ("loglevel", |_| "notice".to_owned(), None),
     ("maxclients", |present| present.config.clients_max.to_string(), Some(set_clients_max)),
@@ -218,6 +230,7 @@ const PARAMETERS: &[Parameter] = &[
         |present| present.shared.slow_log.entries_max().to_string(),
         Some(set_slow_entries_max),
     ),
+    ("stop-writes-on-bgsave-error", |_| "no".to_owned(), None),
     ("supervised", |_| "no".to_owned(), None),
     ("tcp-backlog", |_| "511".to_owned(), None),
     ("tcp-keepalive", |_| KEEPALIVE.as_secs().to_string(), None),
@@ -248,6 +261,10 @@ fn append_fsync(durability: &str) -> &'static str {
         Ok(Durability::EverySec) => "everysec",
         Ok(Durability::None) | Err(_) => "no",
     }
+}
+
+fn output_limits(_: &Present<'_>) -> String {
+    format!("normal 0 0 0 slave 0 0 0 pubsub {PUSHED_BYTES_MAX} 0 0")
 }
 
 fn yes_or_no(is_so: bool) -> String {
@@ -470,13 +487,21 @@ impl<'a> Present<'a> {
 }
 
 fn get(call: &mut Call<'_, '_>) -> Result<()> {
+    if call.arguments.len() - 2 > ASKED_MAX {
+        let text = format!("ERR too many parameters are asked about at once: {ASKED_MAX} are allowed");
+        return Err(Failure::text(text));
+    }
     let present = Present::new(call.shared);
+    let mut budget = Budget::default();
     let mut found: BTreeMap<&str, (String, String)> = BTreeMap::new();
     for pattern in call.arguments.from(2) {
         let is_pattern = pattern.iter().any(|byte| b"[*?".contains(byte));
+        if is_pattern && pattern.len() > PATTERN_BYTES_MAX {
+            return Err(Failure::from(PATTERN_TOO_LONG));
+        }
         for (name, get, _) in PARAMETERS {
             // A name comes back as it was written.
-            let shown = if is_pattern && glob::matches(pattern, name.as_bytes(), true) {
+            let shown = if is_pattern && budget.matches(pattern, name.as_bytes(), true) {
                 (*name).to_owned()
             } else if !is_pattern && pattern.eq_ignore_ascii_case(name.as_bytes()) {
                 String::from_utf8_lossy(pattern).into_owned()
@@ -484,6 +509,9 @@ fn get(call: &mut Call<'_, '_>) -> Result<()> {
                 continue;
             };
             found.entry(name).or_insert_with(|| (shown, get(&present)));
+        }
+        if budget.is_spent() {
+            return Err(Failure::from(NAMES_TAKE_TOO_LONG));
         }
     }
     call.reply.map(found.len());
@@ -632,138 +660,5 @@ fn reset_statistics(call: &mut Call<'_, '_>) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::redis::test_support::TestServer;
-
-    #[test]
-    fn replies_are_those_of_redis() {
-        let mut server = TestServer::new();
-        let failed = |name: &str, reason: &str| {
-            format!("-ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}\r\n")
-        };
-        server.check(&[
-                ("CONFIG GET", "-ERR wrong number of arguments for 'config|get' command\r\n"),
-                ("CONFIG GET nonsense", "*0\r\n"),
-                ("CONFIG GET TimeOut", "*2\r\n$7\r\nTimeOut\r\n$1\r\n0\r\n"),
-                (
-                    "CONFIG GET slowlog-* timeout slowlog-max-len",
-                    "*6\r\n$23\r\nslowlog-log-slower-than\r\n$5\r\n10000\r\n$15\r\nslowlog-max-len\r\n$3\r\n128\r\n$7\r\ntimeout\r\n$1\r\n0\r\n",
-                ),
-                ("CONFIG SET timeout", "-ERR wrong number of arguments for 'config|set' command\r\n"),
-                ("CONFIG SET timeout 1 foo", "-ERR syntax error\r\n"),
-                (
-                    "CONFIG SET foo bar",
-                    "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'\r\n",
-                ),
-                ("CONFIG SET timeout x", &failed("timeout", "argument couldn't be parsed into an integer")),
-                (
-                    "CONFIG SET timeout -1",
-                    &failed("timeout", "argument must be between 0 and 2147483647 inclusive"),
-                ),
-                ("CONFIG SET timeout 1 timeout 2", &failed("timeout", "duplicate parameter")),
-                ("CONFIG SET databases 3", &failed("databases", IMMUTABLE)),
-                ("CONFIG SET databases 16", "+OK\r\n"),
-                ("CONFIG SET timeout 5 databases 3", &failed("databases", IMMUTABLE)),
-                ("CONFIG SET maxmemory x", &failed("maxmemory", "argument must be a memory value")),
-                ("CONFIG SET maxmemory 16mb", "+OK\r\n"),
-                ("CONFIG SET maxmemory 0", "+OK\r\n"),
-                ("CONFIG GET maxmemory", "*2\r\n$9\r\nmaxmemory\r\n$8\r\n16777216\r\n"),
-                (
-                    "CONFIG SET proto-max-bulk-len 1",
-                    &failed(
-                        "proto-max-bulk-len",
-                        "argument must be between 1048576 and 1073741824 inclusive",
-                    ),
-                ),
-                (
-                    "CONFIG SET protected-mode maybe",
-                    &failed("protected-mode", "argument must be 'yes' or 'no'"),
-                ),
-                (
-                    "CONFIG SET appendfsync foo",
-                    &failed("appendfsync", "argument(s) must be one of the following: everysec, always, no"),
-                ),
-                (
-                    "CONFIG SET notify-keyspace-events q",
-                    &failed(
-                        "notify-keyspace-events",
-                        "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.",
-                    ),
-                ),
-                ("CONFIG SET notify-keyspace-events KxEe$", "+OK\r\n"),
-                ("CONFIG GET notify-keyspace-events", "*2\r\n$22\r\nnotify-keyspace-events\r\n$5\r\n$xeKE\r\n"),
-                (
-                    "CONFIG SET latency-tracking-info-percentiles x",
-                    &failed(
-                        "latency-tracking-info-percentiles",
-                        "Invalid latency-tracking-info-percentiles parameters",
-                    ),
-                ),
-                (
-                    "CONFIG SET latency-tracking-info-percentiles \"50 101\"",
-                    &failed(
-                        "latency-tracking-info-percentiles",
-                        "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]",
-                    ),
-                ),
-                (
-                    "CONFIG SET latency-tracking maybe",
-                    &failed("latency-tracking", "argument must be 'yes' or 'no'"),
-                ),
-                (
-                    "CONFIG GET latency-tracking*",
-                    "*4\r\n$16\r\nlatency-tracking\r\n$3\r\nyes\r\n$33\r\nlatency-tracking-info-percentiles\r\n$10\r\n50 99 99.9\r\n",
-                ),
-                ("CONFIG REWRITE", "-ERR The server is running without a config file\r\n"),
-                ("CONFIG RESETSTAT", "+OK\r\n"),
-                ("CONFIG foo", "-ERR unknown subcommand 'foo'. Try CONFIG HELP.\r\n"),
-            ]);
-        assert_eq!(server.line("CONFIG SET save \"\""), "+OK\r\n");
-        let text = server.line("CONFIG SET maxmemory-policy foo");
-        assert!(text.contains("argument(s) must be one of the following: "), "{text}");
-    }
-
-    #[test]
-    fn parameters_change_all_or_none() {
-        let mut server = TestServer::new();
-        server.check(&[
-            ("CONFIG SET timeout 7 maxclients 9 proto-max-bulk-len 2mb slowlog-max-len 3", "+OK\r\n"),
-            ("CONFIG GET timeout", "*2\r\n$7\r\ntimeout\r\n$1\r\n7\r\n"),
-            ("CONFIG GET slowlog-max-len", "*2\r\n$15\r\nslowlog-max-len\r\n$1\r\n3\r\n"),
-            ("CONFIG SET maxmemory-policy allkeys-lru requirepass secret", "+OK\r\n"),
-            ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$11\r\nallkeys-lru\r\n"),
-            ("CONFIG SET maxmemory-policy noeviction", "+OK\r\n"),
-            ("CONFIG GET maxmemory-policy", "*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n"),
-        ]);
-        assert_eq!(server.shared().argument_bytes_max.load(Ordering::Relaxed), 2 << 20);
-        assert_eq!(server.shared().config.read().unwrap().password, "secret");
-        // A store in memory alone can't be durable; then the rest does not happen either.
-        let reply = server.line("CONFIG SET timeout 8 maxmemory-policy allkeys-lru appendfsync always");
-        assert!(reply.contains("(possibly related to argument 'appendfsync')"), "{reply}");
-        let config = server.shared().config.read().unwrap().clone();
-        assert_eq!((config.timeout_seconds, config.clients_max), (7, 9));
-        assert_eq!(server.shared().store.config().when_full, WhenFull::Error.as_str());
-    }
-
-    #[test]
-    fn addresses_are_told_as_hosts_and_ports() {
-        let mut server = TestServer::new();
-        {
-            let mut config = server.shared().config.write().unwrap();
-            config.redis = vec!["127.0.0.1:7000".to_owned(), "[::1]:7000".to_owned()];
-            config.tls = vec!["127.0.0.1:7001".to_owned()];
-        }
-        server.check(&[
-            ("CONFIG GET port", "*2\r\n$4\r\nport\r\n$4\r\n7000\r\n"),
-            ("CONFIG GET tls-port", "*2\r\n$8\r\ntls-port\r\n$4\r\n7001\r\n"),
-            ("CONFIG GET bind", "*2\r\n$4\r\nbind\r\n$13\r\n127.0.0.1 ::1\r\n"),
-        ]);
-    }
-
-    #[test]
-    fn names_are_sorted_and_lower_case() {
-        assert!(PARAMETERS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert!(PARAMETERS.iter().all(|(name, ..)| *name == name.to_ascii_lowercase()));
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Commands that make several happen at once.
 
 use crate::failure::{Failure, Result};
+use crate::glob::Budget;
 use crate::redis::call::Call;
 use crate::redis::execute::{admit_queued, find, note_command, note_denied, run};
 use crate::redis::pubsub::{is_about_subscriptions, reply_messages};
@@ -173,12 +174,12 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
     };
     let replies = call.space.atomically_if(&watched, |space| {
         undo(session);
-        let mut replies = Vec::new();
+        let (mut replies, mut budget) = (Vec::new(), Budget::default());
         denied.clear();
         for queued in &queue.commands {
             let arguments = queued.arguments();
             let command = find(arguments)?;
-            if let Err(reason) = admit_queued(command, arguments, session, shared) {
+            if let Err(reason) = admit_queued(command, arguments, session, shared, &mut budget) {
                 denied.push((reason, command, arguments));
                 refuse(reason, session.is_resp3, &mut replies);
                 continue;
@@ -235,6 +236,23 @@ mod tests {
         let words: Vec<&[u8]> =
             std::iter::once(&b"WATCH"[..]).chain(keys.iter().map(String::as_bytes)).collect();
         String::from_utf8(server.call(&words)).unwrap()
+    }
+
+    /// What was dropped counted as held until EXEC, and commands that could not be executed any more were kept.
+    #[test]
+    fn a_transaction_that_is_refused_keeps_nothing_more() {
+        let mut server = TestServer::new();
+        let bytes = |server: &TestServer| server.session.queue.as_ref().unwrap().bytes;
+        server.line("MULTI");
+        let value = vec![b'v'; 40 << 20];
+        assert_eq!(server.call(&[b"SET", b"k", &value]), b"+QUEUED\r\n");
+        assert!(bytes(&server) > value.len());
+        let refusal = b"-ERR the transaction's commands take more than 64 MiB: split it\r\n";
+        assert_eq!(server.call(&[b"SET", b"k", &value]), refusal);
+        assert_eq!(server.call(&[b"SET", b"k", &value]), b"+QUEUED\r\n");
+        assert_eq!(bytes(&server), 0);
+        let refusal = "-EXECABORT Transaction discarded because of previous errors.\r\n";
+        server.check(&[("EXEC", refusal), ("GET k", "$-1\r\n")]);
     }
 
     #[test]
