@@ -124,7 +124,7 @@ def test_events_are_lines_of_text_unless_told_otherwise(location: str) -> None:
         assert serving.process.wait(30) == 0
         assert serving.process.stderr is not None
         lines = serving.process.stderr.read().splitlines()
-        assert re.fullmatch(rf"store: {location}, hot 16\.0 MiB.*, durability \w+", lines[0])
+        assert re.fullmatch(rf"store: {location}, hot 16\.0 MiB.*, durability \w+, memory in /.*", lines[0])
         assert lines[-1] == "ended: a client called SHUTDOWN"
 
 

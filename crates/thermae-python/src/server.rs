@@ -51,10 +51,9 @@ impl Server {
         json(&metrics.into_python(py)?)
     }
 
-    /// Bytes of the hot, the warm and the cold tier of its store, and its durability.
-    fn store_config(&self) -> (u64, u64, u64, String, String) {
-        let config = self.0.shared().store.config();
-        (config.hot_bytes, config.warm_bytes, config.cold_bytes, config.durability, config.volatile_directory)
+    /// How its store is configured now, as JSON.
+    fn store_config(&self) -> PyResult<String> {
+        json(&self.0.shared().store.config())
     }
 
     /// Waits for the end, at most so many seconds; whether it has come.

@@ -389,16 +389,15 @@ def _announce(journal: Journal, server: Server, location: str) -> None:
         address = shown.removesuffix(_TLS_MARK)
         tls = address != shown
         journal.note("listening", f"{protocol} clients: {shown}", protocol=protocol, address=address, tls=tls)
-    hot_bytes, warm_bytes, cold_bytes, durability, memory = server.store_config()
-    tiers = {"hot": hot_bytes, "warm": warm_bytes, "cold": cold_bytes}
+    config = json.loads(server.store_config())
+    durability, memory = config["durability"], config["volatile_directory"]
+    tiers = {tier: config[f"{tier}_bytes"] for tier in ("hot", "warm", "cold")}
     sizes = ", ".join(f"{tier} {readable(f'{tier}_bytes', size)}" for tier, size in tiers.items() if size)
     journal.note(
         "store",
         f"store: {location}, {sizes}, durability {durability}, memory in {memory}",
         location=location,
-        hot_bytes=hot_bytes,
-        warm_bytes=warm_bytes,
-        cold_bytes=cold_bytes,
+        **{f"{tier}_bytes": size for tier, size in tiers.items()},
         durability=durability,
         memory_directory=memory,
     )
@@ -488,7 +487,10 @@ def _read_and_apply(context: click.Context, journal: Journal, server: Server) ->
         problem = reason_of(error)
         journal.note("reload-failed", f"nothing was reloaded: {problem}", reason=problem)
     else:
-        fixed = (name for name in given if name not in _SETTINGS and given[name] != context.params[name])
+        # What clients have changed, and CONFIG REWRITE has written down, is so already.
+        present = context.params | json.loads(server.store_config())
+        differing = (name for name in given if given[name] not in (context.params[name], present[name]))
+        fixed = (name for name in differing if name not in _SETTINGS)
         kept += [STORE_KEY if name == "location" else name.replace("_", "-") for name in fixed]
         text = f"reloaded; not changed before a restart: {', '.join(kept)}" if kept else "reloaded"
         journal.note("reloaded", text, not_changed=kept)
