@@ -63,3 +63,44 @@ impl Emptying {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::databases::stored_key;
+    use thermae_core::{Durability, Location, Options, SetOptions};
+
+    const KEYS: u32 = 10_000;
+
+    #[test]
+    fn it_goes_on_slice_by_slice_and_a_disk_is_waited_for_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            hot_bytes: Some(16 << 20),
+            cold_bytes: Some(16 << 20),
+            durability: Some(Durability::Always),
+            ..Options::default()
+        };
+        let store = Store::open(&Location::Directory(directory.path().join("store")), &options).unwrap();
+        let ((), last) = deferring(|| {
+            for number in 0..KEYS {
+                let key = format!("key:{number}");
+                store.set(&stored_key(1, key.as_bytes()), b"", &SetOptions::default()).unwrap();
+            }
+            store.set(b"kept", b"", &SetOptions::default()).unwrap();
+        });
+        let (mut emptying, mut slices) = (Emptying::new(Some(1)), 1);
+        let sequence = loop {
+            let (is_done, sequence) = deferring(|| emptying.go_on(&store).unwrap());
+            if is_done {
+                break sequence;
+            }
+            assert_eq!(sequence, 0, "nothing is to be waited for before the end");
+            slices += 1;
+        };
+        assert!(slices > 2, "{slices}");
+        assert!(sequence >= last + u64::from(KEYS), "{sequence} {last}");
+        assert_eq!(store.len().unwrap(), 1);
+        store.wait_durable(sequence).unwrap();
+    }
+}
