@@ -96,7 +96,7 @@ fn run(data: &[u8]) {
             if session.closes {
                 return;
             }
-            if output.is_empty() || done == 0 {
+            if !session.ends_turn && (output.is_empty() || done == 0) {
                 break;
             }
         }

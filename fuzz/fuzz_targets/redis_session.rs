@@ -79,7 +79,7 @@ fn run(data: &[u8]) {
             if pipeline.session.closes {
                 return;
             }
-            if output.is_empty() || done == 0 {
+            if !pipeline.session.ends_turn && (output.is_empty() || done == 0) {
                 break;
             }
         }

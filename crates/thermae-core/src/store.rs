@@ -294,7 +294,12 @@ impl Store {
 
     /// Waits until `sequence` is as durable as the store promises.
     #[inline]
-    fn acknowledge(&self, sequence: u64) -> Result<()> {
+    /// Where each write is to be durable before anybody is told of it, returns when everything up to this sequence number is; in [`deferring`], leaves that to
+    /// its caller.
+    ///
+    /// # Errors
+    /// As [`Store::wait_durable`].
+    pub fn acknowledge(&self, sequence: u64) -> Result<()> {
         if self.engine.durable.is_some() && self.engine.durability() == Durability::Always {
             if let Some(last) = DEFERRED.get() {
                 DEFERRED.set(Some(last.max(sequence)));

@@ -6,7 +6,8 @@
 //! A client that does not read its replies is not read from either, once they exceed what is enough; nothing it sent is lost.
 //!
 //! What a client can have done in one turn is bounded in each way in which it could take long: rounds of reading and answering, commands, keys of
-//! a list, and any one command that was slow. Then the others are served first.
+//! a list, and any one command that was slow. Then the others are served first. A command that deletes all keys is itself done in turns: what the client
+//! sent stays here, from that command on, until it has ended.
 
 use crate::clients::{Client, PUSHED_BYTES_MAX};
 use crate::memcache;

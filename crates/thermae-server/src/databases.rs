@@ -33,6 +33,16 @@ pub fn stored_prefix(database: u8) -> Vec<u8> {
     if database == 0 { Vec::new() } else { vec![KEY_MARK, database] }
 }
 
+/// Whether a stored key is of the database, or there is none that it has to be of.
+pub fn is_of(database: Option<u8>, stored: &[u8]) -> bool {
+    database.is_none_or(|database| database_of(stored).0 == database)
+}
+
+/// What all stored keys begin with that [`is_of`] may find to be so.
+pub fn prefix_of(database: Option<u8>) -> Vec<u8> {
+    database.map(stored_prefix).unwrap_or_default()
+}
+
 fn looks_marked(key: &[u8]) -> bool {
     matches!(key, [KEY_MARK, 0..DATABASES, ..])
 }

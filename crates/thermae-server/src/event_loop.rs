@@ -8,6 +8,7 @@ use crate::clients::{self, Client};
 use crate::connection::{Buffers, Connection, Face, Next};
 use crate::mailbox::Mailbox;
 use crate::memcache;
+use crate::memcache::flushing::DelayedFlush;
 use crate::redis::pipeline::Pipeline;
 use crate::redis::session::Session;
 use crate::shared::Shared;
@@ -72,6 +73,9 @@ pub struct EventLoop {
     strangers: Vec<u64>,
     /// Strangers whose turn did not come.
     queue: VecDeque<u64>,
+    flush: DelayedFlush,
+    /// It has more to do at once.
+    is_flushing: bool,
     buffers: Buffers,
 }
 
@@ -108,6 +112,8 @@ impl EventLoop {
             again: Vec::new(),
             strangers: Vec::new(),
             queue: VecDeque::new(),
+            flush: DelayedFlush::default(),
+            is_flushing: false,
             buffers: Buffers::default(),
         })
     }
@@ -130,14 +136,8 @@ impl EventLoop {
             self.wait(&mut events)?;
             self.woke_at_ms = self.shared.store.now_ms();
             self.close_idle();
+            self.is_flushing = self.flush.go_on(&self.shared);
             self.end_pause();
-            if self.number == 0 {
-                let flush = || memcache::administration::flush_if_due(&self.shared);
-                let ((), sequence) = thermae_core::deferring(flush);
-                if sequence != 0 {
-                    self.shared.flusher.want(sequence);
-                }
-            }
             if events.is_empty() {
                 // Others may have made durable what they wait for.
                 self.serve_held();
@@ -200,7 +200,7 @@ impl EventLoop {
             let left_ms = self.shared.pause.left_ms(self.shared.store.now_ms());
             timeout = timeout.min(Duration::from_millis(left_ms.max(1)));
         }
-        if !self.again.is_empty() || !self.queue.is_empty() {
+        if !self.again.is_empty() || !self.queue.is_empty() || self.is_flushing {
             timeout = Duration::ZERO;
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };

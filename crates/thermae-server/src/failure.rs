@@ -6,13 +6,15 @@ use thermae_core::Error;
 /// Of everything that a command does.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// Why a command did nothing.
+/// Why a command did nothing, or has not done all yet.
 #[derive(Debug)]
 pub enum Failure {
     /// The protocol's own error: the text that Redis gives, its code first.
     Text(Cow<'static, str>),
     /// What the store said.
     Store(Error),
+    /// It goes on when it is called again, in its client's next turn, which is no failure: nothing is answered or counted before its end.
+    Unfinished,
 }
 
 impl Failure {
@@ -25,6 +27,7 @@ impl Failure {
     pub fn line(&self) -> Cow<'static, str> {
         match self {
             Self::Text(text) => text.clone(),
+            Self::Unfinished => Cow::Borrowed("ERR the command has not ended"),
             Self::Store(error) => Cow::Owned(match error {
                 Error::Full(text) => {
                     format!("OOM command not allowed when used memory > 'maxmemory': {text}")

@@ -20,6 +20,7 @@
 //! - slow_log: commands that took long
 //! - refusals: what users were refused
 //! - users: who may do what
+//! - emptying: databases emptied in slices
 //! - latency: how long commands take
 //! - pause: clients made to wait
 //! - statistics: what is counted, loop by loop
@@ -69,6 +70,7 @@ pub mod connection;
 pub mod counter;
 pub mod counts;
 pub mod databases;
+pub mod emptying;
 mod errand;
 mod error;
 pub mod event_loop;

@@ -2,6 +2,7 @@
 
 use crate::clients::{self, Place};
 use crate::config::Config;
+use crate::memcache::flushing::DelayedFlush;
 use crate::memcache::session::Session;
 use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
 use crate::shared::Shared;
@@ -57,11 +58,18 @@ impl Client {
 
     /// One turn: what is answered in it.
     pub fn turn(&mut self, shared: &Shared) -> Vec<u8> {
+        flush_if_due(shared);
         let mut output = Vec::new();
         let done = self.session.process(&self.input, &self.seen, shared, &mut output);
         self.input.drain(..done);
         output
     }
+}
+
+/// What a loop does in its turns, as many as that takes.
+pub fn flush_if_due(shared: &Shared) {
+    let mut flush = DelayedFlush::default();
+    while flush.go_on(shared) {}
 }
 
 /// A server's store, in shared memory, whose files go at once. Its password is `secret`.

@@ -19,6 +19,7 @@
 //! - storage: set and its kin; counters
 //! - watch: who is shown what clients do
 //! - administration: all that concerns no item
+//! - flushing: all items deleted, at once or later
 //! - statistics: what `stats` reports
 //! - noting: what is shown to those who watch
 //! - turn: what a command may use while it is executed
@@ -31,6 +32,7 @@
 pub mod administration;
 pub mod base64;
 pub mod flags;
+pub mod flushing;
 #[cfg(test)]
 mod harness;
 pub mod meta;

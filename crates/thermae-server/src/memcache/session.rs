@@ -2,6 +2,7 @@
 
 use crate::clients::Client;
 use crate::counts::Count;
+use crate::memcache::flushing::Flush;
 use crate::memcache::request::{BAD_CHUNK, Data, Limits, Mode, Refusal, Request, Storage, parse};
 use crate::memcache::retrieval::{Listed, go_on, retrieve};
 use crate::memcache::turn::Turn;
@@ -20,6 +21,14 @@ const BATCH_REQUESTS: usize = 64;
 /// What a request of the binary protocol begins with, and the header that it begins.
 const BINARY_MARK: u8 = 0x80;
 const BINARY_HEADER_BYTES: usize = 24;
+
+/// What a request leaves to the client's next turn.
+enum Rest<'a> {
+    /// These keys of a list.
+    Keys(Listed, Words<'a>),
+    /// A flush, of which nothing was answered yet: the request is found again, and goes on with what it has done.
+    Flush(Box<Flush>),
+}
 
 /// The rest of a list of keys.
 #[derive(Debug)]
@@ -59,6 +68,8 @@ pub struct Session {
     looked_at: usize,
     /// A list of keys that is answered in part.
     list: Option<Unfinished>,
+    /// What the request that comes next has to go on with.
+    flush: Option<Box<Flush>>,
 }
 
 impl Session {
@@ -78,6 +89,7 @@ impl Session {
             skipped: 0,
             looked_at: 0,
             list: None,
+            flush: None,
         }
     }
 
@@ -89,7 +101,6 @@ impl Session {
         shared: &Shared,
         output: &mut Vec<u8>,
     ) -> usize {
-        administration::flush_if_due(shared);
         (self.is_paused, self.ends_turn) = (false, false);
         if self.watches {
             return buffer.len();
@@ -102,6 +113,9 @@ impl Session {
             self.look_up(client, shared);
             if self.closes {
                 return buffer.len();
+            }
+            if !self.is_authenticated {
+                self.stop_flush(shared);
             }
         }
         let counts = shared.statistics.of_loop(self.event_loop);
@@ -120,8 +134,15 @@ impl Session {
 
     /// The client is gone: nobody is to reach it any more.
     pub fn leave(&mut self, client: &Client, shared: &Shared) {
+        self.stop_flush(shared);
         if std::mem::take(&mut self.watches) {
             shared.watchers.remove(client, &shared.attention);
+        }
+    }
+
+    fn stop_flush(&mut self, shared: &Shared) {
+        if let Some(flush) = self.flush.take() {
+            flush.stop(shared);
         }
     }
 
@@ -194,10 +215,18 @@ impl Session {
                 done = end.min(buffer.len());
                 self.skipped = end - done;
                 let start = turn.output.len();
-                let rest = self.execute_one(request, turn);
-                turn.end(verb_of(&request), start);
-                if let Some((listed, rest)) = rest {
-                    done -= self.wait_with(listed, rest, &buffer[from..end]);
+                match self.execute_one(request, turn) {
+                    None => turn.end(verb_of(&request), start),
+                    Some(Rest::Keys(listed, rest)) => {
+                        turn.end(verb_of(&request), start);
+                        done -= self.wait_with(listed, rest, &buffer[from..end]);
+                    }
+                    Some(Rest::Flush(flush)) => {
+                        self.flush = Some(flush);
+                        self.looked_at = 0;
+                        turn.steps_left = 0;
+                        return from;
+                    }
                 }
                 if self.watches {
                     return buffer.len();
@@ -221,16 +250,18 @@ impl Session {
     }
 
     #[inline]
-    fn execute_one<'a>(&mut self, request: Request<'a>, turn: &mut Turn<'_>) -> Option<(Listed, Words<'a>)> {
+    fn execute_one<'a>(&mut self, request: Request<'a>, turn: &mut Turn<'_>) -> Option<Rest<'a>> {
         if !self.is_authenticated {
             self.authenticate(request, turn);
             return None;
         }
         match request {
-            Request::Retrieval(retrieval) => return retrieve(turn, retrieval),
+            Request::Retrieval(retrieval) => {
+                return retrieve(turn, retrieval).map(|(listed, rest)| Rest::Keys(listed, rest));
+            }
             Request::Storage(storage) => storage::store(turn, storage),
             Request::MetaSet(key, words, data) => meta::set(turn, key, words, data),
-            Request::Line(name, words) => self.execute_line(name, words, turn),
+            Request::Line(name, words) => return self.execute_line(name, words, turn).map(Rest::Flush),
             Request::Refused(Refusal { text, is_silent, closes }) => {
                 self.closes = closes;
                 turn.line_unless(is_silent, text);
@@ -239,7 +270,7 @@ impl Session {
         None
     }
 
-    fn execute_line(&mut self, name: &[u8], words: Words<'_>, turn: &mut Turn<'_>) {
+    fn execute_line(&mut self, name: &[u8], words: Words<'_>, turn: &mut Turn<'_>) -> Option<Box<Flush>> {
         match name {
             b"mg" => meta::get(turn, words),
             b"md" => meta::delete(turn, words),
@@ -250,7 +281,7 @@ impl Session {
             b"decr" => storage::count(turn, words, true),
             b"touch" => storage::touch(turn, words),
             b"delete" => storage::delete(turn, words),
-            b"flush_all" => administration::flush_all(turn, words),
+            b"flush_all" => return administration::flush_all(turn, words, self.flush.take()),
             b"version" => turn.line(&format!("VERSION {}", administration::VERSION)),
             b"verbosity" => administration::verbosity(turn, words),
             b"stats" => statistics::report(turn, words),
@@ -263,6 +294,7 @@ impl Session {
             name if is_of_http(name, words) => (self.closes, self.is_foreign) = (true, true),
             _ => turn.line("ERROR"),
         }
+        None
     }
 
     /// It is shown what clients do, and not listened to any more.

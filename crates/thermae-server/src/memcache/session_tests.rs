@@ -1,8 +1,8 @@
 //! What clients of this face see beyond single answers: parts, passwords, sharing with others, limits.
 
 use crate::databases::stored_key;
-use crate::memcache::administration::flush_if_due;
-use crate::memcache::harness::{Client, shared};
+use crate::memcache::flushing::DelayedFlush;
+use crate::memcache::harness::{Client, flush_if_due, shared};
 use crate::memcache::turn::STEPS_PER_TURN;
 use crate::redis::pipeline::OUTPUT_BYTES_ENOUGH;
 use crate::refusals::Reason;
@@ -317,6 +317,60 @@ fn flush_all_deletes_database_0_at_its_time() {
     assert_eq!(count(), 3, "once is enough");
     assert_eq!(client.send("flush_all 10\r\nflush_all\r\n", &shared), "OK\r\nOK\r\n");
     assert_eq!(shared.memcached_flush_at_ms.load(Ordering::SeqCst), 0, "the last one counts");
+}
+
+#[test]
+fn a_flush_takes_turns_and_is_one_request() {
+    let shared = shared(HOT_BYTES);
+    let mut client = Client::new(true);
+    let fill = || {
+        for number in 0..14_000_u32 {
+            shared.store.set(format!("key:{number}").as_bytes(), b"", &SetOptions::default()).unwrap();
+        }
+    };
+    for noreply in ["", " noreply"] {
+        fill();
+        let begin = if noreply.is_empty() { "OK\r\n" } else { "" };
+        client.input = format!("flush_all{noreply}\r\nset b 0 0 1\r\nx\r\nget b key:1\r\n").into_bytes();
+        let first = client.turn(&shared);
+        assert!(first.is_empty() && client.session.ends_turn && client.input.starts_with(b"flush_all"));
+        let answer = client.send("mn\r\n", &shared);
+        assert_eq!(answer, format!("{begin}STORED\r\nVALUE b 0 1\r\nx\r\nEND\r\nMN\r\n"));
+        assert_eq!(shared.store.len().unwrap(), 1);
+    }
+    assert!(client.send("stats\r\n", &shared).contains("STAT cmd_flush 2\r\n"));
+    // Who loses its rights in the middle has to say again who it is.
+    fill();
+    client.input = b"flush_all\r\n".to_vec();
+    client.turn(&shared);
+    let left = shared.store.len().unwrap();
+    assert!((1..14_001).contains(&left), "{left}");
+    shared.change_users(|accounts| accounts.insert(DEFAULT.to_vec(), Arc::new(User::new(DEFAULT))));
+    assert_eq!(client.send("mn\r\n", &shared), "CLIENT_ERROR unauthenticated\r\n".repeat(2));
+    assert_eq!(shared.store.len().unwrap(), left);
+}
+
+#[test]
+fn a_flush_that_is_due_takes_turns_of_its_loop() {
+    let shared = shared(HOT_BYTES);
+    for number in 0..14_000_u32 {
+        shared.store.set(format!("key:{number}").as_bytes(), b"", &SetOptions::default()).unwrap();
+    }
+    shared.memcached_flush_at_ms.store(1, Ordering::SeqCst);
+    let (mut first, mut second) = (DelayedFlush::default(), DelayedFlush::default());
+    assert!(first.go_on(&shared) && !second.go_on(&shared), "one loop does it");
+    let now_ms = shared.store.now_ms();
+    shared.pause.begin(now_ms, now_ms + 100_000, false);
+    let left = shared.store.len().unwrap();
+    assert!((1..14_000).contains(&left), "{left}");
+    assert!(!first.go_on(&shared));
+    assert_eq!(shared.store.len().unwrap(), left, "nothing is deleted in a pause");
+    shared.pause.end();
+    // Another time replaces no flush that is under way.
+    shared.memcached_flush_at_ms.store(now_ms + 100_000, Ordering::SeqCst);
+    while first.go_on(&shared) {}
+    assert_eq!(shared.store.len().unwrap(), 0);
+    assert_eq!(shared.memcached_flush_at_ms.load(Ordering::SeqCst), now_ms + 100_000);
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub struct Turn<'a> {
     /// What those are shown who watch, at the end of the turn or before.
     pub log: WatchLog,
     /// When the request began that comes next, where it is timed and known.
-    began: Option<Moment>,
+    pub began: Option<Moment>,
     /// Requests and keys before the turn is over.
     pub steps_left: usize,
 }

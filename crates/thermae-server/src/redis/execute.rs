@@ -101,6 +101,10 @@ fn keep_silent(
     start: usize,
     output: &mut Vec<u8>,
 ) {
+    if session.emptying.is_some() {
+        // Its reply is still to come.
+        return;
+    }
     if session.reply_mode != ReplyMode::On && !ran.is_some_and(|command| is_about_subscriptions(command)) {
         output.truncate(start);
     }
@@ -196,7 +200,7 @@ fn refuse(
     Reply::new(output, session.is_resp3).error(&line);
 }
 
-/// Whether the command ran: it may be refused, or be queued.
+/// Whether the command ran, and to its end: it may be refused, or be queued.
 #[inline]
 fn execute_found(
     command: &'static Entry,
@@ -233,8 +237,7 @@ fn execute_found(
         Reply::new(output, session.is_resp3).status("QUEUED");
         return false;
     }
-    run(command, arguments, session, space, shared, output);
-    true
+    run(command, arguments, session, space, shared, output)
 }
 
 /// What a command takes that waits for EXEC.
@@ -254,6 +257,10 @@ fn admit(
     session: &mut Session,
     shared: &Shared,
 ) -> Result<(), Failure> {
+    if session.emptying.is_some() {
+        // It was admitted when it began, and is not half done because of what changed since.
+        return Ok(());
+    }
     session.refresh(shared);
     if !session.is_authenticated && !command.has(flags::NO_AUTH) && !is_open(session, shared) {
         return Err(Failure::from("NOAUTH Authentication required."));
@@ -365,7 +372,7 @@ fn is_of_transactions(command: &Command) -> bool {
     )
 }
 
-/// Runs a command that nothing speaks against.
+/// Runs a command that nothing speaks against. Whether it has ended.
 #[inline]
 pub fn run(
     command: &'static Entry,
@@ -374,13 +381,17 @@ pub fn run(
     space: &mut Space<'_>,
     shared: &Shared,
     output: &mut Vec<u8>,
-) {
+) -> bool {
     let start = output.len();
     let is_resp3 = session.is_resp3;
     let began = session.began.take().or_else(|| shared.latency.is_timed().then(Moment::now));
     let usage = session.counts(shared).commands.of(command.number);
     let mut call = Call { command, arguments, reply: Reply::new(output, is_resp3), session, space, shared };
     if let Err(failure) = (command.run)(&mut call) {
+        if matches!(failure, Failure::Unfinished) {
+            suspend(call.session, began);
+            return false;
+        }
         let line = failure.line();
         call.reply.take_back(start);
         call.reply.error(&line);
@@ -398,6 +409,16 @@ pub fn run(
         if shared.latency.is_noted(took_nanoseconds) {
             note_long(&mut call, took_nanoseconds);
         }
+    }
+    true
+}
+
+/// The command goes on in its client's next turn, from what the session keeps of it; it took as long as that takes, too.
+#[cold]
+fn suspend(session: &mut Session, began: Option<Moment>) {
+    session.ends_turn = true;
+    if let Some(emptying) = &mut session.emptying {
+        emptying.began = began;
     }
 }
 

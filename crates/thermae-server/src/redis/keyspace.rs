@@ -1,18 +1,19 @@
 //! Commands on whole databases.
 //!
 //! Database 0 is what Python sees as the store, so a database is no thing of its own that could be swapped or dropped: it is the keys that it
-//! has. Emptying one deletes key by key, and others may see it half empty; in a transaction it happens at once with the rest, as far as one transaction
+//! has. Emptying one deletes key by key, while others are served, who may see it half empty; in a transaction it happens at once with the rest, as far as one transaction
 //! has room for so many keys. Swapping two moves all their keys at once, or nothing. Rejected: a table from a database's number to the
 //! prefix of its keys; after a swap with another one, Python and database 0 would no longer have the same keys.
 
-use crate::databases::{database_of, stored_key, stored_prefix};
+use crate::databases::{database_of, is_of, prefix_of, stored_key};
+use crate::emptying::Emptying;
 use crate::failure::{Failure, Result};
 use crate::numbers::parse_integer;
 use crate::redis::call::{Call, SYNTAX};
 use crate::redis::keys::{NO_SUCH_DATABASE, database_number, unchanged};
 use crate::redis::table::{Command, NO_KEYS, flags};
 use crate::space::Space;
-use thermae_core::Store;
+use std::sync::atomic::Ordering;
 
 use flags::{FAST, READONLY, WRITE};
 
@@ -76,17 +77,10 @@ pub static COMMANDS: &[Command] = &[
     },
 ];
 
+/// The error for keys that are not deleted all because the server ends.
+const STOPPED: &str = "ERR the server ends: some of the keys are deleted, and some are not";
 /// Bytes of a record beside key and value, at least.
 const RECORD_BYTES_MIN: u64 = 32;
-
-/// Whether a stored key is of the database, or there is none that it has to be of.
-fn is_of(database: Option<u8>, stored: &[u8]) -> bool {
-    database.is_none_or(|database| database_of(stored).0 == database)
-}
-
-fn prefix_of(database: Option<u8>) -> Vec<u8> {
-    database.map(stored_prefix).unwrap_or_default()
-}
 
 fn count_keys(call: &mut Call<'_, '_>) -> Result<()> {
     let count = key_count(call.space, call.session.database)?;
@@ -127,10 +121,18 @@ fn flush(call: &mut Call<'_, '_>, database: Option<u8>) -> Result<()> {
         _ => return Err(Failure::from(SYNTAX)),
     }
     if call.space.is_plain() {
-        let deleted = delete_all(call.space.store(), database);
+        let begun = call.session.emptying.take();
+        let mut emptying = begun.unwrap_or_else(|| Box::new(Emptying::new(database)));
+        let is_done = emptying.go_on(call.space.store());
+        if matches!(is_done, Ok(false)) && !call.shared.is_stopping.load(Ordering::Relaxed) {
+            call.session.emptying = Some(emptying);
+            return Err(Failure::Unfinished);
+        }
         // Of what was deleted before an error, others have to know as well.
         call.space.events.note_flush();
-        deleted?;
+        if !is_done? {
+            return Err(Failure::from(STOPPED));
+        }
     } else {
         for stored in stored_keys(call.space, database)? {
             call.space.delete(&stored)?;
@@ -138,16 +140,6 @@ fn flush(call: &mut Call<'_, '_>, database: Option<u8>) -> Result<()> {
         call.space.events.note_flush();
     }
     call.reply.ok();
-    Ok(())
-}
-
-fn delete_all(store: &Store, database: Option<u8>) -> Result<()> {
-    let mut walk = store.scan(&prefix_of(database));
-    while let Some(batch) = walk.next_batch()? {
-        let stored = batch.iter().map(|(stored, _)| stored.as_slice());
-        let stored: Vec<&[u8]> = stored.filter(|stored| is_of(database, stored)).collect();
-        store.delete_many(&stored)?;
-    }
     Ok(())
 }
 

@@ -58,8 +58,8 @@ impl Pipeline {
             if batch.len() > 1 {
                 prefetch(batch, &buffer[done..], &self.session, &shared.store);
             }
-            // Whatever ended the last batch, this one was parsed since.
-            self.session.began = None;
+            // Whatever ended the last batch, this one was parsed since; but what it goes on with began before.
+            self.session.began = self.session.emptying.as_ref().and_then(|emptying| emptying.began);
             let begin = done;
             let mut executed = 0;
             for index in 0..batch.len() {
@@ -68,7 +68,7 @@ impl Pipeline {
                     self.session.is_paused = true;
                     break;
                 }
-                done = begin + end;
+                let before = std::mem::replace(&mut done, begin + end);
                 if is_for_another_protocol(arguments) {
                     (self.session.closes, self.is_foreign) = (true, true);
                     return done;
@@ -76,6 +76,9 @@ impl Pipeline {
                 execute(arguments, &mut self.session, &mut space, shared, output);
                 executed += 1;
                 if self.session.closes || self.session.ends_turn || output.len() >= OUTPUT_BYTES_ENOUGH {
+                    if self.session.emptying.is_some() {
+                        (done, executed) = (before, index);
+                    }
                     break;
                 }
             }
@@ -172,6 +175,45 @@ mod tests {
         server.line("CONFIG SET slowlog-log-slower-than 200");
         server.line("SETRANGE a 7000000 x");
         assert_eq!(turns(&server, &mut pipeline, b"BITCOUNT a\nPING\nPING\n"), [1, 2]);
+    }
+
+    /// Ten million keys once had all other clients wait for 14 s.
+    #[test]
+    fn a_flush_takes_turns_and_is_one_command() {
+        let mut server = TestServer::new();
+        server.line("CONFIG SET slowlog-log-slower-than 0");
+        for number in 0..14_000_u32 {
+            server.line(&format!("SET key:{number} 1"));
+        }
+        server.line("SLOWLOG RESET");
+        let mut pipeline = pipeline(&server, true);
+        let mut batch = Batch::default();
+        let mut input = &b"CLIENT REPLY SKIP\nFLUSHALL\nSET b 2\nGET b\nFLUSHDB\nEXISTS b key:1\n"[..];
+        let (mut output, mut suspended, mut is_resumed) = (Vec::new(), 0, false);
+        while !input.is_empty() {
+            let done = pipeline.process(input, 512 << 20, &mut batch, server.shared(), &mut output);
+            input = &input[done..];
+            if pipeline.session.emptying.is_some() {
+                assert!(pipeline.session.ends_turn && output.is_empty() && input.starts_with(b"FLUSHALL"));
+                suspended += 1;
+            }
+            if suspended == 2 && !is_resumed {
+                // Nothing is deleted in a pause.
+                let now_ms = server.store().now_ms();
+                server.shared().pause.begin(now_ms, now_ms + 100_000, false);
+                let count = server.store().len().unwrap();
+                assert_eq!(pipeline.process(input, 512 << 20, &mut batch, server.shared(), &mut output), 0);
+                assert!(pipeline.session.is_paused && pipeline.session.emptying.is_some());
+                assert_eq!(server.store().len().unwrap(), count);
+                server.shared().pause.end();
+                is_resumed = true;
+            }
+        }
+        assert!(suspended > 2, "{suspended}");
+        assert_eq!(String::from_utf8(output).unwrap(), "+OK\r\n$1\r\n2\r\n+OK\r\n:0\r\n");
+        assert!(server.line("INFO commandstats").contains("cmdstat_flushall:calls=1,"));
+        let slow = server.line("SLOWLOG GET 100");
+        assert_eq!(slow.matches("\r\nFLUSHALL\r\n").count(), 1, "{slow}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What the server knows of one client.
 
+use crate::attention::CHANGES;
 use crate::clients::{self, Client, Place, marks};
+use crate::emptying::Emptying;
 use crate::latency::Moment;
 use crate::redis::request::OwnedArguments;
 use crate::redis::table::Entry;
@@ -75,6 +77,8 @@ pub struct Session {
     pub last_command: Option<&'static Entry>,
     /// When the command began that comes next, where it is known.
     pub began: Option<Moment>,
+    /// What its last command has still to do: it is called again in the next turn, before anything else.
+    pub emptying: Option<Box<Emptying>>,
     /// After MULTI.
     pub queue: Option<Box<Queue>>,
     /// Stored keys under WATCH, with their versions then.
@@ -150,6 +154,7 @@ impl Session {
             monitors: false,
             last_command: None,
             began: None,
+            emptying: None,
             queue: None,
             watched: HashMap::new(),
             tracking: None,
@@ -215,6 +220,9 @@ impl Session {
 
     /// The client is gone, or begins anew: nobody is to reach it any more.
     pub fn leave(&mut self, shared: &Shared) {
+        if self.emptying.take().is_some() && shared.attention.wanted_now() & CHANGES != 0 {
+            shared.invalidate_all();
+        }
         tracking::turn_off(self, shared);
         shared.channels.leave(&self.client, &shared.attention);
         if std::mem::take(&mut self.monitors) {

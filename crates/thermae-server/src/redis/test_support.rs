@@ -93,8 +93,12 @@ impl TestServer {
         let mut output = Vec::new();
         self.session.began = began;
         let shared = self.shared.as_ref().unwrap();
-        execute(arguments, &mut self.session, &mut Space::new(&shared.store), shared, &mut output);
-        output
+        loop {
+            execute(arguments, &mut self.session, &mut Space::new(&shared.store), shared, &mut output);
+            if self.session.emptying.is_none() {
+                return output;
+            }
+        }
     }
 
     /// The raw reply to a command written as redis-cli takes it, as text.

@@ -10,7 +10,7 @@ use thermae_server::server::{Server, listen};
 /// Longest that anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A server with two loops, and its store, which goes with it.
+/// A server, and its store, which goes with it.
 pub struct Served {
     pub server: Server,
     location: Location,
@@ -18,12 +18,17 @@ pub struct Served {
 }
 
 impl Served {
+    /// One with two loops.
     pub fn new(name: &str) -> Self {
+        Self::with_loops(name, 2)
+    }
+
+    pub fn with_loops(name: &str, threads: u32) -> Self {
         let location = Location::parse(&format!("shm://test-server-{name}-{}", std::process::id())).unwrap();
         let options = Options { hot_bytes: Some(64 << 20), ..Options::default() };
         let store = Store::open(&location, &options).unwrap();
         let any = || vec!["127.0.0.1:0".to_owned()];
-        let config = Config { threads: 2, redis: any(), memcached: any(), ..Config::default() };
+        let config = Config { threads, redis: any(), memcached: any(), ..Config::default() };
         Self {
             server: Server::start(store, config.clone(), listen(&config).unwrap()).unwrap(),
             location,

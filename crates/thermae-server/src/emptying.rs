@@ -1,0 +1,106 @@
+//! The store emptied, or one of its databases: key by key, in slices between which a loop serves others.
+//!
+//! Ten million keys take some 14 s to delete, and a loop that did it in one go would answer nobody meanwhile. So a slice ends after [`SLICE`], and
+//! whoever asked for the deletion calls for the next one in his next turn, until all is done; what is remembered between two is a position, and no
+//! lock is held. A key that was there when it began is gone when it has ended; one that is set meanwhile may stay or go. A disk is waited for once, at the
+//! end. Rejected: a thread of its own, which would have to be told of pauses and of the end, and would take the processor from the loops just when
+//! they have clients to serve.
+
+use crate::databases::{is_of, prefix_of};
+use crate::latency::Moment;
+use std::time::{Duration, Instant};
+use thermae_core::{Error, Store, deferring};
+
+/// How long a slice takes, but for the last step of it. Others wait so long at most; much shorter ones would let a busy loop get nowhere.
+const SLICE: Duration = Duration::from_micros(500);
+/// Keys between two looks at the clock: some 100 us.
+const KEYS_PER_STEP: usize = 64;
+
+/// A deletion of all keys that is under way.
+#[derive(Debug)]
+pub struct Emptying {
+    /// All of them where there is none.
+    database: Option<u8>,
+    position: u64,
+    /// What has to be durable before anybody is told that it is done.
+    sequence: u64,
+    /// When the command began that asked for it, where it is timed.
+    pub began: Option<Moment>,
+}
+
+impl Emptying {
+    /// Of a database, or of all. Nothing is deleted yet.
+    pub fn new(database: Option<u8>) -> Self {
+        Self { database, position: 0, sequence: 0, began: None }
+    }
+
+    /// Deletes as many keys as a slice has time for. Whether that were all.
+    ///
+    /// # Errors
+    /// Those of the store: what was deleted before stays so.
+    pub fn go_on(&mut self, store: &Store) -> Result<bool, Error> {
+        let (is_done, sequence) = deferring(|| self.delete_some(store, Instant::now() + SLICE));
+        self.sequence = self.sequence.max(sequence);
+        if is_done? {
+            store.acknowledge(self.sequence)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn delete_some(&mut self, store: &Store, until: Instant) -> Result<bool, Error> {
+        let prefix = prefix_of(self.database);
+        loop {
+            let (keys, next) = store.scan_step(&prefix, self.position, KEYS_PER_STEP)?;
+            let stored = keys.iter().map(|(stored, _)| stored.as_slice());
+            let stored: Vec<&[u8]> = stored.filter(|stored| is_of(self.database, stored)).collect();
+            store.delete_many(&stored)?;
+            let Some(next) = next else { return Ok(true) };
+            self.position = next;
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::databases::stored_key;
+    use thermae_core::{Durability, Location, Options, SetOptions};
+
+    const KEYS: u32 = 10_000;
+
+    #[test]
+    fn it_goes_on_slice_by_slice_and_a_disk_is_waited_for_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            hot_bytes: Some(16 << 20),
+            cold_bytes: Some(16 << 20),
+            durability: Some(Durability::Always),
+            ..Options::default()
+        };
+        let store = Store::open(&Location::Directory(directory.path().join("store")), &options).unwrap();
+        let ((), last) = deferring(|| {
+            for number in 0..KEYS {
+                let key = format!("key:{number}");
+                store.set(&stored_key(1, key.as_bytes()), b"", &SetOptions::default()).unwrap();
+            }
+            store.set(b"kept", b"", &SetOptions::default()).unwrap();
+        });
+        let (mut emptying, mut slices) = (Emptying::new(Some(1)), 1);
+        let sequence = loop {
+            let (is_done, sequence) = deferring(|| emptying.go_on(&store).unwrap());
+            if is_done {
+                break sequence;
+            }
+            assert_eq!(sequence, 0, "nothing is to be waited for before the end");
+            slices += 1;
+        };
+        assert!(slices > 2, "{slices}");
+        assert!(sequence >= last + u64::from(KEYS), "{sequence} {last}");
+        assert_eq!(store.len().unwrap(), 1);
+        store.wait_durable(sequence).unwrap();
+    }
+}
