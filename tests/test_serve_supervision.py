@@ -26,8 +26,10 @@ class MadeUpServer:
     def addresses(self) -> list[tuple[str, str]]:
         return []
 
-    def store_sizes(self) -> tuple[int, int, int, str]:
-        return 16 << 20, 0, 0, "none"
+    def store_config(self) -> str:
+        sizes = {"hot_bytes": 16 << 20, "warm_bytes": 0, "cold_bytes": 0}
+        places = {"location": "shm://made-up", "volatile_directory": "/dev/shm/made-up"}
+        return json.dumps({**sizes, **places, "durability": "none", "when_full": "evict"})
 
     def wait(self, _seconds: float) -> bool:
         return True

@@ -60,13 +60,13 @@
 //! - ring: entries that many write and many read, by tickets
 //! - bucket: entries of the index, and where they are looked for
 //! - layout: everything in shared memory
+//! - background: giving way to others
 //! - block: checksummed blocks of a file
 //! - lock: locks that survive their owner
 //! - record: a record's bytes
 //! - crash: points at which tests kill
 //! - forked: values that a forked child does not take over
 //! - sync: atomics, threads and time
-//! - background: giving way to others
 //! - waiting: telling a caller of waits, and giving up
 //! - options: what a user may choose
 //! - sizes: sizes as users write them
