@@ -114,7 +114,7 @@ def test_clients_go_on_while_a_snapshot_is_written(location: str, tmp_path: Path
 
 
 def test_a_snapshot_gets_on_beside_a_busy_process(location: str, tmp_path: Path) -> None:
-    """Who writes it had the lowest priority: beside one other process, 50 MB took more than 12 s, not 0.2 s."""
+    """Who writes it had the lowest priority: beside one other process, 50 MB took over 12 s, not 0.2 s."""
     snapshots = tmp_path / "snapshots"
     with (
         thermae_serve(location, "--hot", "64MiB", "--snapshots", str(snapshots)) as serving,
