@@ -493,7 +493,7 @@ class TestFiles:
             with_password, capture_output=True, text=True, timeout=END_SECONDS_MAX, check=False
         )
         assert ended.returncode != 0
-        assert "does not go with the password" in " ".join(ended.stderr.split()), ended.stderr
+        assert "lets the user default in without a password" in " ".join(ended.stderr.split()), ended.stderr
         file.unlink()
         ended = subprocess.run(command, capture_output=True, text=True, timeout=END_SECONDS_MAX, check=False)
         assert ended.returncode != 0

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const ORIGIN: &str = "origin";
+const OUT_OF_DATE: &str = "the store has got other memory since, and this is out of date";
 /// The byte of `hot` that says that it is in use.
 const IN_USE_BYTE: i64 = 0;
 /// Directories beside a store's old place that are looked at for it.
@@ -180,10 +181,7 @@ fn judge(env: &dyn Env, path: &Path, name: &str) -> (MemoryState, String) {
             (MemoryState::Kept, "the store is there".to_owned())
         } else {
             // Nothing can come back to it: whoever opens the store makes its memory anew.
-            (
-                MemoryState::Orphaned,
-                "the store has got other memory since, and this is out of date".to_owned(),
-            )
+            (MemoryState::Orphaned, OUT_OF_DATE.to_owned())
         };
     }
     // The file system that the store was on has to be seen from here, or nothing is known of what is on it.
@@ -217,12 +215,13 @@ fn judge(env: &dyn Env, path: &Path, name: &str) -> (MemoryState, String) {
         Ok(siblings) if siblings.len() <= SIBLINGS_MAX => siblings,
         _ => return unknown(format!("{} can't be searched for the store", above.display())),
     };
-    match siblings
-        .iter()
-        .map(|sibling| above.join(sibling))
-        .find(|sibling| uses(env, sibling, owner, name).is_some())
-    {
-        Some(moved) => (MemoryState::Kept, format!("the store was moved to {}", moved.display())),
+    let moved = siblings.iter().map(|sibling| above.join(sibling)).find_map(|sibling| {
+        let is_current = uses(env, &sibling, owner, name)?;
+        Some((sibling, is_current))
+    });
+    match moved {
+        Some((moved, true)) => (MemoryState::Kept, format!("the store was moved to {}", moved.display())),
+        Some((_, false)) => (MemoryState::Orphaned, OUT_OF_DATE.to_owned()),
         None => (MemoryState::Orphaned, format!("there is no such store at {} any more", origin.display())),
     }
 }

@@ -333,10 +333,9 @@ fn attach_locked(
     if !is_usable {
         if is_attached {
             return Err(Error::InUse(format!(
-                "{} is open in processes that do not share this process's {}: let containers share it (--ipc or a common mount), \
+                "{} is open in processes that do not share this process's {SHARED_MEMORY}: let containers share it (--ipc or a common mount), \
                  or create the store with placement=\"directory\"",
                 paths.location,
-                paths.volatile.display()
             )));
         }
         build(&env, &paths, &superblock, &geometry, stamp, durable, &lock_file, options)
@@ -614,11 +613,6 @@ fn build(
     globals.fresh_heads.store(fresh, Ordering::Relaxed);
     globals.ttl_heads.store(ttl, Ordering::Relaxed);
     engine.repair_pool();
-    // From here on any other shared half is out of date, whether this one gets done or not. Both copies: the identity of another must not
-    // come back with the older one, should the newer one be damaged some day.
-    for _ in 0..2 {
-        Superblock::update(&**env, &paths.superblock, |superblock| superblock.memory_id = memory_id)?;
-    }
     // Allocated while the log is read, which touches none of it.
     let report = std::thread::scope(|scope| {
         let filling =
@@ -626,6 +620,11 @@ fn build(
         recover::recover(&engine, || {
             let filled = filling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             globals.huge_pages.store(filled.inspect_err(discard)?, Ordering::Relaxed);
+            // There is room, and all was read: from here on any other shared half is out of date, and the recovery may write. Both copies: the
+            // identity of another must not come back with the older one, should the newer one be damaged some day.
+            for _ in 0..2 {
+                Superblock::update(&**env, &paths.superblock, |superblock| superblock.memory_id = memory_id)?;
+            }
             Ok(())
         })
     })?;

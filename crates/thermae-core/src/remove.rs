@@ -63,7 +63,8 @@ pub fn forget_shared_memory(env: &dyn Env, location: &Location) -> Result<()> {
     with_unused_store(env, location, |directory, shared, _| {
         if let Some(path) = shared {
             env.remove_dir_all(path).map_err(|source| Error::io("remove", path, source))?;
-        } else if matches!(location, Location::Directory(_)) {
+        }
+        if matches!(location, Location::Directory(_)) {
             for name in ["control", "hot"] {
                 let path = directory.join(name);
                 if exists(env, &path)? {

@@ -4,6 +4,8 @@
 #[path = "faults/clock.rs"]
 mod clock;
 mod common;
+#[path = "faults/elsewhere.rs"]
+mod elsewhere;
 #[path = "faults/foreign.rs"]
 mod foreign;
 #[path = "faults/full.rs"]

@@ -13,8 +13,8 @@ use thermae_core::{Error, Store, deferring};
 
 /// How long a slice takes, but for the last step of it. Others wait so long at most; much shorter ones would let a busy loop get nowhere.
 const SLICE: Duration = Duration::from_micros(500);
-/// Keys between two looks at the clock: some 100 us.
-const KEYS_PER_STEP: usize = 64;
+/// Keys between two looks at the clock, at most: some 100 us where they are in memory. Where each takes a read of a disk, or several, it is fewer.
+const KEYS_PER_STEP_MAX: usize = 64;
 
 /// A deletion of all keys that is under way.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Emptying {
     /// All of them where there is none.
     database: Option<u8>,
     position: u64,
+    /// Keys between two looks at the clock, by how long the last ones took.
+    keys_per_step: usize,
     /// What has to be durable before anybody is told that it is done.
     sequence: u64,
     /// When the command began that asked for it, where it is timed.
@@ -31,7 +33,7 @@ pub struct Emptying {
 impl Emptying {
     /// Of a database, or of all. Nothing is deleted yet.
     pub fn new(database: Option<u8>) -> Self {
-        Self { database, position: 0, sequence: 0, began: None }
+        Self { database, position: 0, keys_per_step: KEYS_PER_STEP_MAX, sequence: 0, began: None }
     }
 
     /// Deletes as many keys as a slice has time for. Whether that were all.
@@ -39,7 +41,7 @@ impl Emptying {
     /// # Errors
     /// Those of the store: what was deleted before stays so.
     pub fn go_on(&mut self, store: &Store) -> Result<bool, Error> {
-        let (is_done, sequence) = deferring(|| self.delete_some(store, Instant::now() + SLICE));
+        let (is_done, sequence) = deferring(|| self.delete_some(store));
         self.sequence = self.sequence.max(sequence);
         if is_done? {
             store.acknowledge(self.sequence)?;
@@ -48,16 +50,25 @@ impl Emptying {
         Ok(false)
     }
 
-    fn delete_some(&mut self, store: &Store, until: Instant) -> Result<bool, Error> {
+    fn delete_some(&mut self, store: &Store) -> Result<bool, Error> {
         let prefix = prefix_of(self.database);
+        let mut now = Instant::now();
+        let until = now + SLICE;
         loop {
-            let (keys, next) = store.scan_step(&prefix, self.position, KEYS_PER_STEP)?;
+            let began = now;
+            let (keys, next) = store.scan_step(&prefix, self.position, self.keys_per_step)?;
             let stored = keys.iter().map(|(stored, _)| stored.as_slice());
             let stored: Vec<&[u8]> = stored.filter(|stored| is_of(self.database, stored)).collect();
             store.delete_many(&stored)?;
             let Some(next) = next else { return Ok(true) };
             self.position = next;
-            if Instant::now() >= until {
+            now = Instant::now();
+            self.keys_per_step = match now - began {
+                took if took > SLICE => (self.keys_per_step / 2).max(1),
+                took if took < SLICE / 4 => (self.keys_per_step * 2).min(KEYS_PER_STEP_MAX),
+                _ => self.keys_per_step,
+            };
+            if now >= until {
                 return Ok(false);
             }
         }

@@ -226,11 +226,11 @@ fn load_users(shared: &Shared) -> Result<(), StartError> {
     if let Some(path) = path {
         let users = acl_file::load(&path, shared.users.default_user()).map_err(StartError::Users)?;
         let default = users.get(DEFAULT);
-        if !password.is_empty() && !default.is_some_and(|default| default.knows(password.as_bytes())) {
-            // It would be passed over, and whoever set it would think that it holds.
+        if !password.is_empty() && default.is_some_and(|default| default.is_open()) {
+            // Whoever set the password would think that one is needed. Where `default` has another one, that holds: it may be newer.
             return Err(StartError::Users(format!(
-                "{} says of the user default what does not go with the password that was given (--password, THERMAE_PASSWORD or the file of \
-                 --config), which is that user's: leave one of them away, or say the same",
+                "{} lets the user default in without a password, and one was given for that user (--password, THERMAE_PASSWORD or the file \
+                 of --config): leave one of them away",
                 path.display()
             )));
         }
