@@ -28,7 +28,7 @@ pub(crate) const PIECE_BYTES: usize = 32 << 10;
 /// Bytes that a device is asked to begin with at a time: as long a piece of work, and enough for it to be fast.
 const WRITTEN_TOGETHER_BYTES: usize = 256 << 10;
 /// What the others may have been ahead by at most, beyond their share.
-const AHEAD_MAX: Duration = Duration::from_millis(50);
+const AHEAD_MAX: Duration = Duration::from_millis(10);
 /// One part in so many of the time is the background's.
 const SHARE: u32 = 4;
 

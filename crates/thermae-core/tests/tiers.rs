@@ -187,23 +187,26 @@ fn everything_is_kept(durability: Durability) {
     }
     let stats = store.stats().unwrap();
     assert!(stats.cold_reads > 10_000 && stats.demoted_segments > 20 && stats.evicted == 0, "{stats:?}");
-    // A few keys in use: read twice within the window they move to memory, and then no read goes to flash.
-    for _ in 0..6 {
-        for key in 1..2000 {
-            get(&store, key);
+    // A few keys in use: read twice within the window they move to memory, and then no read goes to flash. Room for them is made in the background,
+    // which a busy machine may have come late to.
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        for _ in 0..6 {
+            for key in 1..2000 {
+                get(&store, key);
+            }
         }
+        let before = store.stats().unwrap();
+        assert!(before.promoted > 1000, "{before:?}");
+        for key in 1..2000 {
+            assert_eq!(get(&store, key), expected(key));
+        }
+        let reads = store.stats().unwrap().cold_reads - before.cold_reads;
+        if reads < 20 {
+            break;
+        }
+        assert!(Instant::now() < until, "{reads} reads of promoted keys went to flash");
     }
-    let before = store.stats().unwrap();
-    assert!(before.promoted > 1000, "{before:?}");
-    for key in 1..2000 {
-        assert_eq!(get(&store, key), expected(key));
-    }
-    let after = store.stats().unwrap();
-    assert!(
-        after.cold_reads - before.cold_reads < 20,
-        "{} reads of promoted keys went to flash",
-        after.cold_reads - before.cold_reads
-    );
     // Under pressure the copies are given up again, and the keys are found at home.
     for key in keys..keys + 20_000 {
         set(&store, key, 1, 1000);
