@@ -1,6 +1,6 @@
 //! The store emptied, or one of its databases: key by key, in slices between which a loop serves others.
 //!
-//! Ten million keys take some 14 s to delete, and a loop that did it in one go would answer nobody meanwhile. So a slice ends after [`SLICE`], and
+//! 632,006 keys took 0.9 s to delete, and a loop that did it in one go would answer nobody meanwhile. So a slice ends after [`SLICE`], and
 //! whoever asked for the deletion calls for the next one in his next turn, until all is done; what is remembered between two is a position, and no
 //! lock is held. A key that was there when it began is gone when it has ended; one that is set meanwhile may stay or go. A disk is waited for once, at the
 //! end. Rejected: a thread of its own, which would have to be told of pauses and of the end, and would take the processor from the loops just when
