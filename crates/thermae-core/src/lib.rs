@@ -53,6 +53,7 @@
 //! - persistent: a file on persistent memory
 //! - frame_file: the file of a durable tier
 //! - staged: directories that are complete or not there
+//! - shared_half: whether the shared half can be gone on with, and where it is
 //! - places: where a store's parts are
 //! - superblock: identity and configuration
 //! - pool: mapped memory
@@ -136,6 +137,7 @@ mod ring;
 mod room;
 mod scan;
 mod segment;
+mod shared_half;
 mod sizes;
 mod snapshot;
 mod staged;
