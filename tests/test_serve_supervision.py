@@ -28,7 +28,7 @@ class MadeUpServer:
 
     def store_config(self) -> str:
         sizes = {"hot_bytes": 16 << 20, "warm_bytes": 0, "cold_bytes": 0}
-        places = {"location": "shm://made-up", "volatile_directory": "/dev/shm/made-up"}
+        places = {"location": "shm://made-up", "memory_directory": "/dev/shm/made-up"}
         return json.dumps({**sizes, **places, "durability": "none", "when_full": "evict"})
 
     def wait(self, _seconds: float) -> bool:

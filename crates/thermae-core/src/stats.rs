@@ -36,7 +36,7 @@ pub struct Config {
     /// Participant slots.
     pub participants_max: u32,
     /// Where the shared half is.
-    pub volatile_directory: String,
+    pub memory_directory: String,
 }
 
 /// What a store holds and has done. Counts are of all participants since the shared half was made.
@@ -151,7 +151,7 @@ impl Engine {
             when_full: self.when_full().to_string(),
             read_only: self.read_only,
             participants_max: fixed.participants_max,
-            volatile_directory: self.paths.volatile.display().to_string(),
+            memory_directory: self.paths.volatile.display().to_string(),
         }
     }
 

@@ -619,7 +619,7 @@ fn memory_that_others_have_left_behind_is_not_gone_on_with() {
     let place = Place::in_directory();
     let settings = options(32, 64, Durability::Always, WhenFull::Error);
     let store = place.open(&settings);
-    let memory = PathBuf::from(store.config().volatile_directory);
+    let memory = PathBuf::from(store.config().memory_directory);
     let (ours, theirs) = (memory.with_extension("ours"), memory.with_extension("theirs"));
     let write = |store: &Store, key: &[u8], value: &[u8]| {
         store.set(key, value, &SetOptions::default()).unwrap();
@@ -664,16 +664,16 @@ fn memory_is_made_where_it_is_wanted_and_the_other_place_is_emptied() {
     let in_shared = settings();
     let in_directory = Options { shm: thermae_core::ShmPlacement::Directory, ..settings() };
     let store = place.open(&in_shared);
-    let memory = PathBuf::from(store.config().volatile_directory);
+    let memory = PathBuf::from(store.config().memory_directory);
     let directory = place.directory.path().join("store");
     assert_ne!(memory, directory);
     store.set(b"a", b"1", &SetOptions::default()).unwrap();
     end(store);
     // Where it is usable it is used, whatever is asked for.
     let store = place.open(&in_directory);
-    assert_eq!(PathBuf::from(store.config().volatile_directory), memory);
+    assert_eq!(PathBuf::from(store.config().memory_directory), memory);
     let store = reboot(&place, store, &in_directory);
-    assert_eq!(PathBuf::from(store.config().volatile_directory), directory);
+    assert_eq!(PathBuf::from(store.config().memory_directory), directory);
     assert!(!memory.exists());
     store.flush().unwrap();
     crash(store);
@@ -681,7 +681,7 @@ fn memory_is_made_where_it_is_wanted_and_the_other_place_is_emptied() {
     let control = std::fs::OpenOptions::new().write(true).open(directory.join("control")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&control, &[0; 16], 32).unwrap();
     let store = place.open(&in_shared);
-    assert_eq!(PathBuf::from(store.config().volatile_directory), memory);
+    assert_eq!(PathBuf::from(store.config().memory_directory), memory);
     assert!(!directory.join("control").exists() && !directory.join("hot").exists());
     assert_eq!(store.get(b"a").unwrap().map(|(_, bytes)| bytes).as_deref(), Some(&b"1"[..]));
 }

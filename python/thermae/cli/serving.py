@@ -390,7 +390,7 @@ def _announce(journal: Journal, server: Server, location: str) -> None:
         tls = address != shown
         journal.note("listening", f"{protocol} clients: {shown}", protocol=protocol, address=address, tls=tls)
     config = json.loads(server.store_config())
-    durability, memory = config["durability"], config["volatile_directory"]
+    durability, memory = config["durability"], config["memory_directory"]
     tiers = {tier: config[f"{tier}_bytes"] for tier in ("hot", "warm", "cold")}
     sizes = ", ".join(f"{tier} {readable(f'{tier}_bytes', size)}" for tier, size in tiers.items() if size)
     journal.note(

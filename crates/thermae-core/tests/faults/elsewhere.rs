@@ -14,7 +14,7 @@ fn memory_is_still_the_stores_after_others_failed_to_open_it() {
     let settings =
         Options { shm: ShmPlacement::SharedMemory, ..options(32, 64, Durability::None, WhenFull::Error) };
     let store = place.open(&settings);
-    let memory = PathBuf::from(store.config().volatile_directory);
+    let memory = PathBuf::from(store.config().memory_directory);
     store.set(b"only in memory", b"1", &SetOptions::default()).unwrap();
     // Killed: nothing was flushed.
     store.engine().closed.store(true, Ordering::SeqCst);

@@ -14,7 +14,7 @@ fn closed() -> (Trial, PathBuf) {
     for number in 0..20 {
         trial.set(&format!("w:{number}"), 100 + number * 90);
     }
-    let volatile = PathBuf::from(trial.store.as_ref().unwrap().config().volatile_directory);
+    let volatile = PathBuf::from(trial.store.as_ref().unwrap().config().memory_directory);
     assert!(volatile.starts_with("/dev/shm"));
     trial.close();
     (trial, volatile)
@@ -107,7 +107,7 @@ fn shared_memory_that_others_may_write_to_is_refused() {
     let location = Location::SharedMemory(format!("test-foreign-{}", std::process::id()));
     let options = Options { cold_bytes: None, ..trial.options.clone() };
     drop(Store::open(&location, &options).unwrap());
-    let directory = PathBuf::from(Store::open(&location, &options).unwrap().config().volatile_directory);
+    let directory = PathBuf::from(Store::open(&location, &options).unwrap().config().memory_directory);
     give(&directory, 0o777);
     check_refused(&trial, &location, &directory);
     give(&directory, 0o700);

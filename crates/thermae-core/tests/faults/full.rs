@@ -190,7 +190,7 @@ fn outlive_full_memory(device: &Device, mut trial: Trial) {
         let elsewhere = Location::Directory(trial.directory.path().join("elsewhere"));
         let store =
             Store::open(&elsewhere, &Options { shm: ShmPlacement::Auto, ..trial.options.clone() }).unwrap();
-        assert_eq!(store.config().volatile_directory, elsewhere.to_string());
+        assert_eq!(store.config().memory_directory, elsewhere.to_string());
         store.close().unwrap();
         drop(store);
         destroy(&SystemEnv, &elsewhere).unwrap();

@@ -422,7 +422,7 @@ impl Trial {
         let report = store.check(false).unwrap();
         assert!(report.ok, "{report:?}");
         store.close().unwrap();
-        let volatile = store.config().volatile_directory;
+        let volatile = store.config().memory_directory;
         drop(store);
         destroy(&SystemEnv, &self.location).unwrap();
         assert!(!Path::new(&volatile).exists() && !self.path("").exists());
