@@ -240,19 +240,19 @@ impl Clients {
         bytes > before && most != 0 && held_bytes > most
     }
 
-    /// The client for which most is kept, of those that may be ended for that; it counts no more. `None` where the end of any would gain nothing
-    /// worth it: names alone keep nobody out.
-    pub fn take_largest(&self) -> Option<(Arc<Client>, usize)> {
+    /// Marks the client for which most is kept as ended, of those that may be ended for that, as [`Clients::mark_killed`] does; it counts no more.
+    /// `None` where the end of any would gain nothing worth it: names alone keep nobody out.
+    pub fn kill_largest(&self) -> Option<(Arc<Client>, usize)> {
         let may_end = |client: &&Arc<Client>| client.flags.load(Ordering::Relaxed) & marks::NO_EVICT == 0;
-        let clients = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
-        let largest = clients
-            .values()
-            .filter(may_end)
-            .max_by_key(|client| client.held_bytes())
-            .filter(|client| client.held_bytes() > BYTES_AT_REST)?;
+        let mut clients = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let largest = clients.values().filter(may_end).max_by_key(|client| client.held_bytes());
+        let id = largest.filter(|client| client.held_bytes() > BYTES_AT_REST)?.id;
+        let largest = clients.remove(&id)?;
+        // First: else a turn of its loop that is under way notes it again, and others are ended in its place.
+        largest.is_killed.store(true, Ordering::Relaxed);
         let bytes = largest.held_bytes.swap(0, Ordering::Relaxed);
         self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        (bytes != 0).then(|| (Arc::clone(largest), bytes))
+        Some((largest, bytes))
     }
 
     /// One has come.
@@ -302,12 +302,12 @@ mod tests {
         }
         all[2].flags.store(marks::NO_EVICT, Ordering::Relaxed);
         for (id, bytes) in [(3, 7000), (1, 5000)] {
-            let (client, held) = clients.take_largest().unwrap();
+            let (client, held) = clients.kill_largest().unwrap();
             assert_eq!((client.id, held), (id, bytes));
         }
-        assert!(clients.take_largest().is_none());
+        assert!(clients.kill_largest().is_none());
         assert_eq!(clients.held_bytes(), BYTES_AT_REST + 9000);
-        assert_eq!(clients.bytes(), 4 * BYTES_AT_REST + clients.held_bytes());
+        assert_eq!(clients.bytes(), 2 * BYTES_AT_REST + clients.held_bytes());
     }
 
     /// Its loop may be serving it meanwhile, and note what it holds after that: another client was ended in its place.
@@ -316,7 +316,7 @@ mod tests {
         let (clients, all) = clients(1);
         clients.limit_held_bytes(1);
         assert!(clients.note_held(&all[0], 5000));
-        assert!(clients.take_largest().is_some() && clients.mark_killed(0));
+        assert!(clients.kill_largest().is_some() && all[0].is_killed() && !clients.mark_killed(0));
         assert!(!clients.note_held(&all[0], 5000));
         assert_eq!(clients.held_bytes(), 0);
     }

@@ -295,12 +295,12 @@ impl Shared {
     pub fn end_largest(&self) {
         let most = self.clients.held_bytes_max();
         while most != 0 && self.clients.held_bytes() > most {
-            let Some((client, bytes)) = self.clients.take_largest() else { return };
+            let Some((client, bytes)) = self.clients.kill_largest() else { return };
             let reason = format!("it held {bytes} bytes, and all clients together more than {most}");
             let fields = vec![("address", client.address.clone()), ("reason", reason)];
             self.journal.note("connection-closed", self.store.now_ms(), fields);
             self.statistics.clients_evicted.fetch_add(1, Ordering::Relaxed);
-            self.kill(&client);
+            self.close(&client);
         }
     }
 
@@ -312,10 +312,17 @@ impl Shared {
     /// Ends a client; whether it was still there.
     pub fn kill(&self, client: &Client) -> bool {
         let was_there = self.clients.mark_killed(client.id);
-        if let (true, Some(reach)) = (was_there, self.reach.get()) {
-            reach.mailboxes[client.place.event_loop].close(client.place.token);
+        if was_there {
+            self.close(client);
         }
         was_there
+    }
+
+    /// Tells its loop to close the connection of a client that was marked as ended.
+    fn close(&self, client: &Client) {
+        if let Some(reach) = self.reach.get() {
+            reach.mailboxes[client.place.event_loop].close(client.place.token);
+        }
     }
 }
 

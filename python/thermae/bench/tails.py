@@ -3,9 +3,9 @@
 Requests come at a set pace, gets and sets in turn, and each one's time counts from when it was due. Both
 servers get the same load: half of what the slower one takes of single gets.
 
-A virtual machine stands still now and then, for a tenth of a second, whatever runs on it. So each round is
+A virtual machine stands still now and then, for a tenth of a second, whatever runs on it. So each turn is
 cut into slices, and the median of the slices is what counts: a server that stalls of itself does so in most
-of them. What whole rounds had is reported as well, and bound to nothing.
+of them. What whole turns had is reported as well, and bound to nothing.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from thermae.bench.servers import ServerProcess
 from thermae.bench.timing import interleaved_rounds, quantile
 from thermae.bench.workload import make_values, shuffled
 
-_SECONDS = 4.0
-_SLICES = 16
+_SECONDS = 1.5
+_SLICES = 6
 _KEYS = 100_000
 _LOOK_EVERY_SECONDS = 0.02
 _WITH_SNAPSHOT_MUST = 2.0
@@ -80,7 +80,7 @@ def measure(
     servers: Mapping[str, ServerProcess],
     key_count: int,
     value_bytes: int,
-    rounds: int,
+    turns: int,
     announce: Callable[[str], None],
 ) -> None:
     """Adds the figures of `ours` and `theirs` to the report."""
@@ -112,7 +112,7 @@ def measure(
     announce(f"{rate:,.0f} requests a second, and the same while snapshots are written")
     competitors = {name: load(server) for name, server in servers.items()}
     competitors |= {f"{name}, saving": load_while_saving(name, server) for name, server in servers.items()}
-    measured = interleaved_rounds(competitors, rounds)
+    measured = interleaved_rounds(competitors, turns)
 
     def median_of(name: str, fraction: float) -> float:
         slices = (part for latencies in measured[name] for part in _slices(latencies))
@@ -133,12 +133,12 @@ def measure(
             )
         )
 
-    def of_whole_rounds(name: str) -> float:
+    def of_whole_turns(name: str) -> float:
         return statistics.median(quantile(latencies, 0.999) for latencies in measured[name])
 
     for kind, what in (("", "half of the peak load"), (", saving", "half of the peak load, saving")):
-        ours, theirs = of_whole_rounds(f"ours{kind}"), of_whole_rounds(f"theirs{kind}")
-        label = f"{what}: latency p99.9 of whole rounds"
+        ours, theirs = of_whole_turns(f"ours{kind}"), of_whole_turns(f"theirs{kind}")
+        label = f"{what}: latency p99.9 of whole turns"
         report.figures.append(Figure(label, ours, "s", "Redis", theirs, ours / theirs, "x as long"))
     for name, whose in (("ours", "thermae serve"), ("theirs", "Redis")):
         with_snapshot, without = median_of(f"{name}, saving", 0.999), median_of(name, 0.999)
@@ -157,7 +157,7 @@ def measure(
     report.notes += [
         f"half of the peak load: {rate:,.0f} requests a second over {CLIENTS} connections, "
         "a get and a set in turn; a request's time counts from when it was due; "
-        f"medians of the {_SLICES} slices of each round, {_SECONDS / _SLICES:g} s each; of whole rounds, in "
-        "which a stop of the whole machine counts too, the median of the rounds",
+        f"medians of the {_SLICES} slices of each turn, {_SECONDS / _SLICES:g} s each; of whole turns, in "
+        "which a stop of the whole machine counts too, the median of the turns",
         f"snapshots: BGSAVE again and again, {saved['ours']} of ours and {saved['theirs']} of Redis",
     ]

@@ -18,8 +18,10 @@ use crate::refusals::{Reason, Refusal};
 use crate::shared::Shared;
 use crate::space::Space;
 use crate::spikes;
+use crate::users::User;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Most bytes of commands that wait for EXEC, with what it takes to keep them.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
@@ -307,13 +309,14 @@ fn not_permitted(denied: Denied, command: &Entry) -> Failure {
 }
 
 /// Whether a command that was queued may still be run: what its client may do can have changed since, and the transaction itself can have done it.
-/// All commands of a transaction have one budget for patterns.
+/// Where neither has, the check that it passed when it was queued holds. All commands of a transaction have one budget for patterns.
 ///
 /// # Errors
 /// What is at fault.
 pub fn admit_queued(
     command: &Entry,
     arguments: Arguments<'_>,
+    queued_by: &Arc<User>,
     session: &mut Session,
     shared: &Shared,
     budget: &mut Budget,
@@ -326,7 +329,8 @@ pub fn admit_queued(
     if !session.is_authenticated {
         return Err(Denied::Command);
     }
-    if session.is_unlimited {
+    // A user who is changed is a new one in the old one's place.
+    if session.is_unlimited || Arc::ptr_eq(&session.user, queued_by) {
         return Ok(());
     }
     rights::check_within(budget, &session.user, command, arguments)

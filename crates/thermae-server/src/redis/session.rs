@@ -30,14 +30,23 @@ pub enum ReplyMode {
 }
 
 /// Commands that wait for EXEC, each as its arguments.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    /// Whose rights the client had at MULTI.
+    pub user: Arc<User>,
     /// In order.
     pub commands: Vec<OwnedArguments>,
     /// Bytes that they take.
     pub bytes: usize,
     /// One of them could not be queued, so that none may be executed.
     pub is_refused: bool,
+}
+
+impl Queue {
+    /// Of a client whose rights are those of a user.
+    pub fn new(user: Arc<User>) -> Self {
+        Self { user, commands: Vec::new(), bytes: 0, is_refused: false }
+    }
 }
 
 /// A client of the Redis protocol.

@@ -12,6 +12,7 @@ use crate::redis::table::{ALL_KEYS, Command, NO_KEYS, flags};
 use crate::redis::tracking::{self, forget_caching};
 use crate::space::Watched;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use flags::{ALLOW_BUSY, FAST, LOADING, NOSCRIPT, SKIP_SLOWLOG, STALE};
 
@@ -97,7 +98,7 @@ fn multi(call: &mut Call<'_, '_>) -> Result<()> {
     if call.session.queue.is_some() {
         return Err(Failure::from("ERR MULTI calls can not be nested"));
     }
-    call.session.queue = Some(Box::new(Queue::default()));
+    call.session.queue = Some(Box::new(Queue::new(Arc::clone(&call.session.user))));
     call.reply.ok();
     Ok(())
 }
@@ -179,7 +180,7 @@ fn exec(call: &mut Call<'_, '_>) -> Result<()> {
         for queued in &queue.commands {
             let arguments = queued.arguments();
             let command = find(arguments)?;
-            if let Err(reason) = admit_queued(command, arguments, session, shared, &mut budget) {
+            if let Err(reason) = admit_queued(command, arguments, &queue.user, session, shared, &mut budget) {
                 denied.push((reason, command, arguments));
                 refuse(reason, session.is_resp3, &mut replies);
                 continue;
