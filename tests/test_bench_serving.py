@@ -17,7 +17,7 @@ def test_all_is_measured_beside_redis_and_memcached() -> None:
     assert sum("throughput" in measure for measure in measures) == 6 + 6 + 3
     assert [figure.reference for figure in report.figures].count("memcached") == 3 * 5
     assert [figure.reference for figure in report.figures].count("1 thread") == 6 * 2
-    assert sum("whole rounds" in measure for measure in measures) == 2
+    assert sum("whole turns" in measure for measure in measures) == 2
     for figure in report.figures:
         assert figure.value is not None
         assert figure.reference_value is not None
