@@ -245,14 +245,24 @@ impl Clients {
     pub fn kill_largest(&self) -> Option<(Arc<Client>, usize)> {
         let may_end = |client: &&Arc<Client>| client.flags.load(Ordering::Relaxed) & marks::NO_EVICT == 0;
         let mut clients = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at with the lock: several loops may have found the limit passed, and the first has mended it.
+        if self.held_bytes() <= self.held_bytes_max() {
+            return None;
+        }
         let largest = clients.values().filter(may_end).max_by_key(|client| client.held_bytes());
         let id = largest.filter(|client| client.held_bytes() > BYTES_AT_REST)?.id;
         let largest = clients.remove(&id)?;
-        // First: else a turn of its loop that is under way notes it again, and others are ended in its place.
-        largest.is_killed.store(true, Ordering::Relaxed);
-        let bytes = largest.held_bytes.swap(0, Ordering::Relaxed);
-        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let bytes = self.forget_held(&largest);
         Some((largest, bytes))
+    }
+
+    /// Marks a client as ended; what it held, which counts no more: others would be ended in its place.
+    fn forget_held(&self, client: &Client) -> usize {
+        // First: else a turn of its loop that is under way notes it again.
+        client.is_killed.store(true, Ordering::SeqCst);
+        let bytes = client.held_bytes.swap(0, Ordering::SeqCst);
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        bytes
     }
 
     /// One has come.
@@ -278,7 +288,10 @@ impl Clients {
     /// Notes that one is to be ended, and that others see it no more; whether it was there. Its loop is to be told by the caller.
     pub fn mark_killed(&self, id: u64) -> bool {
         let client = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        client.is_some_and(|client| !client.is_killed.swap(true, Ordering::Relaxed))
+        client.is_some_and(|client| {
+            self.forget_held(&client);
+            true
+        })
     }
 }
 
@@ -300,6 +313,7 @@ mod tests {
         for (client, bytes) in all.iter().zip([BYTES_AT_REST, 5000, 9000, 7000]) {
             clients.note_held(client, bytes);
         }
+        clients.limit_held_bytes(1);
         all[2].flags.store(marks::NO_EVICT, Ordering::Relaxed);
         for (id, bytes) in [(3, 7000), (1, 5000)] {
             let (client, held) = clients.kill_largest().unwrap();
@@ -317,6 +331,7 @@ mod tests {
         clients.limit_held_bytes(1);
         assert!(clients.note_held(&all[0], 5000));
         assert!(clients.kill_largest().is_some() && all[0].is_killed() && !clients.mark_killed(0));
+        assert!(clients.kill_largest().is_none(), "the limit is kept");
         assert!(!clients.note_held(&all[0], 5000));
         assert_eq!(clients.held_bytes(), 0);
     }
