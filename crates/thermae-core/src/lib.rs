@@ -7,6 +7,7 @@
 //! - snapshot: a consistent copy while writers go on
 //! - walks: what a caller sees of all keys together
 //! - observer: what others changed, told to who wants to know
+//! - operation: what who runs a store asks of it and changes
 //! - store: what a caller sees
 //! - stats: what a store holds, has done, and is configured as
 //! - keeper: the background threads and which duty runs when
@@ -118,6 +119,7 @@ mod migrate;
 mod names;
 mod observer;
 mod open;
+mod operation;
 mod options;
 mod pack;
 mod participants;

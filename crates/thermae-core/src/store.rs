@@ -10,17 +10,13 @@ use crate::keeper::Keeper;
 use crate::large::{self, write_large};
 use crate::names::LockToken;
 use crate::open;
-use crate::options::{Durability, Location, Options, WhenFull};
+use crate::options::{Durability, Location, Options};
 use crate::read::{RecordMeta, Wanted, show_key};
-use crate::room::RoomRequest;
-use crate::segment::Room;
-use crate::stats::{Config, Stats};
 use crate::transaction::BatchOp;
 use crate::view::{self, View};
 use crate::waiting::{LONG_COPY_BYTES, before_wait, check_cancelled};
 use crate::write::{Change, NewValue, Payload, Present};
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -638,117 +634,6 @@ impl Store {
         self.enter()?;
         self.engine.check_writable()?;
         if self.engine.durable.is_some() { self.engine.flush_all() } else { Ok(()) }
-    }
-
-    /// Changes the durability of the running store, for all participants.
-    ///
-    /// # Errors
-    /// InvalidOption without a cold tier; ReadOnly; those of the flush that a stricter durability begins with.
-    pub fn set_durability(&self, durability: Durability) -> Result<()> {
-        self.enter()?;
-        self.engine.check_writable()?;
-        if durability != Durability::None && self.engine.durable.is_none() {
-            return Err(Error::invalid_option(format!(
-                "{} has no cold tier and no warm one, so nothing can be made durable: create the store with cold=",
-                self.engine.paths.location
-            )));
-        }
-        // Written down first: where that fails, the store goes on as it was.
-        self.engine.update_superblock(|superblock| superblock.options.durability = durability)?;
-        self.engine.globals().durability.store(u32::from(durability.code()), Ordering::SeqCst);
-        if durability == Durability::None { Ok(()) } else { self.engine.flush_all() }
-    }
-
-    /// Lets only so many bytes of the hot tier be used, for all participants, until its shared memory is made anew; what is too much is demoted
-    /// or, as `when_full` says, dropped before this returns. The memory itself stays allocated. In whole frames, rounded down.
-    ///
-    /// # Errors
-    /// InvalidOption for less than 16 frames or more than the hot tier's size; Full where nothing more may be given up; ReadOnly, Closed, Cancelled.
-    pub fn set_hot_limit(&self, bytes: u64) -> Result<()> {
-        self.enter()?;
-        self.engine.check_writable()?;
-        self.engine.limit_hot(bytes)
-    }
-
-    /// Changes what a full store does, for all participants.
-    ///
-    /// # Errors
-    /// ReadOnly, Io.
-    pub fn set_when_full(&self, when_full: WhenFull) -> Result<()> {
-        self.enter()?;
-        self.engine.check_writable()?;
-        self.engine.update_superblock(|superblock| superblock.options.when_full = when_full)?;
-        self.engine.globals().when_full.store(u32::from(when_full.code()), Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// What is acknowledged survives what, at present.
-    pub fn durability(&self) -> Durability {
-        self.engine.durability()
-    }
-
-    /// How the store is configured now.
-    pub fn config(&self) -> Config {
-        self.engine.config()
-    }
-
-    /// What the store holds and has done.
-    ///
-    /// # Errors
-    /// Closed.
-    pub fn stats(&self) -> Result<Stats> {
-        self.enter()?;
-        Ok(self.engine.stats())
-    }
-
-    /// The last sequence number given out: [`Stats::sequence`], without the work of counting the rest.
-    ///
-    /// # Errors
-    /// Closed.
-    pub fn sequence(&self) -> Result<u64> {
-        self.enter()?;
-        Ok(self.engine.last_sequence())
-    }
-
-    /// Whether a failed flush has stopped writes: [`Stats::writes_stopped`], likewise.
-    ///
-    /// # Errors
-    /// Closed.
-    pub fn writes_stopped(&self) -> Result<bool> {
-        self.enter()?;
-        Ok(self.engine.globals().writes_stopped.load(Ordering::SeqCst) != 0)
-    }
-
-    /// Frees at least one frame of a full tier, as a writer would. For tests and tools.
-    ///
-    /// # Errors
-    /// Full where nothing can be freed.
-    pub fn make_room(&self) -> Result<()> {
-        self.enter()?;
-        self.engine.check_writable()?;
-        self.engine.make_room(Room::Hot, &mut RoomRequest::for_frames(1))
-    }
-
-    /// Moves up to `segments_max` of the oldest segments from the warm tier to the cold one, as is done in the background where the warm one
-    /// is nearly full. False where there was none to move. For tests and tools.
-    ///
-    /// # Errors
-    /// WritesStopped after a failed write or sync.
-    pub fn migrate(&self, segments_max: usize) -> Result<bool> {
-        self.enter()?;
-        self.engine.check_writable()?;
-        let _room = self.engine.lock_room();
-        self.engine.migrate_step(segments_max, &mut HashSet::new())
-    }
-
-    /// One round of the background duties, for who opened the store without background threads. For tests and tools.
-    ///
-    /// # Errors
-    /// The first that a duty met; the others were done all the same.
-    pub fn keep_house(&self) -> Result<()> {
-        self.enter()?;
-        self.engine.check_writable()?;
-        self.engine.keep_house()
     }
 }
 
