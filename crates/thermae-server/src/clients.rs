@@ -240,27 +240,28 @@ impl Clients {
         bytes > before && most != 0 && held_bytes > most
     }
 
-    /// Marks the client for which most is kept as ended, of those that may be ended for that, as [`Clients::mark_killed`] does; it counts no more.
-    /// `None` where the end of any would gain nothing worth it: names alone keep nobody out.
+    /// Where all clients together hold more than they may, marks the one for which most is kept as ended, of those that may be ended for that, as
+    /// [`Clients::mark_killed`] does; with what it held. `None` also where the end of any would gain nothing worth it: names alone keep nobody out.
     pub fn kill_largest(&self) -> Option<(Arc<Client>, usize)> {
         let may_end = |client: &&Arc<Client>| client.flags.load(Ordering::Relaxed) & marks::NO_EVICT == 0;
         let mut clients = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at with the lock: several loops may have found the limit passed, and the first has mended it.
-        if self.held_bytes() <= self.held_bytes_max() {
+        let most = self.held_bytes_max();
+        if most == 0 || self.held_bytes() <= most {
             return None;
         }
         let largest = clients.values().filter(may_end).max_by_key(|client| client.held_bytes());
         let id = largest.filter(|client| client.held_bytes() > BYTES_AT_REST)?.id;
         let largest = clients.remove(&id)?;
-        let bytes = self.forget_held(&largest);
+        let bytes = self.end(&largest);
         Some((largest, bytes))
     }
 
     /// Marks a client as ended; what it held, which counts no more: others would be ended in its place.
-    fn forget_held(&self, client: &Client) -> usize {
-        // First: else a turn of its loop that is under way notes it again.
-        client.is_killed.store(true, Ordering::SeqCst);
-        let bytes = client.held_bytes.swap(0, Ordering::SeqCst);
+    fn end(&self, client: &Client) -> usize {
+        // First: else a turn of its loop that comes after this notes it again.
+        client.is_killed.store(true, Ordering::Relaxed);
+        let bytes = client.held_bytes.swap(0, Ordering::Relaxed);
         self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
         bytes
     }
@@ -288,10 +289,9 @@ impl Clients {
     /// Notes that one is to be ended, and that others see it no more; whether it was there. Its loop is to be told by the caller.
     pub fn mark_killed(&self, id: u64) -> bool {
         let client = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        client.is_some_and(|client| {
-            self.forget_held(&client);
-            true
-        })
+        let Some(client) = client else { return false };
+        self.end(&client);
+        true
     }
 }
 
@@ -313,6 +313,7 @@ mod tests {
         for (client, bytes) in all.iter().zip([BYTES_AT_REST, 5000, 9000, 7000]) {
             clients.note_held(client, bytes);
         }
+        assert!(clients.kill_largest().is_none(), "there is no limit");
         clients.limit_held_bytes(1);
         all[2].flags.store(marks::NO_EVICT, Ordering::Relaxed);
         for (id, bytes) in [(3, 7000), (1, 5000)] {

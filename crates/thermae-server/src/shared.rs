@@ -293,9 +293,8 @@ impl Shared {
     /// Ends clients, those that hold most first, until what all hold together is no more than it may be.
     #[cold]
     pub fn end_largest(&self) {
-        let most = self.clients.held_bytes_max();
-        while most != 0 && self.clients.held_bytes() > most {
-            let Some((client, bytes)) = self.clients.kill_largest() else { return };
+        while let Some((client, bytes)) = self.clients.kill_largest() {
+            let most = self.clients.held_bytes_max();
             let reason = format!("it held {bytes} bytes, and all clients together more than {most}");
             let fields = vec![("address", client.address.clone()), ("reason", reason)];
             self.journal.note("connection-closed", self.store.now_ms(), fields);

@@ -239,7 +239,8 @@ def hitratio(capacity_mebibytes: int, request_count: int, json_path: Path | None
 def serve(key_count: int, rounds: int, json_path: Path | None) -> None:
     """Serving: processor time an operation, throughput and latency, beside Redis and memcached.
 
-    Servers have one processor, their load another one. Needs redis-server, redis-benchmark and memcached.
+    Servers have one processor, their load another one, and each has four short turns a round. Needs
+    redis-server, redis-benchmark and memcached.
 
     \b
     Examples:
