@@ -66,6 +66,22 @@ def assert_serves(serving: Serving, seconds_max: float = 2.0, password: str | No
         assert connection.call("GET", "behaves") == Reply("$", b"yes")
 
 
+@contextlib.contextmanager
+def stopped(serving: Serving) -> Iterator[None]:
+    """The server does nothing meanwhile: what it was about to do when the signal came is done, or waits."""
+
+    def has_stopped() -> bool:
+        threads = Path(f"/proc/{serving.process.pid}/task").iterdir()
+        return all((thread / "stat").read_text().rpartition(") ")[2][0] == "T" for thread in threads)
+
+    os.kill(serving.process.pid, signal.SIGSTOP)
+    try:
+        wait_until(has_stopped)
+        yield
+    finally:
+        os.kill(serving.process.pid, signal.SIGCONT)
+
+
 def input_bytes(client: Connection, serving: Serving) -> int:
     """What a server that was stopped has read of all clients by the time at which it answers this one."""
     client.send("INFO", "stats")
@@ -89,15 +105,12 @@ class TestStrangers:
             assert client.call("AUTH", PASSWORD) == OK
             strangers = [stack.enter_context(guarded.connection()) for _ in range(50)]
             assert all(stranger.call("PING") == NOT_AUTHENTICATED for stranger in strangers)
-            os.kill(guarded.process.pid, signal.SIGSTOP)
-            try:
+            with stopped(guarded):
                 for stranger in strangers:
                     stranger.socket.setblocking(False)
                     sent = stranger.socket.send(flood)
                     assert sent >= MEBIBYTE // 4
                 before = input_bytes(client, guarded)
-            finally:
-                os.kill(guarded.process.pid, signal.SIGCONT)
         assert before < MEBIBYTE // 16
 
     def test_are_served_after_they_have_gone(self, location: str, tmp_path: Path) -> None:
@@ -108,16 +121,13 @@ class TestStrangers:
             environment = {"THERMAE_PASSWORD": PASSWORD}
             serving = stack.enter_context(thermae_serve(location, *options, environment=environment))
             strangers = [stack.enter_context(serving.connection()) for _ in range(20)]
-            os.kill(serving.process.pid, signal.SIGSTOP)
-            try:
+            with stopped(serving):
                 for stranger in strangers:
                     stranger.socket.setblocking(False)
                     stranger.socket.send(flood)
                 for number in range(10):
                     with contextlib.closing(connected(serving.redis)) as passing:
                         passing.sendall(encoded(["AUTH", PASSWORD]) + encoded(["SET", str(number), "x"]))
-            finally:
-                os.kill(serving.process.pid, signal.SIGCONT)
             client = stack.enter_context(serving.connection())
             assert client.call("AUTH", PASSWORD) == OK
             wait_until(lambda: client.call("DBSIZE") == Reply(":", 10))
