@@ -26,7 +26,8 @@ def test_all_is_measured_beside_redis_and_memcached() -> None:
             assert figure.value > 0
             assert figure.reference_value > 0
     owed = [figure for figure in report.figures if figure.must is not None]
-    assert len(owed) == 6 + 2 + 2
+    assert len(owed) == 6 + 2 + 3
+    assert sum("in new memory" in measure for measure in measures) == 3
 
 
 def test_limits_are_measured() -> None:

@@ -10,6 +10,9 @@
 //! has no lower priority. (Rejected: to give way to nobody for a while after one who took long. A server that works off what came while
 //! a disk or its machine stood still takes long, too, and met the background's longest pieces just then.)
 //!
+//! Some work is done by the system in one piece, whoever waits: making a huge page takes 0.1 to 0.7 ms, and 5 to 9 ms where a hypervisor has to
+//! fetch the memory first. While others wait for such pieces they are rare, and as many as there are to do while nobody does.
+//!
 //! What is written in the background goes to the device as it is written, and is let go of once it is there: what a sync finds to write, and what
 //! the removal of a file finds in memory, is milliseconds of work that the system does in one piece.
 //!
@@ -32,6 +35,12 @@ const AHEAD_MAX: Duration = Duration::from_millis(10);
 /// One part in so many of the time is the background's.
 const SHARE: u32 = 4;
 
+/// Others may wait for one part in so many of the time for work in one piece: half of what would be seen in the 99.9th percentile.
+const WAITING_SHARE: u32 = 2000;
+/// They did wait where they then kept the processor for more than one part in so many of the time that the piece took: a server has that much
+/// to catch up with at a hundredth of its peak load, and what a kernel's own threads do now and then is less.
+const CATCHING_UP_SHARE: u32 = 100;
+
 /// How long a thread waited for those whom it gave way to, less the share of the time that they are due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Account {
@@ -50,6 +59,8 @@ impl Account {
 thread_local! {
     /// `None`: this thread does not work in the background.
     static ACCOUNT: Cell<Option<Account>> = const { Cell::new(None) };
+    /// No work in one piece until then.
+    static RESTS_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// This thread works in the background from now on: what it has a store do gives way to others.
@@ -57,16 +68,38 @@ pub fn work_in_background() {
     ACCOUNT.set(Some(Account { ahead: Duration::ZERO, as_of: Instant::now() }));
 }
 
-/// Called between two pieces of work.
-pub(crate) fn give_way() {
-    let Some(account) = ACCOUNT.get() else { return };
+/// Called between two pieces of work. Returns for how long others then had the processor, `None` where it was not their turn.
+pub(crate) fn give_way() -> Option<Duration> {
+    let account = ACCOUNT.get()?;
     let began = Instant::now();
-    if account.ahead <= AHEAD_MAX {
+    let gives_way = account.ahead <= AHEAD_MAX;
+    if gives_way {
         std::thread::yield_now();
-        ACCOUNT.set(Some(account.noted(began, Instant::now())));
-    } else {
-        ACCOUNT.set(Some(account.noted(began, began)));
     }
+    let ended = if gives_way { Instant::now() } else { began };
+    ACCOUNT.set(Some(account.noted(began, ended)));
+    gives_way.then(|| ended - began)
+}
+
+/// Does work that can't be cut into pieces, and gives way. Does nothing and returns false where others have waited enough for such work.
+pub(crate) fn in_one_piece(work: impl FnOnce()) -> bool {
+    let began = Instant::now();
+    if RESTS_UNTIL.get().is_some_and(|until| began < until) {
+        return false;
+    }
+    work();
+    let took = began.elapsed();
+    let others = give_way();
+    if ACCOUNT.get().is_some() {
+        RESTS_UNTIL.set(rest_after(took, others).map(|rest| Instant::now() + rest));
+    }
+    true
+}
+
+/// How long to rest after work in one piece that took so long, and after which others had the processor for so long.
+fn rest_after(took: Duration, others: Option<Duration>) -> Option<Duration> {
+    let waited = others.is_none_or(|others| others > took / CATCHING_UP_SHARE);
+    waited.then(|| took * WAITING_SHARE)
 }
 
 /// The same, called before each record of many.
@@ -113,6 +146,7 @@ mod tests {
     use crate::env::{Env, FileMetadata, OpenHow, SystemEnv};
     use std::ops::Range;
     use std::os::fd::RawFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     #[test]
@@ -203,6 +237,50 @@ mod tests {
         file.read_exact_at(&mut read, offset).unwrap();
         assert!(read == bytes);
         assert_eq!(file.len().unwrap(), offset + bytes.len() as u64);
+    }
+
+    #[test]
+    fn work_in_one_piece_rests_only_where_others_waited_for_it() {
+        let (us, ms) = (Duration::from_micros, Duration::from_millis);
+        assert_eq!(rest_after(ms(6), Some(us(30))), None, "a kernel's own thread");
+        assert_eq!(rest_after(ms(6), Some(us(100))), Some(ms(12_000)), "a server with little to do");
+        assert_eq!(rest_after(us(100), Some(us(2))), Some(ms(200)));
+        assert_eq!(rest_after(us(100), Some(us(1))), None);
+        assert_eq!(rest_after(us(100), None), Some(ms(200)), "others who have more than their share already");
+    }
+
+    #[test]
+    fn who_shares_a_processor_rests_from_work_in_one_piece_and_who_has_one_for_itself_does_not() {
+        let stay_on_one_processor = || {
+            // SAFETY: a set of the size that is said, which the kernel reads.
+            unsafe {
+                let mut one: libc::cpu_set_t = std::mem::zeroed();
+                libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
+                assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &raw const one), 0);
+            }
+        };
+        let worked = || {
+            let mut pieces = 0;
+            while pieces < 1000 && in_one_piece(|| std::thread::sleep(Duration::from_micros(10))) {
+                pieces += 1;
+            }
+            pieces
+        };
+        assert_eq!(worked(), 1000, "who waits for the work itself");
+        stay_on_one_processor();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Inherits the processor.
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+            work_in_background();
+            let beside_a_hog = worked();
+            ended.store(true, Ordering::Relaxed);
+            assert!(beside_a_hog < 1000, "nobody waited");
+        });
     }
 
     /// Pieces of 20 us, and others who keep the processor for `others` each time: what share of the time this thread gets.

@@ -5,7 +5,7 @@
 //!
 //! After a fork the child has no such threads: its first call starts its own.
 
-use crate::background::{give_way, work_in_background};
+use crate::background::{in_one_piece, work_in_background};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lock::{NOBODY, SharedLock};
@@ -157,9 +157,13 @@ impl Engine {
         let first = globals.huge_pages.load(Ordering::Relaxed);
         for page in first..wanted.min(first.saturating_add(HUGE_PAGES_PER_TICK)) {
             // What the kernel won't do now it would not do later either: each page is asked for once.
-            self.hot.collapse(page as usize * HUGE_PAGE_BYTES);
+            let was_done = in_one_piece(|| {
+                self.hot.collapse(page as usize * HUGE_PAGE_BYTES);
+            });
+            if !was_done {
+                return;
+            }
             globals.huge_pages.store(page + 1, Ordering::Relaxed);
-            give_way();
         }
     }
 

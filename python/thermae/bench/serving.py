@@ -100,8 +100,10 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
             _fill(redis, key_count)
             with pinned_to(load_processor):
                 servers = {"ours": ours, "theirs": redis}
+                load = tails.half_of_the_peak(servers, key_count, VALUE_BYTES)
+                tails.measure_growing(report, load, servers, rounds, announce)
                 _measure_redis(report, servers, key_count, turns, announce)
-                tails.measure(report, servers, key_count, VALUE_BYTES, rounds, announce)
+                tails.measure(report, load, servers, rounds, announce)
             # With all processors: where there are two, the load takes part of what a second loop would use.
             _measure_threads(report, location, ours, load_processor, key_count, turns, announce)
             _demand_all_keys(ours, key_count)
