@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long the flusher sleeps when nobody wakes it.
 const FLUSH_TICK: Duration = Duration::from_millis(100);
 
-/// Huge pages asked for in one round: about 80 ms of work.
+/// Huge pages asked for in one round, where nobody waits for the processor.
 const HUGE_PAGES_PER_TICK: u32 = 32;
 
 /// How far ahead of the frames in use.

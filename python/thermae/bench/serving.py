@@ -11,6 +11,7 @@ import itertools
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from thermae.bench import load_memcached, tails
 from thermae.bench.filling import hot_bytes_for
@@ -100,13 +101,14 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
             _fill(redis, key_count)
             with pinned_to(load_processor):
                 servers = {"ours": ours, "theirs": redis}
-                load = tails.half_of_the_peak(servers, key_count, VALUE_BYTES)
-                tails.measure_growing(report, load, servers, rounds, announce)
                 _measure_redis(report, servers, key_count, turns, announce)
-                tails.measure(report, load, servers, rounds, announce)
+                tails.measure(report, servers, key_count, VALUE_BYTES, rounds, announce)
             # With all processors: where there are two, the load takes part of what a second loop would use.
             _measure_threads(report, location, ours, load_processor, key_count, turns, announce)
             _demand_all_keys(ours, key_count)
+            _measure_growing(
+                report, directory, (server_processor, load_processor), key_count, rounds, announce
+            )
         if memcached_peer.version is not None:
             with pinned_to(server_processor):
                 memcached = stack.enter_context(memcached_process(2 * hot_bytes))
@@ -223,6 +225,26 @@ def _medians(
 ) -> tuple[float, float]:
     first, second = (statistics.median(map(figure, measured[name])) for name in names)
     return first, second
+
+
+def _measure_growing(
+    report: Report,
+    directory: Path,
+    processors: tuple[int, int],
+    key_count: int,
+    rounds: int,
+    announce: Callable[[str], None],
+) -> None:
+    """With servers of its own, which have used no memory yet."""
+    server_processor, load_processor = processors
+    location = f"shm://thermae-bench-{os.getpid()}-growing"
+    with contextlib.ExitStack() as stack:
+        with pinned_to(server_processor):
+            hot_bytes = tails.growing_hot_bytes(key_count, rounds)
+            ours, _ = stack.enter_context(thermae_server(location, hot_bytes))
+            theirs = stack.enter_context(redis_process(directory))
+        with pinned_to(load_processor):
+            tails.measure_growing(report, {"ours": ours, "theirs": theirs}, key_count, rounds, announce)
 
 
 def _measure_threads(
