@@ -3,8 +3,8 @@
 That is looked at in memory that is new, in memory that was used before, and while a snapshot is written.
 
 Requests come at a set pace, and each one's time counts from when it was due. Both servers get the same load:
-half of what the slower one takes. In memory that is new all are sets of large values, so that a page of 2 MiB
-is full every twentieth of a second; otherwise a get and a set in turn.
+half of what the slower one takes. In memory that is new all are sets of large values, which fill more than
+ten pages of 2 MiB a second; otherwise a get and a set in turn.
 
 A virtual machine stands still now and then, for a tenth of a second, whatever runs on it. So each turn is
 cut into slices, and the median of the slices is what counts: a server that stalls of itself does so in most
@@ -65,10 +65,10 @@ class PacedLoad:
 
     def quantile(self, turns: list[Turn], fraction: float) -> float:
         """The median of all slices' quantiles, in seconds."""
-        size = max(1, int(self.requests_per_second * self.slice_seconds))
-        slices = (
-            turn[first : first + size] for turn in turns for first in range(0, len(turn) - size + 1, size)
-        )
+        slices = []
+        for turn in turns:
+            size = max(1, len(turn) // self.slices)
+            slices += [turn[first : first + size] for first in range(0, len(turn) - size + 1, size)]
         return statistics.median(quantile(part, fraction) for part in slices)
 
 
@@ -173,13 +173,8 @@ def measure(
     announce("peak load")
     rate = _half_of_the_peak(servers, "get", key_count, value_bytes)
     key_count = min(key_count, _KEYS)
-    exchanges = [
-        exchange
-        for get_and_set in zip(
-            _gets(key_count, value_bytes)[::2], _sets(key_count, value_bytes)[1::2], strict=False
-        )
-        for exchange in get_and_set
-    ]
+    exchanges = _sets(key_count, value_bytes)
+    exchanges[::2] = _gets(key_count, value_bytes)[::2]
     load = PacedLoad(exchanges, rate, _SLICE_SECONDS * key_count / _KEYS, _SLICES)
     announce(f"{rate:,.0f} requests a second")
     turns = _turns(load, servers, rounds * _TURNS_PER_ROUND)
@@ -202,7 +197,8 @@ def measure(
     _compare_whole_turns(report, turns, "half of the peak load")
     _compare_whole_turns(report, turns_while_saving, "half of the peak load, saving")
     for name, whose, must in (("ours", "thermae serve", _WITH_SNAPSHOT_MUST), ("theirs", "Redis", None)):
-        saving, without = (load.quantile(of_all[name], 0.999) for of_all in (turns_while_saving, turns))
+        saving = load_while_saving.quantile(turns_while_saving[name], 0.999)
+        without = load.quantile(turns[name], 0.999)
         measure = f"{whose}, while snapshots are written: latency p99.9"
         report.figures.append(
             Figure(measure, saving, "s", "without", without, saving / without, "x as long", must=must)
