@@ -63,7 +63,7 @@ impl Engine {
             Some(found) => found,
             None => {
                 if self.bitmap_granules() + granules > self.granules_per_frame() {
-                    return Err(Room::Hot);
+                    return Err(Room::Index);
                 }
                 let frame = self.take_index_frame()?;
                 self.format_index_frame(frame);

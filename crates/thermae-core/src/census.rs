@@ -3,7 +3,7 @@
 //! One look at the segment table, without locks: a hint. Whoever acts on a candidate looks at the segment itself again.
 
 use crate::engine::Engine;
-use crate::layout::{Place, class, state};
+use crate::layout::{Place, Segment, class, state};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
@@ -16,6 +16,8 @@ pub(crate) struct Candidate {
     pub tail: u32,
     /// Bytes that would have to be moved: of live records, and of tombstones that no checkpoint covers.
     pub live_bytes: u32,
+    /// Those of such tombstones.
+    pub tombstone_bytes: u32,
     pub is_hot: bool,
     /// Whether its durable frame is the warm tier's.
     pub is_warm: bool,
@@ -73,7 +75,6 @@ impl Engine {
     /// Looks at every segment once.
     pub(crate) fn census(&self) -> Census {
         let mut census = Census::default();
-        let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
         for (slot, segment) in self.segments().iter().enumerate() {
             let current = segment.state.load(Ordering::Acquire);
             if matches!(current, state::FREE | state::OPENING) {
@@ -81,20 +82,19 @@ impl Engine {
             }
             let place = Place::unpack(segment.place.load(Ordering::Relaxed));
             let tail = segment.tail.load(Ordering::Relaxed);
-            let sequence_max = segment.sequence_max.load(Ordering::Relaxed);
-            let tombstone_bytes =
-                if sequence_max > checkpoint { segment.tombstone_bytes.load(Ordering::Relaxed) } else { 0 };
+            let tombstone_bytes = self.uncovered_tombstone_bytes(segment);
             census.tombstone_bytes += u64::from(tombstone_bytes);
             let candidate = Candidate {
                 slot: slot as u32,
                 segment_id: segment.segment_id.load(Ordering::Relaxed),
                 class: segment.class.load(Ordering::Relaxed),
                 tail,
-                live_bytes: segment.live_bytes.load(Ordering::Relaxed).saturating_add(tombstone_bytes),
+                live_bytes: self.needed_bytes(segment),
+                tombstone_bytes,
                 is_hot: place.hot.is_some(),
                 is_warm: place.cold.is_some_and(|frame| frame < self.geometry.warm_frames),
                 is_unwritten: segment.flushed.load(Ordering::Relaxed) == 0,
-                sequence_max,
+                sequence_max: segment.sequence_max.load(Ordering::Relaxed),
             };
             let is_hot = u32::from(candidate.is_hot);
             match current {
@@ -117,6 +117,18 @@ impl Engine {
         census.closed.sort_unstable_by_key(|candidate| candidate.segment_id);
         census.extents.sort_unstable_by_key(|candidate| candidate.segment_id);
         census
+    }
+
+    /// Bytes of a segment that would have to be moved: of live records, and of tombstones that no checkpoint covers.
+    pub(crate) fn needed_bytes(&self, segment: &Segment) -> u32 {
+        segment.live_bytes.load(Ordering::Relaxed).saturating_add(self.uncovered_tombstone_bytes(segment))
+    }
+
+    /// Bytes of a segment's tombstones that no checkpoint covers.
+    fn uncovered_tombstone_bytes(&self, segment: &Segment) -> u32 {
+        let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
+        let is_covered = segment.sequence_max.load(Ordering::Relaxed) <= checkpoint;
+        if is_covered { 0 } else { segment.tombstone_bytes.load(Ordering::Relaxed) }
     }
 
     /// Closes the oldest open segment of the heads in `numbers` that holds anything, so that it can be emptied. False where there is none.

@@ -1,9 +1,10 @@
 //! Compaction: live records are copied together so that whole frames come free.
 //!
-//! **Which segment.** The one with the best benefit for its cost: (1 - u) x age / u, where u is the share of a frame that is alive and age how many
-//! segments were opened since: free space in old segments stays free, while a young one will be emptier by itself soon (after Rosenblum and
-//! Ousterhout, "The design and implementation of a log-structured file system", 1992; u instead of their 1 + u because what is
-//! written counts here, not what is read: in a simulation of Zipfian overwrites at 85 % it writes a seventh less).
+//! **Which segment.** The one with the best benefit for its cost: gain x age / u, where gain is the share of a frame that is dead (or was never
+//! used), u the share that is alive, and age how many segments were opened since: free space in old segments stays free, while a young one will
+//! be emptier by itself soon (after Rosenblum and Ousterhout, "The design and implementation of a log-structured file system", 1992;
+//! u instead of their 1 + u because what is written counts here, not what is read: in a simulation of Zipfian overwrites at 85 % it
+//! writes a seventh less).
 //! Survivors go to segments of their own, so that records which live long are not copied along with fresh ones again and again.
 //!
 //! **What must not get lost.** A replay of the log must not bring back what was deleted, expired or evicted. Such a fact is in the log until a checkpoint
@@ -12,19 +13,20 @@
 //!
 //! A damaged segment is left where it is: reads of its damaged records fail with an error, the others succeed.
 
-use crate::census::{Census, Tried};
+use crate::census::{Candidate, Census, Tried};
 use crate::crash::crash_point;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::layout::{SLOT_BITS, SURVIVOR_HEAD, class, state};
+use crate::record;
 use crate::relocate::{Fate, Walk, Wanted};
 use crate::segment::Room;
 use std::sync::atomic::Ordering;
 
-/// Greatest share of a frame, in percent, that may be alive in a segment worth compacting when nothing may be dropped.
-pub(crate) const COMPACT_ALIVE_PERCENT_MAX: u64 = 97;
-/// The same where dropping old data is allowed: beyond this, copying costs more than what it keeps is worth.
-pub(crate) const COMPACT_BEFORE_EVICT_PERCENT_MAX: u64 = 90;
+/// Smallest share of a frame, in percent, that compacting a segment must gain when nothing may be dropped.
+pub(crate) const COMPACT_GAIN_PERCENT_MIN: u64 = 3;
+/// The same where dropping old data is allowed: for less, copying costs more than what it keeps is worth.
+pub(crate) const COMPACT_BEFORE_EVICT_GAIN_PERCENT_MIN: u64 = 10;
 
 impl Engine {
     /// Whether survivors of `bytes` fit in what the survivors' head and the reserve have left.
@@ -45,29 +47,64 @@ impl Engine {
         Ok(())
     }
 
-    /// The segment that is best compacted: at most `alive_percent_max` of a frame alive in it.
+    /// Segments worth compacting, and what is gained: at least `gain_percent_min` of a frame.
+    ///
+    /// That is what is dead in it; and its end, where a record of any size would have found room there, but only if there is another such
+    /// end to fill it up with. A shorter end is no gain: the next record did not fit, nor will it where the survivors go; counted, it would
+    /// have the same values copied again and again.
+    pub(crate) fn worth_compacting<'c>(
+        &self,
+        census: &'c Census,
+        gain_percent_min: u64,
+    ) -> Vec<(&'c Candidate, u32)> {
+        let frame_bytes = self.geometry.frame_bytes;
+        let record_bytes_max = record::inline_total_max(self.geometry.inline_value_max());
+        let usable_end_bytes = |tail: u32| {
+            let end_bytes = frame_bytes.saturating_sub(tail);
+            if end_bytes as usize >= record_bytes_max { end_bytes } else { 0 }
+        };
+        let of_log = || census.closed.iter().filter(|candidate| candidate.class != class::CACHE);
+        let open_tail =
+            self.open_slot(SURVIVOR_HEAD).map(|slot| self.segment(slot).tail.load(Ordering::Relaxed));
+        let ends = of_log()
+            .map(|candidate| candidate.tail)
+            .chain(open_tail)
+            .filter(|&tail| usable_end_bytes(tail) > 0)
+            .count();
+        of_log()
+            .map(|candidate| {
+                let end_bytes = if ends > 1 { usable_end_bytes(candidate.tail) } else { 0 };
+                (candidate, candidate.dead_bytes() + end_bytes)
+            })
+            .filter(|&(_, gain_bytes)| {
+                u64::from(gain_bytes) * 100 >= u64::from(frame_bytes) * gain_percent_min
+            })
+            .collect()
+    }
+
+    /// The segment that is best compacted, of those that were not tried.
     pub(crate) fn best_to_compact(
         &self,
         census: &Census,
-        alive_percent_max: u64,
+        gain_percent_min: u64,
         tried: &Tried,
-    ) -> Option<u32> {
-        let frame_bytes = u64::from(self.geometry.frame_bytes);
+    ) -> Option<Candidate> {
+        let frame_bytes = f64::from(self.geometry.frame_bytes);
         let next_segment = self.globals().next_segment.load(Ordering::Relaxed);
-        let mut rated: Vec<(f64, u32)> = census
-            .closed
-            .iter()
-            .filter(|candidate| candidate.class != class::CACHE && !tried.contains(&candidate.slot))
-            .filter(|candidate| u64::from(candidate.live_bytes) * 100 <= frame_bytes * alive_percent_max)
-            .map(|candidate| {
-                let alive = f64::from(candidate.live_bytes) / f64::from(self.geometry.frame_bytes);
+        let mut rated: Vec<(f64, &Candidate)> = self
+            .worth_compacting(census, gain_percent_min)
+            .into_iter()
+            .filter(|(candidate, _)| !tried.contains(&candidate.slot))
+            .map(|(candidate, gain_bytes)| {
+                let gained = f64::from(gain_bytes) / frame_bytes;
+                let alive = f64::from(candidate.live_bytes) / frame_bytes;
                 let age = next_segment.saturating_sub(candidate.segment_id >> SLOT_BITS) + 1;
                 // One in a thousand more, so that the age still counts among segments without anything alive.
-                ((1.0 - alive) * age as f64 / (alive + 0.001), candidate.slot)
+                (gained * age as f64 / (alive + 0.001), candidate)
             })
             .collect();
         rated.sort_unstable_by(|one, other| other.0.total_cmp(&one.0));
-        rated.into_iter().map(|(_, slot)| slot).find(|&slot| !self.is_pinned(slot))
+        rated.into_iter().map(|(_, candidate)| *candidate).find(|candidate| !self.is_pinned(candidate.slot))
     }
 
     /// Moves what is alive in a segment to the survivors and retires it. False where that was not possible, or not to the end.

@@ -15,7 +15,6 @@ use crate::layout::{Place, class};
 use crate::log::Sequence;
 use crate::record::{self, Draft};
 use crate::relocate::{Fate, Keep, Wanted};
-use crate::segment::Purpose;
 use std::sync::atomic::Ordering;
 
 /// What counts of how often a large value was read.
@@ -153,10 +152,7 @@ impl Engine {
         let frame_bytes = self.geometry.frame_bytes as usize;
         let draft = Draft::tombstone(&large.key);
         let total_at = |offset| record::shape(draft.word, offset, frame_bytes).total;
-        let Ok(reserved) = self.reserve(self.head_for(0), total_at, Sequence::New(1), Purpose::Reserve)
-        else {
-            return false;
-        };
+        let Ok(reserved) = self.reserve_for_tombstones(total_at, Sequence::New(1)) else { return false };
         guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
         crash_point!("evict.reserved");
         self.fill(&reserved, &draft, draft.checksum(reserved.sequence));

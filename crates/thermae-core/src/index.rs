@@ -75,7 +75,7 @@ impl Engine {
                 return Ok(place);
             }
             if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
-                return Err(Room::Hot);
+                return Err(Room::Index);
             }
             table = self.grow(guard, table)?;
         }
@@ -99,7 +99,7 @@ impl Engine {
                 return Ok(());
             }
             if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
-                return Err(Room::Hot);
+                return Err(Room::Index);
             }
             let needed = count.div_ceil(6);
             self.grow_to(guard, table, needed.max(table.buckets + (table.buckets / 4).max(1)))?;

@@ -21,6 +21,7 @@
 //! - large: values in extents
 //! - write: changing a key
 //! - room: making room when a tier is full
+//! - full: whether room may yet be gained, and what a writer is told that finds none
 //! - expire: removing what has expired
 //! - migrate: what leaves the warm tier for the cold one
 //! - demote: what leaves the hot tier for the durable ones, and what comes back
@@ -104,6 +105,7 @@ mod feed;
 mod flush;
 mod forked;
 pub mod frame_file;
+mod full;
 mod index;
 mod keeper;
 mod large;

@@ -7,8 +7,8 @@
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::layout::{
-    FRESH_HEADS_MAX, HEADS, OLD_SURVIVOR_HEAD_FIRST, OLD_SURVIVOR_HEADS, Place, SEGMENT_HEADER_BYTES,
-    SURVIVOR_HEAD, TTL_HEAD_FIRST, class, state,
+    FRESH_HEADS_MAX, HEADS, OLD_SURVIVOR_HEAD_FIRST, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD,
+    TOMBSTONE_HEAD, TTL_HEAD_FIRST, class, state,
 };
 use crate::record::{self, Word0, kind};
 use crate::segment::{Purpose, Room};
@@ -75,7 +75,7 @@ impl Engine {
         expires_at_ms: u64,
         replaced: Option<u64>,
     ) -> u32 {
-        let classes = self.age_classes();
+        let classes = self.geometry.age_classes();
         if classes == 1 || expires_at_ms != 0 {
             return self.head_for(expires_at_ms);
         }
@@ -89,7 +89,7 @@ impl Engine {
 
     /// The head that a survivor goes to, of a locked partition: the longer a value has lasted, the longer it will.
     pub(crate) fn head_for_survivor(&self, guard: &PartitionGuard<'_>, sequence: u64) -> u32 {
-        let classes = self.age_classes();
+        let classes = self.geometry.age_classes();
         if classes == 1 {
             return SURVIVOR_HEAD;
         }
@@ -102,16 +102,6 @@ impl Engine {
         match class.min(classes - 1) {
             0 => SURVIVOR_HEAD,
             older => OLD_SURVIVOR_HEAD_FIRST + older - 1,
-        }
-    }
-
-    /// Classes by age that the hot tier has frames for: each keeps one open.
-    fn age_classes(&self) -> u32 {
-        match self.geometry.hot_frames {
-            _ if self.durable.is_none() => 1,
-            0..24 => 1,
-            24..48 => 2,
-            _ => 1 + OLD_SURVIVOR_HEADS,
         }
     }
 
@@ -178,6 +168,7 @@ impl Engine {
             0..FRESH_HEADS_MAX => class::FRESH,
             SURVIVOR_HEAD => class::SURVIVOR,
             crate::layout::CACHE_HEAD => class::CACHE,
+            TOMBSTONE_HEAD => class::FRESH,
             OLD_SURVIVOR_HEAD_FIRST.. => class::SURVIVOR,
             _ => class::TTL + (number - TTL_HEAD_FIRST),
         }
@@ -261,6 +252,16 @@ impl Engine {
             sequence: first,
             segment_id: segment.segment_id.load(Ordering::Relaxed),
         })
+    }
+
+    /// Reserves space for tombstones: among what is written now or, where there is no frame for that, in one of the reserve's.
+    pub(crate) fn reserve_for_tombstones(
+        &self,
+        total_at: impl Fn(usize) -> usize,
+        sequence: Sequence,
+    ) -> Result<Reserved, Room> {
+        self.reserve(self.head_for(0), &total_at, sequence, Purpose::Write)
+            .or_else(|_| self.reserve(TOMBSTONE_HEAD, &total_at, sequence, Purpose::Reserve))
     }
 
     /// Turns reserved space into a hole that scanners skip.

@@ -104,7 +104,7 @@ impl Engine {
                 && self.open_slot(number).is_some_and(|slot| {
                     let segment = self.segment(slot);
                     let tail = segment.tail.load(Ordering::Relaxed);
-                    let dead_bytes = tail.saturating_sub(segment.live_bytes.load(Ordering::Relaxed));
+                    let dead_bytes = tail.saturating_sub(self.needed_bytes(segment));
                     segment.flushed.load(Ordering::Relaxed) == 0
                         && dead_bytes >= PACK_OPEN_DEAD_BYTES_MIN
                         && u64::from(dead_bytes) * 100 >= u64::from(tail) * PACK_FOR_FLUSH_DEAD_PERCENT_MIN

@@ -213,6 +213,12 @@ pub const fn large_payload_len(value_len: u32, frame_bytes: usize) -> usize {
     8 + 8 * extent_count(value_len, frame_bytes)
 }
 
+/// Bytes that a record takes at most whose value, of up to `inline_value_max` bytes, is in it.
+pub const fn inline_total_max(inline_value_max: usize) -> usize {
+    let before_key = HEADER_BYTES + EXTENDED_BYTES + EXPIRY_BYTES + CLIENT_FLAGS_BYTES;
+    align_up(before_key + KEY_BYTES_MAX + VALUE_ALIGN_BYTES + inline_value_max, ALIGN_BYTES)
+}
+
 /// The parts of a record that starts at `offset` of its frame.
 #[inline]
 pub const fn shape(word: Word0, offset: usize, frame_bytes: usize) -> Shape {

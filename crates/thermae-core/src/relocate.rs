@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::feed::ChangeKind;
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry};
 use crate::layout::{
-    HEADS, OLD_SURVIVOR_HEAD_FIRST, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state,
+    OLD_SURVIVOR_HEAD_FIRST, OLD_SURVIVOR_HEADS, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD, class, state,
 };
 use crate::lock::Acquired;
 use crate::log::{Reserved, Sequence};
@@ -506,17 +506,15 @@ impl Engine {
         let base_kind = live.record.word.base_kind();
         let head = self.head_for_survivor(guard, live.record.sequence);
         let append = |head| {
-            self.append_record(guard, walk.segment_id, &live.record, base_kind, 0, head, Purpose::Survivors)
+            let purpose = if head == SURVIVOR_HEAD { Purpose::Survivors } else { Purpose::OlderSurvivors };
+            self.append_record(guard, walk.segment_id, &live.record, base_kind, 0, head, purpose)
         };
-        let reserved = append(head).or_else(|room| {
-            // Where no frame is left for another class, what is open takes it.
-            let others = std::iter::once(SURVIVOR_HEAD)
-                .chain(OLD_SURVIVOR_HEAD_FIRST..HEADS as u32)
-                .filter(|&other| other != head);
-            others
-                .filter(|&other| self.head(other).slot_plus_one.load(Ordering::Acquire) != 0)
+        let reserved = append(head).or_else(|_| {
+            // Where no frame is left for another class, what is open takes it, and at last the head that may have the last frame.
+            (OLD_SURVIVOR_HEAD_FIRST..OLD_SURVIVOR_HEAD_FIRST + OLD_SURVIVOR_HEADS)
+                .filter(|&other| other != head && self.open_slot(other).is_some())
                 .find_map(|other| append(other).ok())
-                .ok_or(room)
+                .map_or_else(|| append(SURVIVOR_HEAD), Ok)
         })?;
         let address = self.address(reserved.slot, reserved.offset);
         match copy {

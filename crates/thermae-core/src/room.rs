@@ -15,16 +15,16 @@
 //! A frame of the cold tier that a flush must cover first is waited for by flushing here; so a full store with nobody attached but one
 //! writer, and no threads, still goes on.
 //!
-//! `Full` is answered when nothing was freed and nothing that passes by itself (a writer in the middle of a record, a flush) stands in the
-//! way; and, after some seconds, when frames are freed again and again and none of them comes to the writer that asked: others take them, or
-//! survivors fill them.
+//! `Full` is answered at once where all that is stored is alive and may not be dropped (see `full`); a little later when nothing was freed
+//! and nothing that passes by itself (a writer in the middle of a record, a flush) stands in the way; and, after some seconds, when frames are
+//! freed again and again and none of them comes to the writer that asked: others take them, or survivors fill them.
 
 use crate::census::Tried;
-use crate::compact::{COMPACT_ALIVE_PERCENT_MAX, COMPACT_BEFORE_EVICT_PERCENT_MAX};
+use crate::compact::{COMPACT_BEFORE_EVICT_GAIN_PERCENT_MIN, COMPACT_GAIN_PERCENT_MIN};
 use crate::demote::Demoted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::layout::{Place, RESERVE_FRAMES, class, state};
+use crate::layout::{Place, class, state};
 use crate::options::{HOT_FRAMES_MIN, WhenFull};
 use crate::pack::{PACK_FOR_CALLER_MAX, PACK_FOR_ROOM_DEAD_PERCENT_MIN};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
@@ -86,6 +86,8 @@ pub(crate) struct RoomRequest {
     waited: Duration,
     /// How long room is made for it.
     limit: Duration,
+    /// Free frames when the store was found to be full for good.
+    free_when_full: Option<i64>,
 }
 
 impl RoomRequest {
@@ -93,7 +95,7 @@ impl RoomRequest {
     pub(crate) fn for_frames(count: usize) -> Self {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let limit = MAKING_ROOM_MAX.saturating_add(PER_FRAME_MAX.saturating_mul(count));
-        Self { attempts: 0, began: None, waited: Duration::ZERO, limit }
+        Self { attempts: 0, began: None, waited: Duration::ZERO, limit, free_when_full: None }
     }
 
     /// Whether room has been made for it for so long that more of the same won't help: others take what is freed, or survivors fill it.
@@ -117,8 +119,11 @@ impl Engine {
         self.check_writable()?;
         before_wait();
         check_cancelled()?;
-        // Without a cold tier, what is missing is a slot of the segment table, and evicting frees those too.
-        let room = if self.durable.is_none() { Room::Hot } else { room };
+        let room = match room {
+            // Without a cold tier, what is missing is a slot of the segment table, and evicting frees those too.
+            Room::Cold if self.durable.is_none() => Room::Hot,
+            room => room,
+        };
         let is_first = request.attempts == 0;
         if request.is_overdue() {
             return Err(self.full(room));
@@ -126,15 +131,32 @@ impl Engine {
         let freed = {
             let guard = self.lock_room();
             let (hot, cold) = self.reclaim();
-            let reclaimed = if room == Room::Hot { hot } else { cold };
+            let reclaimed = match room {
+                Room::Hot => hot,
+                Room::Cold => cold,
+                // Frames are no help: it has as many as it may.
+                Room::Index => 0,
+            };
             // Who needs many frames at once comes back after the first call, and then more are freed.
-            let is_made = reclaimed > 0 || (is_first && self.free_frames(room) > i64::from(RESERVE_FRAMES));
+            let is_made = reclaimed > 0
+                || (is_first && self.free_frames(room) > i64::from(self.geometry.reserve_frames()));
             if !is_made && self.is_held_up_by_snapshot(room) {
                 drop(guard);
                 request.wait_for_snapshot();
                 return Ok(());
             }
-            is_made || self.free_some(room, STEPS_MAX)?
+            let freed = is_made || self.free_some(room, STEPS_MAX)?;
+            if !freed && self.is_full_for_good(room) {
+                let free = self.free_frames(room);
+                if request.free_when_full == Some(free) {
+                    drop(guard);
+                    return self.refuse(room);
+                }
+                // Frames may have come free since this writer found none: it tries once more before it is refused.
+                request.free_when_full = Some(free);
+                return Ok(());
+            }
+            freed
         };
         if freed {
             request.attempts = 1;
@@ -150,6 +172,11 @@ impl Engine {
         // What stands in the way may be another writer's record, which takes microseconds.
         std::thread::sleep(Duration::from_millis(1 << request.attempts.min(4)).min(PAUSE_MAX));
         Ok(())
+    }
+
+    /// What has expired goes when the background comes to it, or here; where nothing has, the store is full.
+    fn refuse(&self, room: Room) -> Result<()> {
+        if self.expire_due(self.now_ms())? > 0 { Ok(()) } else { Err(self.full(room)) }
     }
 
     /// Waits for the flush that somebody living is at, for a while; false where nobody is. Whoever is at it may die, and wakes nobody then.
@@ -192,18 +219,19 @@ impl Engine {
         }
         self.migrate_ahead()?;
         for room in [Room::Cold, Room::Hot] {
-            let (frames, percent) = match room {
-                Room::Hot => (self.geometry.hot_frames, HOT_FREE_PERCENT),
-                Room::Cold => (self.geometry.durable_frames(), COLD_FREE_PERCENT),
+            let (frames, percent) = if room == Room::Hot {
+                (self.geometry.hot_frames, HOT_FREE_PERCENT)
+            } else {
+                (self.geometry.durable_frames(), COLD_FREE_PERCENT)
             };
             if frames == 0 {
                 continue;
             }
             let wanted = if room == Room::Cold && self.is_packed() {
                 // More would be compacted before a flush, which writers need anyway, has made it emptier.
-                RESERVE_FRAMES + 1
+                self.geometry.reserve_frames() + 1
             } else {
-                (frames / 100 * percent).max(RESERVE_FRAMES + 2)
+                (frames / 100 * percent).max(self.geometry.reserve_frames() + 2)
             };
             let mut steps = 0;
             let mut tried = Tried::new();
@@ -239,6 +267,7 @@ impl Engine {
         match room {
             Room::Hot => self.free_hot_frames(),
             Room::Cold => i64::from(self.free_durable()),
+            Room::Index => 0,
         }
     }
 
@@ -248,8 +277,11 @@ impl Engine {
         self.free_frames(room) + i64::from(waiting)
     }
 
-    /// Takes steps until more frames of a kind are free than before. The caller holds the room lock.
+    /// Takes steps until more frames of a kind are free than before, or some keys less are in the index. The caller holds the room lock.
     fn free_some(&self, room: Room, steps_max: usize) -> Result<bool> {
+        if room == Room::Index {
+            return self.drop_oldest();
+        }
         let before = self.free_frames(room);
         let mut tried = Tried::new();
         let mut wanted = 1;
@@ -288,6 +320,15 @@ impl Engine {
         Ok(self.free_frames(room) > before)
     }
 
+    /// Drops the oldest of what there is, where that is allowed: so the index need not grow. False where nothing was dropped.
+    fn drop_oldest(&self) -> Result<bool> {
+        if self.when_full() == WhenFull::Error {
+            return Ok(false);
+        }
+        let mut tried = Tried::new();
+        if self.durable.is_some() { self.evict_cold_step(&mut tried) } else { self.evict_step(&mut tried) }
+    }
+
     /// Flushes as often as it takes until the frames that are retired now may be reused.
     fn flush_for_reuse(&self) -> Result<()> {
         self.pack_before_flush(true, PACK_FOR_CALLER_MAX)?;
@@ -305,7 +346,7 @@ impl Engine {
     fn step(&self, room: Room, tried: &mut Tried, may_flush: bool) -> Result<bool> {
         match (room, self.durable.is_some(), self.when_full()) {
             (Room::Hot, false, WhenFull::Evict) => self.evict_step(tried),
-            (Room::Hot, false, WhenFull::Error) => self.compact_step(COMPACT_ALIVE_PERCENT_MAX, tried),
+            (Room::Hot, false, WhenFull::Error) => self.compact_step(COMPACT_GAIN_PERCENT_MIN, tried),
             (Room::Hot, true, _) => {
                 if may_flush && self.must_flush_to_demote() {
                     if self.pack_step(PACK_FOR_ROOM_DEAD_PERCENT_MIN, tried)?.is_some() {
@@ -315,6 +356,7 @@ impl Engine {
                 }
                 Ok(self.demote_step(tried, may_flush)? == Demoted::Some)
             }
+            (Room::Index, ..) => Ok(false),
             (Room::Cold, ..) => {
                 // Survivors pass through the hot tier.
                 if self.free_frames(Room::Hot) <= 0 && self.demote_step(tried, may_flush)? == Demoted::Some {
@@ -337,33 +379,28 @@ impl Engine {
 
     fn cold_step(&self, tried: &mut Tried) -> Result<bool> {
         match self.when_full() {
-            WhenFull::Error => self.compact_step(COMPACT_ALIVE_PERCENT_MAX, tried),
-            WhenFull::Evict => {
-                Ok(self.compact_step(COMPACT_BEFORE_EVICT_PERCENT_MAX, tried)?
-                    || self.evict_cold_step(tried)?)
-            }
+            WhenFull::Error => self.compact_step(COMPACT_GAIN_PERCENT_MIN, tried),
+            WhenFull::Evict => Ok(self.compact_step(COMPACT_BEFORE_EVICT_GAIN_PERCENT_MIN, tried)?
+                || self.evict_cold_step(tried)?),
         }
     }
 
     /// Compacts the best segment for it; true if there was one, whatever came of it.
-    fn compact_step(&self, alive_percent_max: u64, tried: &mut Tried) -> Result<bool> {
+    fn compact_step(&self, gain_percent_min: u64, tried: &mut Tried) -> Result<bool> {
         if self.durable.is_some() && self.pack_step(PACK_FOR_ROOM_DEAD_PERCENT_MIN, tried)?.is_some() {
             return Ok(true);
         }
         let census = self.census();
-        let Some(slot) = self.best_to_compact(&census, alive_percent_max, tried) else {
-            if self.durable.is_some()
-                && census.tombstone_bytes > u64::from(self.geometry.frame_bytes)
-                && tried.insert(CHECKPOINTED)
-            {
+        let Some(candidate) = self.best_to_compact(&census, gain_percent_min, tried) else {
+            if self.has_tombstones_to_cover(&census) && tried.insert(CHECKPOINTED) {
                 return self.cover_tombstones();
             }
             // What was deleted from segments that are still appended to can only be regained once they are closed.
             return Ok(tried.insert(HEADS_CLOSED) && self.close_dead_heads());
         };
-        tried.insert(slot);
-        if self.survivors_fit(self.segment(slot).live_bytes.load(Ordering::Relaxed)).is_ok() {
-            self.compact_segment(slot)?;
+        tried.insert(candidate.slot);
+        if self.survivors_fit(candidate.live_bytes).is_ok() {
+            self.compact_segment(candidate.slot)?;
         }
         Ok(true)
     }
@@ -379,20 +416,7 @@ impl Engine {
 
     /// Closes the open segments in which most is dead. False where there is none.
     fn close_dead_heads(&self) -> bool {
-        let heads = 0..crate::layout::HEADS as u32;
-        heads
-            .filter(|&number| {
-                let slot = self.open_slot(number);
-                slot.is_some_and(|slot| {
-                    let segment = self.segment(slot);
-                    let tail = segment.tail.load(Ordering::Relaxed);
-                    tail > self.geometry.frame_bytes / 4
-                        && segment.live_bytes.load(Ordering::Relaxed) < tail / 2
-                })
-            })
-            .map(|number| self.close_open_segment(number))
-            .count()
-            > 0
+        self.dead_heads().into_iter().map(|number| self.close_open_segment(number)).count() > 0
     }
 
     /// Limits the hot tier to its first so many bytes' worth of frames, or, with its whole size, lets it be used whole again. Returns when what is
@@ -416,62 +440,12 @@ impl Engine {
         let withheld = &self.globals().hot_withheld;
         let before = withheld.swap(frames, Ordering::SeqCst);
         let mut request = RoomRequest::for_frames(frames as usize);
-        while self.free_frames(Room::Hot) < i64::from(RESERVE_FRAMES) {
+        while self.free_frames(Room::Hot) < i64::from(self.geometry.reserve_frames()) {
             if let Err(error) = self.make_room(Room::Hot, &mut request) {
                 withheld.store(before, Ordering::SeqCst);
                 return Err(error);
             }
         }
         Ok(())
-    }
-
-    #[cold]
-    fn full(&self, room: Room) -> Error {
-        let census = self.census();
-        let frame_bytes = u64::from(self.geometry.frame_bytes);
-        let options = &self.superblock.options;
-        let (tier, bytes) = match room {
-            Room::Hot => ("hot", self.hot_limit_bytes()),
-            Room::Cold if options.cold_bytes == 0 => ("warm", options.warm_bytes),
-            Room::Cold => ("cold", options.cold_bytes),
-        };
-        let pinned = (0..self.geometry.slots)
-            .filter(|&slot| {
-                self.segment(slot).state.load(Ordering::Relaxed) != state::FREE && self.is_pinned(slot)
-            })
-            .count() as u64;
-        let mut holders = Vec::new();
-        if pinned > 0 {
-            holders.push(format!("views hold {} of it: release them", size_text(pinned * frame_bytes)));
-        }
-        let index_bytes = u64::from(self.globals().index_frames.load(Ordering::Relaxed)) * frame_bytes;
-        if room == Room::Hot && index_bytes * 4 > bytes {
-            holders.push(format!(
-                "the index takes {} of it: so many keys need a larger hot tier",
-                size_text(index_bytes)
-            ));
-        }
-        if room == Room::Cold && census.retired_cold > 0 {
-            holders.push(format!(
-                "{} of it wait for a flush",
-                size_text(u64::from(census.retired_cold) * frame_bytes)
-            ));
-        }
-        if self.when_full() == WhenFull::Error {
-            holders.push(
-                "what is stored takes the rest, and when_full=\"error\" drops nothing: delete keys, give them a ttl, or set when_full=\"evict\""
-                    .to_owned(),
-            );
-        }
-        let holders = if holders.is_empty() {
-            "nothing in it could be given up".to_owned()
-        } else {
-            holders.join("; ")
-        };
-        Error::full(format!(
-            "the {tier} tier of {} ({}) is full: {holders}; or create the store with a larger {tier} tier",
-            self.paths.location,
-            size_text(bytes)
-        ))
     }
 }

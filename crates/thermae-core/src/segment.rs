@@ -14,7 +14,9 @@ use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard};
 use crate::error::{Error, Result};
 use crate::frame_file::FrameState;
-use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state};
+use crate::layout::{
+    CONTROL_MAGIC, ControlHeader, Place, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state,
+};
 use crate::options::IndexPlacement;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -25,6 +27,8 @@ pub enum Room {
     Hot,
     /// Free durable frames, of the cold tier or the warm one.
     Cold,
+    /// Places in the index: it has its share of the hot tier, or a table can't be larger.
+    Index,
 }
 
 /// Who asks for a frame.
@@ -32,22 +36,16 @@ pub enum Room {
 pub enum Purpose {
     /// Users' writes.
     Write,
+    /// Older survivors, which can do without a head of their own: opening one more than compaction empties must not cost tombstones theirs.
+    OlderSurvivors,
     /// What must go on in a full store: tombstones, index tables, cache copies made by a demotion.
     Reserve,
     /// Survivors of eviction and compaction: the last frame is theirs alone, or a full store could never become less full.
     Survivors,
 }
 
-impl Purpose {
-    /// Frames that this purpose leaves to more urgent ones.
-    const fn leaves(self) -> u32 {
-        match self {
-            Self::Write => RESERVE_FRAMES,
-            Self::Reserve => 1,
-            Self::Survivors => 0,
-        }
-    }
-}
+/// Hot frames that the index leaves to values at least: the reserve, and those that heads append to.
+const VALUE_FRAMES_MIN: u32 = 8;
 
 /// First eight bytes of a segment.
 pub const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"THRMseg1");
@@ -105,6 +103,16 @@ impl Engine {
         height.store(top + 1, Ordering::Relaxed);
     }
 
+    /// Frames that a purpose leaves to more urgent ones.
+    fn leaves(&self, purpose: Purpose) -> u32 {
+        match purpose {
+            Purpose::Write => self.geometry.reserve_frames(),
+            Purpose::OlderSurvivors => 2,
+            Purpose::Reserve => 1,
+            Purpose::Survivors => 0,
+        }
+    }
+
     fn pop_warm(&self) -> Option<u32> {
         Self::pop(self.free_warm(), &self.globals().free_warm, 0)
             .filter(|&frame| frame < self.geometry.warm_frames)
@@ -112,7 +120,7 @@ impl Engine {
 
     fn pop_hot(&self, purpose: Purpose) -> Option<u32> {
         let globals = self.globals();
-        let leave = purpose.leaves().saturating_add(globals.hot_withheld.load(Ordering::Relaxed));
+        let leave = self.leaves(purpose).saturating_add(globals.hot_withheld.load(Ordering::Relaxed));
         let frame = Self::pop(self.free_hot(), &globals.free_hot, leave)
             .filter(|&frame| frame < self.geometry.hot_frames)?;
         globals.hot_high_water.fetch_max(frame + 1, Ordering::Relaxed);
@@ -121,7 +129,7 @@ impl Engine {
 
     /// A durable frame: a warm one if there is any, for what is new is what is read, and a flush of it is soon done.
     fn pop_durable(&self, purpose: Purpose) -> Option<u32> {
-        if self.free_durable() <= purpose.leaves() {
+        if self.free_durable() <= self.leaves(purpose) {
             return None;
         }
         self.pop_warm().or_else(|| self.pop_cold(0))
@@ -185,15 +193,31 @@ impl Engine {
         let globals = self.globals();
         let count = globals.index_frames.load(Ordering::Relaxed);
         // There is a place for every frame there is: a count beyond that is damaged.
-        let place = self.index_frames().get(count as usize).ok_or(Room::Hot)?;
+        let place = self.index_frames().get(count as usize).ok_or(Room::Index)?;
         let warm = || self.pop_warm().map(|frame| self.geometry.hot_frames + frame);
         let is_warm = self.superblock.options.index == IndexPlacement::Warm;
-        let frame = if is_warm { warm() } else { None }
-            .or_else(|| self.pop_hot(Purpose::Reserve))
-            .ok_or(Room::Hot)?;
+        let frame = match if is_warm { warm() } else { None } {
+            Some(frame) => frame,
+            None if self.has_index_its_share(count) => return Err(Room::Index),
+            None => self.pop_hot(Purpose::Reserve).ok_or(Room::Hot)?,
+        };
         place.store(frame, Ordering::Relaxed);
         globals.index_frames.store(count + 1, Ordering::Release);
         Ok(frame)
+    }
+
+    /// Whether the index has as much of the hot tier as it may. What is left to values is what they pass through: without it nothing could be
+    /// stored or deleted any more, however much of the index is empty. A recovery takes what the index needs.
+    fn has_index_its_share(&self, index_frames: u32) -> bool {
+        let usable = self.hot_frames_usable();
+        let of_hot = self
+            .index_frames()
+            .iter()
+            .take(index_frames as usize)
+            .filter(|frame| frame.load(Ordering::Relaxed) < self.geometry.hot_frames)
+            .count() as u32;
+        let is_recovered = self.control.at::<ControlHeader>(0).magic.load(Ordering::Acquire) == CONTROL_MAGIC;
+        is_recovered && of_hot >= usable.saturating_sub((usable / 4).max(VALUE_FRAMES_MIN))
     }
 
     /// Opens a segment of `class`: a slot, a hot frame, and, but for cache copies, the cold frame that it is written to sooner or later. It
@@ -258,7 +282,7 @@ impl Engine {
     pub(crate) fn open_holder(&self) -> Option<u32> {
         let _pool = self.lock_pool();
         let slot = self.find_free_slot()?;
-        let frame = self.pop_cold(RESERVE_FRAMES)?;
+        let frame = self.pop_cold(self.geometry.reserve_frames())?;
         self.describe_slot(slot, class::MOVED, state::OPENING, None, Some(frame));
         Some(slot)
     }

@@ -255,7 +255,13 @@ impl Engine {
             presents.push(self.locate(guard_of(item.wanted.hash), item.wanted, cold)?);
         }
         let count = u32::try_from(planned.len()).unwrap_or(u32::MAX);
-        let reserved = self.reserve(self.head_for(0), |_| total, Sequence::New(count), Purpose::Write)?;
+        let sequence = Sequence::New(count);
+        let deletes_only = planned.iter().all(|item| item.draft.word.base_kind() == kind::TOMBSTONE);
+        let reserved = if deletes_only {
+            self.reserve_for_tombstones(|_| total, sequence)?
+        } else {
+            self.reserve(self.head_for(0), |_| total, sequence, Purpose::Write)?
+        };
         crash_point!("batch.reserved");
         for (index, item) in planned.iter().enumerate() {
             let link = presents[index].as_ref().map_or(0, |present| present.entry);

@@ -358,7 +358,10 @@ impl Engine {
             key: wanted.key,
             payload,
         };
-        let reserved = self.append(guard, head, &draft, Purpose::Write)?;
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        let total_at = |offset| record::shape(word, offset, frame_bytes).total;
+        let reserved = self.reserve(head, total_at, Sequence::New(1), Purpose::Write)?;
+        self.fill_in_flight(guard, &reserved, &draft);
         crash_point!("put.committed");
         if base_kind == kind::LARGE {
             self.adopt_extents(payload);
@@ -394,7 +397,10 @@ impl Engine {
         let mut sequence = 0;
         if self.needs_tombstones() {
             let draft = Draft::tombstone(wanted.key);
-            let reserved = self.append(guard, self.head_for(0), &draft, Purpose::Reserve)?;
+            let frame_bytes = self.geometry.frame_bytes as usize;
+            let total_at = |offset| record::shape(draft.word, offset, frame_bytes).total;
+            let reserved = self.reserve_for_tombstones(total_at, Sequence::New(1))?;
+            self.fill_in_flight(guard, &reserved, &draft);
             sequence = reserved.sequence;
             self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
             crash_point!("delete.committed");
@@ -408,26 +414,12 @@ impl Engine {
         Ok(sequence)
     }
 
-    /// Appends one record for a locked partition and commits it; the caller publishes it.
+    /// Writes and commits a record for a locked partition; the caller publishes it.
     #[inline]
-    fn append(
-        &self,
-        guard: &PartitionGuard<'_>,
-        head: u32,
-        draft: &Draft<'_>,
-        purpose: Purpose,
-    ) -> Result<Reserved, Room> {
-        let frame_bytes = self.geometry.frame_bytes as usize;
-        let reserved = self.reserve(
-            head,
-            |offset| record::shape(draft.word, offset, frame_bytes).total,
-            Sequence::New(1),
-            purpose,
-        )?;
+    fn fill_in_flight(&self, guard: &PartitionGuard<'_>, reserved: &Reserved, draft: &Draft<'_>) {
         guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
         crash_point!("append.reserved");
-        self.fill(&reserved, draft, draft.checksum(reserved.sequence));
-        Ok(reserved)
+        self.fill(reserved, draft, draft.checksum(reserved.sequence));
     }
 
     /// Writes and commits a record into reserved space.

@@ -1,0 +1,113 @@
+//! A full store: whether room may yet be gained in it, and what a writer is told that finds none.
+//!
+//! Where nothing may be dropped, a store in which everything is alive stays full until somebody deletes. Its writers are refused at once: a
+//! server that tried again for each of them would keep all its clients waiting.
+
+use crate::census::{Candidate, Census};
+use crate::compact::COMPACT_GAIN_PERCENT_MIN;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::layout::{HEADS, state};
+use crate::options::WhenFull;
+use crate::segment::Room;
+use crate::sizes::size_text;
+use std::sync::atomic::Ordering;
+
+impl Engine {
+    /// Whether nothing but a delete can make room of a kind. Only what was looked at a moment ago in vain is asked about.
+    pub(crate) fn is_full_for_good(&self, room: Room) -> bool {
+        if self.when_full() != WhenFull::Error {
+            return false;
+        }
+        if room == Room::Index {
+            return true;
+        }
+        let census = self.census();
+        if room == Room::Hot && self.durable.is_some() {
+            // What is there can be demoted, once it is unpinned or flushed.
+            return census.retired_hot == 0
+                && !census.closed.iter().chain(&census.extents).any(|candidate| candidate.is_hot);
+        }
+        let retired = if room == Room::Hot { census.retired_hot } else { census.retired_cold };
+        retired == 0
+            && self.worth_compacting(&census, COMPACT_GAIN_PERCENT_MIN).is_empty()
+            && !self.has_tombstones_to_cover(&census)
+            && self.dead_heads().is_empty()
+    }
+
+    /// Whether a checkpoint, which makes tombstones needless, gains a good part of a frame, or a segment of which they keep most.
+    pub(crate) fn has_tombstones_to_cover(&self, census: &Census) -> bool {
+        let is_kept_by_them = |candidate: &Candidate| {
+            candidate.tombstone_bytes > 0
+                && (candidate.live_bytes - candidate.tombstone_bytes) <= candidate.tail / 2
+        };
+        self.durable.is_some()
+            && (census.tombstone_bytes >= u64::from(self.geometry.frame_bytes / 2)
+                || census.closed.iter().any(is_kept_by_them))
+    }
+
+    /// Heads whose open segment is mostly dead: that can only be regained once it is closed.
+    pub(crate) fn dead_heads(&self) -> Vec<u32> {
+        let is_mostly_dead = |&number: &u32| {
+            self.open_slot(number).is_some_and(|slot| {
+                let segment = self.segment(slot);
+                let tail = segment.tail.load(Ordering::Relaxed);
+                tail > self.geometry.frame_bytes / 4 && self.needed_bytes(segment) < tail / 2
+            })
+        };
+        (0..HEADS as u32).filter(is_mostly_dead).collect()
+    }
+
+    /// The error that says why, and what helps.
+    #[cold]
+    pub(crate) fn full(&self, room: Room) -> Error {
+        let census = self.census();
+        let frame_bytes = u64::from(self.geometry.frame_bytes);
+        let options = &self.superblock.options;
+        let (tier, bytes) = match room {
+            Room::Hot | Room::Index => ("hot", self.hot_limit_bytes()),
+            Room::Cold if options.cold_bytes == 0 => ("warm", options.warm_bytes),
+            Room::Cold => ("cold", options.cold_bytes),
+        };
+        let pinned = (0..self.geometry.slots)
+            .filter(|&slot| {
+                self.segment(slot).state.load(Ordering::Relaxed) != state::FREE && self.is_pinned(slot)
+            })
+            .count() as u64;
+        let mut holders = Vec::new();
+        if pinned > 0 {
+            holders.push(format!("views hold {} of it: release them", size_text(pinned * frame_bytes)));
+        }
+        let index_bytes = u64::from(self.globals().index_frames.load(Ordering::Relaxed)) * frame_bytes;
+        let is_index = room == Room::Index;
+        if is_index || room == Room::Hot && index_bytes * 4 > bytes {
+            holders.push(format!(
+                "the index takes {} of it{}: so many keys need a larger hot tier",
+                size_text(index_bytes),
+                if is_index { ", as much as it may" } else { "" }
+            ));
+        }
+        if room == Room::Cold && census.retired_cold > 0 {
+            holders.push(format!(
+                "{} of it wait for a flush",
+                size_text(u64::from(census.retired_cold) * frame_bytes)
+            ));
+        }
+        if self.when_full() == WhenFull::Error {
+            holders.push(format!(
+                "{}when_full=\"error\" drops nothing: delete keys, give them a ttl, or set when_full=\"evict\"",
+                if is_index { "" } else { "what is stored takes the rest, and " }
+            ));
+        }
+        let holders = if holders.is_empty() {
+            "nothing in it could be given up".to_owned()
+        } else {
+            holders.join("; ")
+        };
+        Error::full(format!(
+            "the {tier} tier of {} ({}) is full: {holders}; or create the store with a larger {tier} tier",
+            self.paths.location,
+            size_text(bytes)
+        ))
+    }
+}
