@@ -118,9 +118,9 @@ impl Store {
     }
 }
 
-/// Cold frames that a store needs for so many segments: the reserves, and some to begin with.
+/// Cold frames that a store needs for so many segments: the reserve, and some to begin with.
 pub(crate) fn frames_for(segments: u64) -> u64 {
-    segments + 2 * u64::from(RESERVE_FRAMES_MAX) + 4
+    segments + u64::from(RESERVE_FRAMES_MAX) + 4
 }
 
 /// A snapshot's cold tier is the store's own, unless what is hot or warm has to fit too and does not: then it is one with room to spare.
