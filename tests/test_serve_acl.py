@@ -481,7 +481,7 @@ class TestFiles:
         arguments = ["serve", location, "--hot", "16MiB", "--redis", "127.0.0.1:0", "--acl-file", str(file)]
         command = [sys.executable, "-c", program, *arguments]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=END_SECONDS_MAX, check=False)
-        assert ended.returncode != 0
+        assert ended.returncode == 2
         reason = (
             "users.acl:2: Error in applying operation '+nosuch': Unknown command or category name in ACL."
         )
@@ -492,11 +492,11 @@ class TestFiles:
         ended = subprocess.run(
             with_password, capture_output=True, text=True, timeout=END_SECONDS_MAX, check=False
         )
-        assert ended.returncode != 0
+        assert ended.returncode == 2
         assert "lets the user default in without a password" in " ".join(ended.stderr.split()), ended.stderr
         file.unlink()
         ended = subprocess.run(command, capture_output=True, text=True, timeout=END_SECONDS_MAX, check=False)
-        assert ended.returncode != 0
+        assert ended.returncode == 2
         assert "No such file" in ended.stderr
 
     def test_replace_all_users_or_none(self, location: str, tmp_path: Path) -> None:

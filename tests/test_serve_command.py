@@ -167,10 +167,24 @@ def test_what_lies_where_a_socket_is_to_be_is_told(location: str, tmp_path: Path
         ("REDIS", "6379", "THERMAE_REDIS: '6379' is no HOST:PORT"),
         ("REDIS_PARAMETER", "=3", "THERMAE_REDIS_PARAMETER: '=3' is no NAME=VALUE"),
         ("NO_PROTECTED_MODE", "1", "say THERMAE_PROTECTED_MODE=false"),
+        ("THREDS", "2", "THERMAE_THREDS is read by nobody: did you mean THERMAE_THREADS?"),
+        ("CLIENT_MAX", "2", "THERMAE_CLIENT_MAX is read by nobody: did you mean THERMAE_CLIENTS_MAX?"),
     ],
 )
 def test_a_mistake_in_a_variable_names_the_variable(variable: str, value: str, told: str) -> None:
     assert_told(refused("shm://never", environment={f"THERMAE_{variable}": value}), 2, told)
+
+
+def test_variables_of_others_are_left_alone(location: str) -> None:
+    # Such as Kubernetes gives each container, where a service is named thermae.
+    address = "tcp://10.0.0.1:6379"
+    names = ("THERMAE_PORT", "THERMAE_PORT_6379_TCP", "THERMAE_SERVICE_HOST", "THERMAE_SERVICE_PORT")
+    environment = dict.fromkeys(names, address)
+    with (
+        thermae_serve(location, "--hot", "16MiB", environment=environment) as serving,
+        serving.connection() as client,
+    ):
+        assert client.call("PING").value == b"PONG"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +244,7 @@ def test_the_key_of_another_certificate_is_refused_by_name(location: str, tmp_pa
         make_certificate(tmp_path / name, name)
     certificate, key = tmp_path / "one" / "server.pem", tmp_path / "two" / "server.key"
     words = ("--tls", "127.0.0.1:0", "--tls-certificate", str(certificate), "--tls-key", str(key))
-    assert_told(refused(location, *words), 1, f"{key} is not the key of {certificate}")
+    assert_told(refused(location, *words), 2, f"{key} is not the key of {certificate}")
 
 
 def test_a_file_of_users_that_makes_no_sense_is_refused_by_its_line(location: str, tmp_path: Path) -> None:
@@ -238,7 +252,7 @@ def test_a_file_of_users_that_makes_no_sense_is_refused_by_its_line(location: st
     path.write_text("user default on nopass ~* +@all\n\nuser app on +nonsense\n")
     words = ("serve", location, "--hot", "16MiB", "--redis", "127.0.0.1:0", "--acl-file", str(path))
     result = CliRunner().invoke(main, words)
-    assert_told(result, 1, "Unknown command", f"Correct line 3 of {path}, and start again")
+    assert_told(result, 2, "Unknown command", f"Correct line 3 of {path}, and start again")
     assert "previously active" not in result.stderr
 
 
@@ -268,7 +282,10 @@ def test_what_the_engine_refuses_is_told_in_the_words_of_the_command_line() -> N
     [
         (("--redis", "6379"), 2, "no HOST:PORT"),
         (("--no-such-option",), 2, "No such option"),
-        (("--acl-file", "/nonexistent/users"), 1, "/nonexistent/users"),
+        (("--acl-file", "/nonexistent/users"), 2, "/nonexistent/users"),
+        (("--redis-parameter", "foo=1"), 2, "foo"),
+        (("--redis-parameter", "slowlog-max-len=many"), 2, "slowlog-max-len"),
+        (("--tls", "127.0.0.1:0"), 2, "--tls-certificate"),
         (("--hot", "4TiB"), 1, "has no room for"),
     ],
 )

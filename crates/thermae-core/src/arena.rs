@@ -63,9 +63,9 @@ impl Engine {
             Some(found) => found,
             None => {
                 if self.bitmap_granules() + granules > self.granules_per_frame() {
-                    return Err(Room::Index);
+                    return Err(Room::Index(partition));
                 }
-                let frame = self.take_index_frame()?;
+                let frame = self.take_index_frame(partition)?;
                 self.format_index_frame(frame);
                 (count, frame, self.bitmap_granules())
             }

@@ -57,8 +57,6 @@ pub(crate) struct Census {
     pub retired_hot: u32,
     /// Retired segments that still hold a cold frame.
     pub retired_cold: u32,
-    /// Bytes of tombstones that no checkpoint covers.
-    pub tombstone_bytes: u64,
 }
 
 impl Census {
@@ -83,13 +81,12 @@ impl Engine {
             let place = Place::unpack(segment.place.load(Ordering::Relaxed));
             let tail = segment.tail.load(Ordering::Relaxed);
             let tombstone_bytes = self.uncovered_tombstone_bytes(segment);
-            census.tombstone_bytes += u64::from(tombstone_bytes);
             let candidate = Candidate {
                 slot: slot as u32,
                 segment_id: segment.segment_id.load(Ordering::Relaxed),
                 class: segment.class.load(Ordering::Relaxed),
                 tail,
-                live_bytes: self.needed_bytes(segment),
+                live_bytes: segment.live_bytes.load(Ordering::Relaxed).saturating_add(tombstone_bytes),
                 tombstone_bytes,
                 is_hot: place.hot.is_some(),
                 is_warm: place.cold.is_some_and(|frame| frame < self.geometry.warm_frames),
@@ -125,7 +122,11 @@ impl Engine {
     }
 
     /// Bytes of a segment's tombstones that no checkpoint covers.
-    fn uncovered_tombstone_bytes(&self, segment: &Segment) -> u32 {
+    pub(crate) fn uncovered_tombstone_bytes(&self, segment: &Segment) -> u32 {
+        if self.durable.is_none() {
+            // They were written for a snapshot, and no replay asks for them.
+            return 0;
+        }
         let checkpoint = self.globals().checkpoint_sequence.load(Ordering::Acquire);
         let is_covered = segment.sequence_max.load(Ordering::Relaxed) <= checkpoint;
         if is_covered { 0 } else { segment.tombstone_bytes.load(Ordering::Relaxed) }

@@ -1,7 +1,7 @@
 //! Compaction: live records are copied together so that whole frames come free.
 //!
-//! **Which segment.** The one with the best benefit for its cost: gain x age / u, where gain is the share of a frame that is dead (or was never
-//! used), u the share that is alive, and age how many segments were opened since: free space in old segments stays free, while a young one will
+//! **Which segment.** The one with the best benefit for its cost: gain x age / u, where gain is the share of a frame that is dead, for the
+//! most part (see `worth_compacting`), u the share that is alive, and age how many segments were opened since: free space in old segments stays free, while a young one will
 //! be emptier by itself soon (after Rosenblum and Ousterhout, "The design and implementation of a log-structured file system", 1992;
 //! u instead of their 1 + u because what is written counts here, not what is read: in a simulation of Zipfian overwrites at 85 % it
 //! writes a seventh less).
@@ -73,6 +73,10 @@ impl Engine {
             .count();
         of_log()
             .map(|candidate| {
+                if candidate.live_bytes == 0 {
+                    // Nothing has to be copied: its frame is gained, however little was written to it.
+                    return (candidate, frame_bytes);
+                }
                 let end_bytes = if ends > 1 { usable_end_bytes(candidate.tail) } else { 0 };
                 (candidate, candidate.dead_bytes() + end_bytes)
             })
@@ -82,7 +86,7 @@ impl Engine {
             .collect()
     }
 
-    /// The segment that is best compacted, of those that were not tried.
+    /// The segment that is best compacted, of those that were not tried and whose survivors there is room for.
     pub(crate) fn best_to_compact(
         &self,
         census: &Census,
@@ -104,7 +108,10 @@ impl Engine {
             })
             .collect();
         rated.sort_unstable_by(|one, other| other.0.total_cmp(&one.0));
-        rated.into_iter().map(|(_, candidate)| *candidate).find(|candidate| !self.is_pinned(candidate.slot))
+        let mut candidates = rated.into_iter().map(|(_, candidate)| *candidate);
+        candidates.find(|candidate| {
+            self.survivors_fit(candidate.live_bytes).is_ok() && !self.is_pinned(candidate.slot)
+        })
     }
 
     /// Moves what is alive in a segment to the survivors and retires it. False where that was not possible, or not to the end.

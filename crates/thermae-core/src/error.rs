@@ -4,6 +4,7 @@
 //! compose messages, they only translate the variant into the exception of the same name. One enum per
 //! module was rejected: callers would have to know which layer a failure comes from to handle it.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ pub enum Error {
     #[error("cannot {operation} {}: {source}{}", path.display(), remedy(source))]
     Io {
         /// A verb in the infinitive that completes "cannot ...".
-        operation: &'static str,
+        operation: Cow<'static, str>,
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
@@ -135,8 +136,8 @@ impl Error {
 
     /// `operation` is a verb that completes "cannot ...". A refusal for want of permission becomes
     /// [`Error::Permission`], whichever call it came from, so that callers handle one class.
-    pub fn io(operation: &'static str, path: impl AsRef<Path>, source: io::Error) -> Error {
-        let path = path.as_ref();
+    pub fn io(operation: impl Into<Cow<'static, str>>, path: impl AsRef<Path>, source: io::Error) -> Error {
+        let (operation, path) = (operation.into(), path.as_ref());
         if source.kind() == io::ErrorKind::PermissionDenied {
             return Error::Permission(format!(
                 "cannot {operation} {}: {source}; run as the user who owns it, or have its owner and mode changed",

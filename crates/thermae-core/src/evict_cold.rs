@@ -6,14 +6,11 @@
 //! they fill a segment of the log, forgets its oldest value and not all of them.
 
 use crate::census::{Candidate, Census, Tried};
-use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::error::Result;
-use crate::feed::ChangeKind;
-use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
-use crate::layout::{Place, class};
-use crate::log::Sequence;
-use crate::record::{self, Draft};
+use crate::evict_key::Found;
+use crate::index::ACCESS_MAX;
+use crate::layout::class;
 use crate::relocate::{Fate, Keep, Wanted};
 use std::sync::atomic::Ordering;
 
@@ -24,25 +21,6 @@ enum Reads {
     Spare,
     /// The oldest goes.
     Ignore,
-}
-
-/// A large value whose partition is locked.
-struct Large<'e> {
-    /// Its entry's place.
-    place: EntryRef<'e>,
-    key: Vec<u8>,
-    /// Where its record is, and how long that is.
-    slot: u32,
-    total: usize,
-    extents: Vec<u64>,
-    is_expired: bool,
-}
-
-enum Found<'e> {
-    Large(Large<'e>),
-    /// This entry's record has to be read first, without the lock.
-    Cold(u64),
-    Nowhere,
 }
 
 impl Engine {
@@ -133,45 +111,20 @@ impl Engine {
             let guard = self.lock_partition(self.partition_of(hash));
             match self.find_large(&guard, hash, extent.segment_id, &cold) {
                 Found::Nowhere => return Ok(false),
-                Found::Large(large) => return Ok(self.delete_large(&guard, hash, &large, reads)),
+                Found::Victim(large) => {
+                    let access = large.place.access().load(Ordering::Relaxed);
+                    if reads == Reads::Spare && access & ACCESS_MAX > 0 && !large.is_expired {
+                        large.place.access().store(access - 1, Ordering::Relaxed);
+                        return Ok(false);
+                    }
+                    return Ok(self.drop_victim(&guard, &large).is_ok());
+                }
                 Found::Cold(entry) => {
                     drop(guard);
                     self.fetch_cold(entry, &mut cold)?;
                 }
             }
         }
-    }
-
-    /// Deletes a large value, unless it is spared for having been read, or even the reserve has no room for its tombstone.
-    fn delete_large(&self, guard: &PartitionGuard<'_>, hash: u64, large: &Large<'_>, reads: Reads) -> bool {
-        let access = large.place.access().load(Ordering::Relaxed);
-        if reads == Reads::Spare && access & ACCESS_MAX > 0 && !large.is_expired {
-            large.place.access().store(access - 1, Ordering::Relaxed);
-            return false;
-        }
-        let frame_bytes = self.geometry.frame_bytes as usize;
-        let draft = Draft::tombstone(&large.key);
-        let total_at = |offset| record::shape(draft.word, offset, frame_bytes).total;
-        let Ok(reserved) = self.reserve_for_tombstones(total_at, Sequence::New(1)) else { return false };
-        guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
-        crash_point!("evict.reserved");
-        self.fill(&reserved, &draft, draft.checksum(reserved.sequence));
-        self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
-        crash_point!("evict.committed");
-        self.remove_entry(guard, large.place, false);
-        guard.partition.in_flight.store(0, Ordering::Release);
-        crash_point!("evict.published");
-        let (change, counter) = if large.is_expired {
-            (ChangeKind::Expired, &self.counters().expired)
-        } else {
-            (ChangeKind::Evicted, &self.counters().evicted)
-        };
-        self.note_change(guard, change, &large.key, hash);
-        self.count_dead_bytes(large.slot, large.total);
-        // Under the lock still: whoever inherits it retires extents that nothing refers to.
-        self.retire_extents(&large.extents);
-        Self::count(counter, 1);
-        true
     }
 
     /// The large value that an extent is a part of; nowhere where its key has another value by now, or its record is damaged.
@@ -182,30 +135,12 @@ impl Engine {
         extent_id: u64,
         cold: &[(u64, u64, Vec<u8>)],
     ) -> Found<'_> {
-        let frame_bytes = self.geometry.frame_bytes as usize;
         let mut probe = self.probe(self.table(guard.number), self.tag(hash));
         while let Some((place, entry)) = probe.next() {
-            let Some((slot, offset)) = self.split(entry & ADDRESS_MASK).filter(|at| at.1 < frame_bytes)
-            else {
-                continue;
-            };
-            let segment = self.segment(slot);
-            let segment_id = segment.segment_id.load(Ordering::Acquire);
-            let bytes = match self.mapped_base(Place::unpack(segment.place.load(Ordering::Acquire))) {
-                // SAFETY: a frame's bytes; the room lock keeps it from being given up, and the record in it is committed.
-                Some(base) => unsafe { std::slice::from_raw_parts(base.add(offset), frame_bytes - offset) },
-                None => match cold.iter().find(|known| known.0 == entry && known.1 == segment_id) {
-                    Some((_, _, bytes)) => bytes,
-                    None => return Found::Cold(entry),
-                },
-            };
-            let record = record::parse(bytes, offset, frame_bytes);
-            let Some(record) = record.filter(|record| record.is_intact(segment_id)) else { continue };
-            let Some((_, extents)) = record.extents(frame_bytes) else { continue };
-            if extents.contains(&extent_id) {
-                let is_expired = record.expiry_ms != 0 && record.expiry_ms <= self.now_ms();
-                let key = record.key.to_vec();
-                return Found::Large(Large { place, key, slot, total: record.total, extents, is_expired });
+            match self.victim_at(place, entry, cold) {
+                Found::Victim(victim) if victim.extents.contains(&extent_id) => return Found::Victim(victim),
+                Found::Cold(entry) => return Found::Cold(entry),
+                Found::Victim(_) | Found::Nowhere => {}
             }
         }
         Found::Nowhere

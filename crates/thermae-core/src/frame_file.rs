@@ -26,6 +26,7 @@ use crate::env::{Env, EnvFile, OpenHow, check_owner};
 use crate::error::{Error, Result};
 use crate::layout::{SEGMENT_NUMBER_MAX, SLOT_BITS};
 use crate::record::SEQUENCE_MAX;
+use crate::sizes::size_text;
 use crate::superblock::{parent, temporary_path};
 
 const HEADER_MAGIC: &[u8; 8] = b"THERMAEC";
@@ -569,7 +570,8 @@ fn write_new(
         env.open(temporary, OpenHow::REPLACE).map_err(|error| Error::io("create", temporary, error))?;
     let file_bytes =
         geometry.data_offset() + u64::from(frames.min(geometry.frames)) * u64::from(geometry.frame_bytes);
-    file.allocate(0, file_bytes).map_err(|error| Error::io("allocate", temporary, error))?;
+    file.allocate(0, file_bytes)
+        .map_err(|error| Error::io(format!("allocate {} for", size_text(file_bytes)), temporary, error))?;
     let write = |bytes: &[u8], position: u64| {
         file.write_all_at(bytes, position).map_err(|error| Error::io("write", temporary, error))
     };

@@ -7,7 +7,7 @@ use crate::census::{Candidate, Census};
 use crate::compact::COMPACT_GAIN_PERCENT_MIN;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::layout::{HEADS, state};
+use crate::layout::{HEADS, Place, TOMBSTONE_HEAD, state};
 use crate::options::WhenFull;
 use crate::segment::Room;
 use crate::sizes::size_text;
@@ -15,35 +15,76 @@ use std::sync::atomic::Ordering;
 
 impl Engine {
     /// Whether nothing but a delete can make room of a kind. Only what was looked at a moment ago in vain is asked about.
+    ///
+    /// What is pinned counts while a flush is under way, whose pins pass by themselves; a view's may stay for hours.
     pub(crate) fn is_full_for_good(&self, room: Room) -> bool {
+        if matches!(room, Room::Index(_)) {
+            return true;
+        }
         if self.when_full() != WhenFull::Error {
             return false;
         }
-        if room == Room::Index {
-            return true;
-        }
+        let is_flushing = self.globals().flush_lease.owner().is_some();
+        let may_come_free = |slot: u32| is_flushing || !self.is_pinned(slot);
         let census = self.census();
+        if self.has_retired(room, may_come_free) {
+            return false;
+        }
         if room == Room::Hot && self.durable.is_some() {
             // What is there can be demoted, once it is unpinned or flushed.
-            return census.retired_hot == 0
-                && !census.closed.iter().chain(&census.extents).any(|candidate| candidate.is_hot);
+            let mut candidates = census.closed.iter().chain(&census.extents);
+            return !candidates.any(|candidate| candidate.is_hot && may_come_free(candidate.slot));
         }
-        let retired = if room == Room::Hot { census.retired_hot } else { census.retired_cold };
-        retired == 0
-            && self.worth_compacting(&census, COMPACT_GAIN_PERCENT_MIN).is_empty()
+        let worth = self.worth_compacting(&census, COMPACT_GAIN_PERCENT_MIN);
+        !worth.iter().any(|(candidate, _)| may_come_free(candidate.slot))
             && !self.has_tombstones_to_cover(&census)
             && self.dead_heads().is_empty()
     }
 
-    /// Whether a checkpoint, which makes tombstones needless, gains a good part of a frame, or a segment of which they keep most.
+    fn has_retired(&self, room: Room, may_come_free: impl Fn(u32) -> bool) -> bool {
+        self.segments().iter().enumerate().any(|(slot, segment)| {
+            let place = Place::unpack(segment.place.load(Ordering::Relaxed));
+            let has_frame = if room == Room::Hot { place.hot.is_some() } else { place.cold.is_some() };
+            has_frame && segment.state.load(Ordering::Acquire) == state::RETIRED && may_come_free(slot as u32)
+        })
+    }
+
+    /// Whether a checkpoint, which makes tombstones needless, gains a good part of a frame: in segments that it makes worth compacting, in one of
+    /// which tombstones keep most, or in one that is appended to and nothing else keeps.
     pub(crate) fn has_tombstones_to_cover(&self, census: &Census) -> bool {
+        if self.durable.is_none() {
+            return false;
+        }
+        let frame_bytes = self.geometry.frame_bytes;
+        let gained = |candidate: &&Candidate| {
+            let gain_bytes = u64::from(candidate.dead_bytes() + candidate.tombstone_bytes);
+            gain_bytes * 100 >= u64::from(frame_bytes) * COMPACT_GAIN_PERCENT_MIN
+        };
+        let gained_bytes: u64 =
+            census.closed.iter().filter(gained).map(|candidate| u64::from(candidate.tombstone_bytes)).sum();
         let is_kept_by_them = |candidate: &Candidate| {
             candidate.tombstone_bytes > 0
-                && (candidate.live_bytes - candidate.tombstone_bytes) <= candidate.tail / 2
+                && candidate.live_bytes - candidate.tombstone_bytes <= candidate.tail / 2
         };
-        self.durable.is_some()
-            && (census.tombstone_bytes >= u64::from(self.geometry.frame_bytes / 2)
-                || census.closed.iter().any(is_kept_by_them))
+        gained_bytes >= u64::from(frame_bytes / 2)
+            || census.closed.iter().any(is_kept_by_them)
+            || (0..HEADS as u32).any(|number| self.is_head_kept_by_tombstones(census, number))
+    }
+
+    fn is_head_kept_by_tombstones(&self, census: &Census, number: u32) -> bool {
+        let Some(slot) = self.open_slot(number) else { return false };
+        let segment = self.segment(slot);
+        let (tail, frame_bytes) = (segment.tail.load(Ordering::Relaxed), self.geometry.frame_bytes);
+        self.uncovered_tombstone_bytes(segment) > 0
+            && match number {
+                TOMBSTONE_HEAD => {
+                    // Compaction may want its frame before it is half full, if it is the last.
+                    tail > frame_bytes / 2
+                        || self.free_durable() == 0
+                            && !self.worth_compacting(census, COMPACT_GAIN_PERCENT_MIN).is_empty()
+                }
+                _ => tail > frame_bytes / 4 && segment.live_bytes.load(Ordering::Relaxed) < tail / 2,
+            }
     }
 
     /// Heads whose open segment is mostly dead: that can only be regained once it is closed.
@@ -52,7 +93,9 @@ impl Engine {
             self.open_slot(number).is_some_and(|slot| {
                 let segment = self.segment(slot);
                 let tail = segment.tail.load(Ordering::Relaxed);
-                tail > self.geometry.frame_bytes / 4 && self.needed_bytes(segment) < tail / 2
+                let is_last_frame = number == TOMBSTONE_HEAD && self.free_durable() == 0;
+                (is_last_frame || tail > self.geometry.frame_bytes / 4)
+                    && self.needed_bytes(segment) < tail / 2
             })
         };
         (0..HEADS as u32).filter(is_mostly_dead).collect()
@@ -65,7 +108,7 @@ impl Engine {
         let frame_bytes = u64::from(self.geometry.frame_bytes);
         let options = &self.superblock.options;
         let (tier, bytes) = match room {
-            Room::Hot | Room::Index => ("hot", self.hot_limit_bytes()),
+            Room::Hot | Room::Index(_) => ("hot", self.hot_limit_bytes()),
             Room::Cold if options.cold_bytes == 0 => ("warm", options.warm_bytes),
             Room::Cold => ("cold", options.cold_bytes),
         };
@@ -79,12 +122,12 @@ impl Engine {
             holders.push(format!("views hold {} of it: release them", size_text(pinned * frame_bytes)));
         }
         let index_bytes = u64::from(self.globals().index_frames.load(Ordering::Relaxed)) * frame_bytes;
-        let is_index = room == Room::Index;
+        let is_index = matches!(room, Room::Index(_));
         if is_index || room == Room::Hot && index_bytes * 4 > bytes {
             holders.push(format!(
-                "the index takes {} of it{}: so many keys need a larger hot tier",
+                "the index takes {} of it{}: so many keys need a store with a larger hot tier",
                 size_text(index_bytes),
-                if is_index { ", as much as it may" } else { "" }
+                if is_index { " and can't grow" } else { "" }
             ));
         }
         if room == Room::Cold && census.retired_cold > 0 {

@@ -22,6 +22,9 @@ pub use crate::bucket::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry, tag_of};
 
 const _: () = assert!(size_of::<Bucket>() == BUCKET_BYTES);
 
+/// Where a table that is full enough to grow can't, it is tried again after so many keys more: to find that out is a look at all tables.
+const GROW_AGAIN_EVERY: u32 = 16;
+
 impl Engine {
     /// The partition of a hash.
     #[inline]
@@ -64,18 +67,25 @@ impl Engine {
         let mut table = self.table(guard.number);
         let count = guard.partition.count.load(Ordering::Relaxed);
         // Six of seven: beyond that, more than one look-up in ten would need a second cache line.
-        if count >= table.buckets * 6
+        let limit = table.buckets * 6;
+        if count >= limit
+            && (count - limit).is_multiple_of(GROW_AGAIN_EVERY)
             && table.buckets < BUCKETS_MAX - GRANULE_BUCKETS
-            && self.possible_count(guard, table) >= table.buckets * 6
+            && self.possible_count(guard, table) >= limit
         {
-            table = self.grow(guard, table)?;
+            match self.grow(guard, table) {
+                Ok(larger) => table = larger,
+                // There may be a place yet, if one that takes longer to find.
+                Err(Room::Index(_)) => {}
+                Err(room) => return Err(room),
+            }
         }
         loop {
             if let Some(place) = find_vacancy(self.buckets(table), tag) {
                 return Ok(place);
             }
             if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
-                return Err(Room::Index);
+                return Err(Room::Index(guard.number));
             }
             table = self.grow(guard, table)?;
         }
@@ -99,7 +109,7 @@ impl Engine {
                 return Ok(());
             }
             if table.buckets >= BUCKETS_MAX - GRANULE_BUCKETS {
-                return Err(Room::Index);
+                return Err(Room::Index(guard.number));
             }
             let needed = count.div_ceil(6);
             self.grow_to(guard, table, needed.max(table.buckets + (table.buckets / 4).max(1)))?;

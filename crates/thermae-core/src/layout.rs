@@ -54,10 +54,8 @@ pub const SLOT_BITS: u32 = 22;
 /// Greatest number of a segment (its identity without the slot) that a store could ever have come to, opening one every microsecond for a year.
 /// What claims to be greater is damaged, and everything up to it can be counted on from.
 pub const SEGMENT_NUMBER_MAX: u64 = 1 << 41;
-/// Frames of a tier that users' writes leave to compaction, eviction and tombstones, at most (see [`Geometry::reserve_frames`]).
-pub const RESERVE_FRAMES_MAX: u32 = RESERVE_FRAMES_MIN + 2;
-/// The same, at least: one for survivors, one for tombstones.
-pub const RESERVE_FRAMES_MIN: u32 = 2;
+/// Frames of a tier that users' writes leave to compaction, eviction and tombstones.
+pub const RESERVE_FRAMES: u32 = 2;
 
 /// Bytes at the start of the feed: its words, on cache lines of their own.
 pub const FEED_HEADER_BYTES: usize = 128;
@@ -269,21 +267,6 @@ impl Geometry {
     /// Bits of a hash that choose the partition.
     pub const fn partition_bits(&self) -> u32 {
         self.partitions.trailing_zeros()
-    }
-
-    /// Classes by age that the hot tier has frames for: each keeps a head open. One where there is no tier to keep what is old.
-    pub fn age_classes(&self) -> u32 {
-        match self.hot_frames {
-            _ if self.durable_frames() == 0 => 1,
-            0..24 => 1,
-            24..48 => 2,
-            _ => 1 + OLD_SURVIVOR_HEADS,
-        }
-    }
-
-    /// Frames of a tier that users' writes leave free: one for survivors, one for tombstones, and one or two for the heads of older survivors.
-    pub fn reserve_frames(&self) -> u32 {
-        (RESERVE_FRAMES_MIN + self.age_classes() - 1).min(RESERVE_FRAMES_MAX)
     }
 
     /// Values longer than this are stored in extents.

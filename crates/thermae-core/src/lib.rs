@@ -28,6 +28,7 @@
 //! - evict: what a store without a cold tier drops
 //! - pack: what is dead before it is flushed is not written
 //! - evict_cold: what a store with one drops
+//! - evict_key: dropping one key, as if it was deleted
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
 //! - census: what is in the tiers now
@@ -100,6 +101,7 @@ pub mod env_test;
 mod error;
 mod evict;
 mod evict_cold;
+mod evict_key;
 mod expire;
 mod feed;
 mod flush;

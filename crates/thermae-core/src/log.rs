@@ -7,8 +7,8 @@
 use crate::crash::crash_point;
 use crate::engine::{Engine, LockGuard, PartitionGuard};
 use crate::layout::{
-    FRESH_HEADS_MAX, HEADS, OLD_SURVIVOR_HEAD_FIRST, Place, SEGMENT_HEADER_BYTES, SURVIVOR_HEAD,
-    TOMBSTONE_HEAD, TTL_HEAD_FIRST, class, state,
+    FRESH_HEADS_MAX, HEADS, OLD_SURVIVOR_HEAD_FIRST, OLD_SURVIVOR_HEADS, Place, SEGMENT_HEADER_BYTES,
+    SURVIVOR_HEAD, TOMBSTONE_HEAD, TTL_HEAD_FIRST, class, state,
 };
 use crate::record::{self, Word0, kind};
 use crate::segment::{Purpose, Room};
@@ -75,7 +75,7 @@ impl Engine {
         expires_at_ms: u64,
         replaced: Option<u64>,
     ) -> u32 {
-        let classes = self.geometry.age_classes();
+        let classes = self.age_classes();
         if classes == 1 || expires_at_ms != 0 {
             return self.head_for(expires_at_ms);
         }
@@ -89,7 +89,7 @@ impl Engine {
 
     /// The head that a survivor goes to, of a locked partition: the longer a value has lasted, the longer it will.
     pub(crate) fn head_for_survivor(&self, guard: &PartitionGuard<'_>, sequence: u64) -> u32 {
-        let classes = self.geometry.age_classes();
+        let classes = self.age_classes();
         if classes == 1 {
             return SURVIVOR_HEAD;
         }
@@ -102,6 +102,16 @@ impl Engine {
         match class.min(classes - 1) {
             0 => SURVIVOR_HEAD,
             older => OLD_SURVIVOR_HEAD_FIRST + older - 1,
+        }
+    }
+
+    /// Classes by age that the hot tier has frames for: each keeps one open.
+    fn age_classes(&self) -> u32 {
+        match self.geometry.hot_frames {
+            _ if self.durable.is_none() => 1,
+            0..24 => 1,
+            24..48 => 2,
+            _ => 1 + OLD_SURVIVOR_HEADS,
         }
     }
 
@@ -254,6 +264,13 @@ impl Engine {
         })
     }
 
+    /// What a record with this first word takes at an offset.
+    #[inline]
+    pub(crate) fn total_at(&self, word: Word0) -> impl Fn(usize) -> usize + use<> {
+        let frame_bytes = self.geometry.frame_bytes as usize;
+        move |offset| record::shape(word, offset, frame_bytes).total
+    }
+
     /// Reserves space for tombstones: among what is written now or, where there is no frame for that, in one of the reserve's.
     pub(crate) fn reserve_for_tombstones(
         &self,
@@ -261,7 +278,7 @@ impl Engine {
         sequence: Sequence,
     ) -> Result<Reserved, Room> {
         self.reserve(self.head_for(0), &total_at, sequence, Purpose::Write)
-            .or_else(|_| self.reserve(TOMBSTONE_HEAD, &total_at, sequence, Purpose::Reserve))
+            .or_else(|_| self.reserve(TOMBSTONE_HEAD, &total_at, sequence, Purpose::Tombstones))
     }
 
     /// Turns reserved space into a hole that scanners skip.

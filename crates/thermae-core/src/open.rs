@@ -305,7 +305,7 @@ fn new_file(env: &dyn Env, path: &Path) -> Result<Arc<dyn EnvFile>> {
 
 fn not_allocated(path: &Path, len: u64, source: io::Error) -> Error {
     if source.raw_os_error() != Some(libc::ENOSPC) {
-        return Error::io("allocate", path, source);
+        return Error::io(format!("allocate {} for", size_text(len)), path, source);
     }
     Error::Full(format!(
         "{} has no room for {} of hot tier: choose a smaller hot, give shared memory more room (mount -o remount,size=..., \

@@ -402,12 +402,17 @@ impl Resolved {
         let durable_bytes = warm_bytes.saturating_add(cold_bytes);
         if hot_bytes.saturating_add(durable_bytes) > together_max {
             return Err(Error::invalid_option(format!(
-                "tiers of {} (hot), {} (warm) and {} (cold) are too large: with frames of {} they may have {} together",
+                "tiers of {} (hot), {} (warm) and {} (cold) are too large: with frames of {} they may have {} together: {}",
                 size_text(hot_bytes),
                 size_text(warm_bytes),
                 size_text(cold_bytes),
                 size_text(u64::from(frame_bytes)),
-                size_text(together_max)
+                size_text(together_max),
+                if frame_bytes < FRAME_BYTES_LARGE {
+                    "make them smaller, or the hot one 512MiB or larger, which has frames of 8MiB"
+                } else {
+                    "make them smaller"
+                }
             )));
         }
         for (tier, bytes) in [("hot", hot_bytes), ("warm", warm_bytes), ("cold", cold_bytes)] {

@@ -506,7 +506,7 @@ impl Engine {
         let base_kind = live.record.word.base_kind();
         let head = self.head_for_survivor(guard, live.record.sequence);
         let append = |head| {
-            let purpose = if head == SURVIVOR_HEAD { Purpose::Survivors } else { Purpose::OlderSurvivors };
+            let purpose = if head == SURVIVOR_HEAD { Purpose::Survivors } else { Purpose::Reserve };
             self.append_record(guard, walk.segment_id, &live.record, base_kind, 0, head, purpose)
         };
         let reserved = append(head).or_else(|_| {
@@ -606,7 +606,6 @@ impl Engine {
         head: u32,
         purpose: Purpose,
     ) -> Result<Reserved, Room> {
-        let frame_bytes = self.geometry.frame_bytes as usize;
         let word = Word0 { kind: with_kind(record.word, new_kind), ..record.word };
         let draft = Draft {
             word,
@@ -617,8 +616,7 @@ impl Engine {
             key: record.key,
             payload: record.payload,
         };
-        let total_at = |offset| record::shape(word, offset, frame_bytes).total;
-        let reserved = self.reserve(head, total_at, Sequence::Kept(record.sequence), purpose)?;
+        let reserved = self.reserve(head, self.total_at(word), Sequence::Kept(record.sequence), purpose)?;
         guard.partition.in_flight.store(self.address(reserved.slot, reserved.offset), Ordering::Release);
         crash_point!("survivor.reserved");
         // The checksum travels with the bytes instead of being made anew: damage on the way would show.
@@ -633,7 +631,6 @@ impl Engine {
         if self.durable.is_none() || walk.class == class::CACHE {
             return Ok(0);
         }
-        let frame_bytes = self.geometry.frame_bytes as usize;
         let now_ms = self.now_ms();
         let mut carried_bytes = 0;
         for &item in &walk.items {
@@ -644,7 +641,7 @@ impl Engine {
                 continue;
             }
             let draft = Draft::tombstone(record.key);
-            let total_at = |offset| record::shape(draft.word, offset, frame_bytes).total;
+            let total_at = self.total_at(draft.word);
             let reserved =
                 self.reserve(SURVIVOR_HEAD, total_at, Sequence::Kept(record.sequence), Purpose::Survivors)?;
             self.fill(&reserved, &draft, draft.checksum(record.sequence));

@@ -9,6 +9,8 @@
 //! | no cold tier, `when_full=error` | compact | |
 //! | with a cold tier | demote, let go of cache copies | compact; with `evict`, then evict what a checkpoint covers |
 //!
+//! Where a partition of the index can't grow, `evict` drops some of its keys.
+//!
 //! The keeper does the same ahead of demand, so that writers seldom have to. It also moves what is old from the warm tier to the cold one;
 //! to a writer both are one, and "cold tier" above means either.
 //!
@@ -24,7 +26,7 @@ use crate::compact::{COMPACT_BEFORE_EVICT_GAIN_PERCENT_MIN, COMPACT_GAIN_PERCENT
 use crate::demote::Demoted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::layout::{Place, class, state};
+use crate::layout::{Place, RESERVE_FRAMES, class, state};
 use crate::options::{HOT_FRAMES_MIN, WhenFull};
 use crate::pack::{PACK_FOR_CALLER_MAX, PACK_FOR_ROOM_DEAD_PERCENT_MIN};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
@@ -52,6 +54,8 @@ const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
 const FLUSHER_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Pause while a snapshot copies what was given up already.
 const SNAPSHOT_PAUSE: Duration = Duration::from_micros(500);
+/// Pause while somebody writes a checkpoint that makes tombstones needless.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(2);
 /// Cold frames that wait for flushes before it is worth forcing them.
 const WAITING_WORTH_A_FLUSH: u32 = 2;
 /// Notes among the slots tried that something else was tried: no slot has such a number.
@@ -82,7 +86,7 @@ pub(crate) struct RoomRequest {
     attempts: u32,
     /// When room was first made for it.
     began: Option<Instant>,
-    /// Time spent waiting for a snapshot, which ends by itself.
+    /// Time spent waiting for a snapshot or a checkpoint, which end by themselves.
     waited: Duration,
     /// How long room is made for it.
     limit: Duration,
@@ -103,9 +107,10 @@ impl RoomRequest {
         self.began.get_or_insert_with(Instant::now).elapsed().saturating_sub(self.waited) > self.limit
     }
 
-    fn wait_for_snapshot(&mut self) {
+    /// Waits for what ends by itself.
+    fn wait(&mut self, pause: Duration) {
         let began = Instant::now();
-        std::thread::sleep(SNAPSHOT_PAUSE);
+        std::thread::sleep(pause);
         self.waited += began.elapsed();
     }
 }
@@ -135,14 +140,13 @@ impl Engine {
                 Room::Hot => hot,
                 Room::Cold => cold,
                 // Frames are no help: it has as many as it may.
-                Room::Index => 0,
+                Room::Index(_) => 0,
             };
             // Who needs many frames at once comes back after the first call, and then more are freed.
-            let is_made = reclaimed > 0
-                || (is_first && self.free_frames(room) > i64::from(self.geometry.reserve_frames()));
+            let is_made = reclaimed > 0 || (is_first && self.free_frames(room) > i64::from(RESERVE_FRAMES));
             if !is_made && self.is_held_up_by_snapshot(room) {
                 drop(guard);
-                request.wait_for_snapshot();
+                request.wait(SNAPSHOT_PAUSE);
                 return Ok(());
             }
             let freed = is_made || self.free_some(room, STEPS_MAX)?;
@@ -167,6 +171,10 @@ impl Engine {
             return Err(self.full(room));
         }
         if self.wait_for_flush_under_way() {
+            return Ok(());
+        }
+        if self.is_checkpoint_awaited(room) {
+            request.wait(CHECKPOINT_PAUSE);
             return Ok(());
         }
         // What stands in the way may be another writer's record, which takes microseconds.
@@ -229,9 +237,9 @@ impl Engine {
             }
             let wanted = if room == Room::Cold && self.is_packed() {
                 // More would be compacted before a flush, which writers need anyway, has made it emptier.
-                self.geometry.reserve_frames() + 1
+                RESERVE_FRAMES + 1
             } else {
-                (frames / 100 * percent).max(self.geometry.reserve_frames() + 2)
+                (frames / 100 * percent).max(RESERVE_FRAMES + 2)
             };
             let mut steps = 0;
             let mut tried = Tried::new();
@@ -253,7 +261,8 @@ impl Engine {
 
     /// Whether frames were given up that a snapshot has yet to copy: they come soon, and giving up more would give up too much.
     fn is_held_up_by_snapshot(&self, room: Room) -> bool {
-        self.globals().snapshot_lock.owner().is_some()
+        matches!(room, Room::Hot | Room::Cold)
+            && self.globals().snapshot_lock.owner().is_some()
             && self.segments().iter().enumerate().any(|(slot, segment)| {
                 let place = Place::unpack(segment.place.load(Ordering::Relaxed));
                 let has_frame = if room == Room::Hot { place.hot.is_some() } else { place.cold.is_some() };
@@ -267,7 +276,7 @@ impl Engine {
         match room {
             Room::Hot => self.free_hot_frames(),
             Room::Cold => i64::from(self.free_durable()),
-            Room::Index => 0,
+            Room::Index(_) => 0,
         }
     }
 
@@ -277,10 +286,10 @@ impl Engine {
         self.free_frames(room) + i64::from(waiting)
     }
 
-    /// Takes steps until more frames of a kind are free than before, or some keys less are in the index. The caller holds the room lock.
+    /// Takes steps until more frames of a kind are free than before, or drops a key where the index can't grow. The caller holds the room lock.
     fn free_some(&self, room: Room, steps_max: usize) -> Result<bool> {
-        if room == Room::Index {
-            return self.drop_oldest();
+        if let Room::Index(partition) = room {
+            return Ok(self.when_full() == WhenFull::Evict && self.drop_from_partition(partition)?);
         }
         let before = self.free_frames(room);
         let mut tried = Tried::new();
@@ -320,15 +329,6 @@ impl Engine {
         Ok(self.free_frames(room) > before)
     }
 
-    /// Drops the oldest of what there is, where that is allowed: so the index need not grow. False where nothing was dropped.
-    fn drop_oldest(&self) -> Result<bool> {
-        if self.when_full() == WhenFull::Error {
-            return Ok(false);
-        }
-        let mut tried = Tried::new();
-        if self.durable.is_some() { self.evict_cold_step(&mut tried) } else { self.evict_step(&mut tried) }
-    }
-
     /// Flushes as often as it takes until the frames that are retired now may be reused.
     fn flush_for_reuse(&self) -> Result<()> {
         self.pack_before_flush(true, PACK_FOR_CALLER_MAX)?;
@@ -356,7 +356,7 @@ impl Engine {
                 }
                 Ok(self.demote_step(tried, may_flush)? == Demoted::Some)
             }
-            (Room::Index, ..) => Ok(false),
+            (Room::Index(_), ..) => Ok(false),
             (Room::Cold, ..) => {
                 // Survivors pass through the hot tier.
                 if self.free_frames(Room::Hot) <= 0 && self.demote_step(tried, may_flush)? == Demoted::Some {
@@ -399,10 +399,16 @@ impl Engine {
             return Ok(tried.insert(HEADS_CLOSED) && self.close_dead_heads());
         };
         tried.insert(candidate.slot);
-        if self.survivors_fit(candidate.live_bytes).is_ok() {
-            self.compact_segment(candidate.slot)?;
-        }
+        self.compact_segment(candidate.slot)?;
         Ok(true)
+    }
+
+    /// Whether somebody living is at a checkpoint by which something is to be gained, and nothing is left even for deletes until then.
+    fn is_checkpoint_awaited(&self, room: Room) -> bool {
+        let owner = self.globals().checkpoint_lock.owner();
+        owner.is_some_and(|owner| self.member.is_alive(owner))
+            && self.free_frames(room) <= 0
+            && self.has_tombstones_to_cover(&self.census())
     }
 
     /// Writes checkpoints, so that tombstones need not be kept. False where that is not possible now.
@@ -440,7 +446,7 @@ impl Engine {
         let withheld = &self.globals().hot_withheld;
         let before = withheld.swap(frames, Ordering::SeqCst);
         let mut request = RoomRequest::for_frames(frames as usize);
-        while self.free_frames(Room::Hot) < i64::from(self.geometry.reserve_frames()) {
+        while self.free_frames(Room::Hot) < i64::from(RESERVE_FRAMES) {
             if let Err(error) = self.make_room(Room::Hot, &mut request) {
                 withheld.store(before, Ordering::SeqCst);
                 return Err(error);

@@ -15,7 +15,8 @@ use crate::engine::{Engine, LockGuard};
 use crate::error::{Error, Result};
 use crate::frame_file::FrameState;
 use crate::layout::{
-    CONTROL_MAGIC, ControlHeader, Place, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class, state,
+    CONTROL_MAGIC, ControlHeader, Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Segment, class,
+    state,
 };
 use crate::options::IndexPlacement;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,8 +28,8 @@ pub enum Room {
     Hot,
     /// Free durable frames, of the cold tier or the warm one.
     Cold,
-    /// Places in the index: it has its share of the hot tier, or a table can't be larger.
-    Index,
+    /// Places in this partition of the index: that has its share of the hot tier, or a table can't be larger.
+    Index(u32),
 }
 
 /// Who asks for a frame.
@@ -36,15 +37,27 @@ pub enum Room {
 pub enum Purpose {
     /// Users' writes.
     Write,
-    /// Older survivors, which can do without a head of their own: opening one more than compaction empties must not cost tombstones theirs.
-    OlderSurvivors,
-    /// What must go on in a full store: tombstones, index tables, cache copies made by a demotion.
+    /// What goes on in a full store while there is something to be had: index tables, cache copies made by a demotion, and older survivors, which can
+    /// do without a head of their own. Opening one more than compaction empties must not cost the others the last frame.
     Reserve,
-    /// Survivors of eviction and compaction: the last frame is theirs alone, or a full store could never become less full.
+    /// Tombstones: a frame of nothing else comes back as soon as a checkpoint covers it.
+    Tombstones,
+    /// Survivors of eviction and compaction, or a full store could never become less full.
     Survivors,
 }
 
-/// Hot frames that the index leaves to values at least: the reserve, and those that heads append to.
+impl Purpose {
+    /// Frames that this purpose leaves to more urgent ones.
+    const fn leaves(self) -> u32 {
+        match self {
+            Self::Write => RESERVE_FRAMES,
+            Self::Reserve => 1,
+            Self::Tombstones | Self::Survivors => 0,
+        }
+    }
+}
+
+/// Hot frames that the index leaves to values at least, of a tier of twice as many: what is appended to and the reserve, in a small store.
 const VALUE_FRAMES_MIN: u32 = 8;
 
 /// First eight bytes of a segment.
@@ -80,6 +93,12 @@ impl Drop for DurableWrite<'_> {
     }
 }
 
+/// Hot frames that the index may have of so many: three quarters, or less where too few were left. Values pass through the others: without
+/// those nothing could be stored or deleted any more, however much of the index is empty.
+fn index_share(hot_frames: u32) -> u32 {
+    hot_frames - (hot_frames / 4).max(VALUE_FRAMES_MIN).min(hot_frames / 2)
+}
+
 impl Engine {
     /// Takes the pool lock.
     pub(crate) fn lock_pool(&self) -> LockGuard<'_> {
@@ -103,16 +122,6 @@ impl Engine {
         height.store(top + 1, Ordering::Relaxed);
     }
 
-    /// Frames that a purpose leaves to more urgent ones.
-    fn leaves(&self, purpose: Purpose) -> u32 {
-        match purpose {
-            Purpose::Write => self.geometry.reserve_frames(),
-            Purpose::OlderSurvivors => 2,
-            Purpose::Reserve => 1,
-            Purpose::Survivors => 0,
-        }
-    }
-
     fn pop_warm(&self) -> Option<u32> {
         Self::pop(self.free_warm(), &self.globals().free_warm, 0)
             .filter(|&frame| frame < self.geometry.warm_frames)
@@ -120,7 +129,7 @@ impl Engine {
 
     fn pop_hot(&self, purpose: Purpose) -> Option<u32> {
         let globals = self.globals();
-        let leave = self.leaves(purpose).saturating_add(globals.hot_withheld.load(Ordering::Relaxed));
+        let leave = purpose.leaves().saturating_add(globals.hot_withheld.load(Ordering::Relaxed));
         let frame = Self::pop(self.free_hot(), &globals.free_hot, leave)
             .filter(|&frame| frame < self.geometry.hot_frames)?;
         globals.hot_high_water.fetch_max(frame + 1, Ordering::Relaxed);
@@ -129,7 +138,7 @@ impl Engine {
 
     /// A durable frame: a warm one if there is any, for what is new is what is read, and a flush of it is soon done.
     fn pop_durable(&self, purpose: Purpose) -> Option<u32> {
-        if self.free_durable() <= self.leaves(purpose) {
+        if self.free_durable() <= purpose.leaves() {
             return None;
         }
         self.pop_warm().or_else(|| self.pop_cold(0))
@@ -188,17 +197,17 @@ impl Engine {
     }
 
     /// Takes a frame for an index table, of the warm tier where that holds the index and has one left; the caller lists it among the index frames under the arena lock it holds.
-    pub(crate) fn take_index_frame(&self) -> Result<u32, Room> {
+    pub(crate) fn take_index_frame(&self, partition: u32) -> Result<u32, Room> {
         let _pool = self.lock_pool();
         let globals = self.globals();
         let count = globals.index_frames.load(Ordering::Relaxed);
         // There is a place for every frame there is: a count beyond that is damaged.
-        let place = self.index_frames().get(count as usize).ok_or(Room::Index)?;
+        let place = self.index_frames().get(count as usize).ok_or(Room::Index(partition))?;
         let warm = || self.pop_warm().map(|frame| self.geometry.hot_frames + frame);
         let is_warm = self.superblock.options.index == IndexPlacement::Warm;
         let frame = match if is_warm { warm() } else { None } {
             Some(frame) => frame,
-            None if self.has_index_its_share(count) => return Err(Room::Index),
+            None if self.has_index_its_share(count) => return Err(Room::Index(partition)),
             None => self.pop_hot(Purpose::Reserve).ok_or(Room::Hot)?,
         };
         place.store(frame, Ordering::Relaxed);
@@ -206,10 +215,8 @@ impl Engine {
         Ok(frame)
     }
 
-    /// Whether the index has as much of the hot tier as it may. What is left to values is what they pass through: without it nothing could be
-    /// stored or deleted any more, however much of the index is empty. A recovery takes what the index needs.
+    /// Whether the index has as much of the hot tier as it may. A recovery takes what the index needs.
     fn has_index_its_share(&self, index_frames: u32) -> bool {
-        let usable = self.hot_frames_usable();
         let of_hot = self
             .index_frames()
             .iter()
@@ -217,7 +224,7 @@ impl Engine {
             .filter(|frame| frame.load(Ordering::Relaxed) < self.geometry.hot_frames)
             .count() as u32;
         let is_recovered = self.control.at::<ControlHeader>(0).magic.load(Ordering::Acquire) == CONTROL_MAGIC;
-        is_recovered && of_hot >= usable.saturating_sub((usable / 4).max(VALUE_FRAMES_MIN))
+        is_recovered && of_hot >= index_share(self.hot_frames_usable())
     }
 
     /// Opens a segment of `class`: a slot, a hot frame, and, but for cache copies, the cold frame that it is written to sooner or later. It
@@ -260,6 +267,10 @@ impl Engine {
     fn take_slot(&self, class: u32, new_state: u32, purpose: Purpose) -> Result<u32, Room> {
         let globals = self.globals();
         let with_cold = class != class::CACHE && self.durable.is_some();
+        // Before a slot is looked for: in a full store each delete comes by here.
+        if self.free_hot_frames() <= i64::from(purpose.leaves()) {
+            return Err(Room::Hot);
+        }
         let slot = self.find_free_slot().ok_or(Room::Cold)?;
         let hot = self.pop_hot(purpose).ok_or(Room::Hot)?;
         crash_point!("segment.frame_taken");
@@ -282,7 +293,7 @@ impl Engine {
     pub(crate) fn open_holder(&self) -> Option<u32> {
         let _pool = self.lock_pool();
         let slot = self.find_free_slot()?;
-        let frame = self.pop_cold(self.geometry.reserve_frames())?;
+        let frame = self.pop_cold(RESERVE_FRAMES)?;
         self.describe_slot(slot, class::MOVED, state::OPENING, None, Some(frame));
         Some(slot)
     }
@@ -657,5 +668,15 @@ impl Engine {
 
     fn is_head(&self, slot: u32) -> bool {
         self.globals().heads.iter().any(|head| head.slot_plus_one.load(Ordering::Acquire) == slot + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::index_share;
+
+    #[test]
+    fn the_index_leaves_frames_to_values_in_any_store() {
+        assert_eq!([4, 8, 15, 16, 31, 64, 1024].map(index_share), [2, 4, 8, 8, 23, 48, 768]);
     }
 }

@@ -24,7 +24,7 @@ use crate::durable::cold_geometry;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::frame_file::{FrameFile, FrameKind, FrameRecord};
-use crate::layout::{Place, RESERVE_FRAMES_MAX, SEGMENT_HEADER_BYTES, SLOT_BITS, Shape, class, state};
+use crate::layout::{Place, RESERVE_FRAMES, SEGMENT_HEADER_BYTES, SLOT_BITS, Shape, class, state};
 use crate::lock::SharedLock;
 use crate::open;
 use crate::options::{IndexPlacement, Resolved};
@@ -118,9 +118,9 @@ impl Store {
     }
 }
 
-/// Cold frames that a store needs for so many segments: the reserve, and some to begin with.
+/// Cold frames that a store needs for so many segments: the reserves, and some to begin with.
 pub(crate) fn frames_for(segments: u64) -> u64 {
-    segments + u64::from(RESERVE_FRAMES_MAX) + 4
+    segments + 2 * u64::from(RESERVE_FRAMES) + 4
 }
 
 /// A snapshot's cold tier is the store's own, unless what is hot or warm has to fit too and does not: then it is one with room to spare.

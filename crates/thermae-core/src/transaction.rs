@@ -222,12 +222,12 @@ impl Engine {
         expected: &[(Wanted<'_>, Option<u64>)],
         cold: &ColdRecords,
     ) -> Result<(u64, Vec<u64>), Stop> {
-        let guard_of = |hash: u64| {
-            let at = numbers
+        let guard_at = |hash: u64| {
+            numbers
                 .binary_search(&self.partition_of(hash))
-                .unwrap_or_else(|_| unreachable!("all partitions are locked"));
-            &guards[at]
+                .unwrap_or_else(|_| unreachable!("all partitions are locked"))
         };
+        let guard_of = |hash: u64| &guards[guard_at(hash)];
         for (wanted, version) in expected {
             let present = self.locate(guard_of(wanted.hash), *wanted, cold)?;
             let actual = present.filter(|present| !present.is_expired).map(|present| present.meta.version);
@@ -247,8 +247,13 @@ impl Engine {
             return Ok((0, Vec::new()));
         }
         // Vacancies first, so that nothing is written that can't be published. Growing invalidates places, so presents are found after.
-        for item in planned {
-            self.reserve_entries(guard_of(item.wanted.hash), planned.len() as u32)?;
+        let mut new_keys = vec![0_u32; guards.len()];
+        for item in planned.iter().filter(|item| item.draft.word.base_kind() != kind::TOMBSTONE) {
+            let at = guard_at(item.wanted.hash);
+            new_keys[at] += u32::from(self.locate(&guards[at], item.wanted, cold)?.is_none());
+        }
+        for (guard, &count) in guards.iter().zip(&new_keys).filter(|&(_, &count)| count > 0) {
+            self.reserve_entries(guard, count)?;
         }
         let mut presents: Vec<Option<Present<'_>>> = Vec::with_capacity(planned.len());
         for item in planned {

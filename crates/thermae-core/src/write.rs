@@ -358,9 +358,7 @@ impl Engine {
             key: wanted.key,
             payload,
         };
-        let frame_bytes = self.geometry.frame_bytes as usize;
-        let total_at = |offset| record::shape(word, offset, frame_bytes).total;
-        let reserved = self.reserve(head, total_at, Sequence::New(1), Purpose::Write)?;
+        let reserved = self.reserve(head, self.total_at(word), Sequence::New(1), Purpose::Write)?;
         self.fill_in_flight(guard, &reserved, &draft);
         crash_point!("put.committed");
         if base_kind == kind::LARGE {
@@ -397,9 +395,7 @@ impl Engine {
         let mut sequence = 0;
         if self.needs_tombstones() {
             let draft = Draft::tombstone(wanted.key);
-            let frame_bytes = self.geometry.frame_bytes as usize;
-            let total_at = |offset| record::shape(draft.word, offset, frame_bytes).total;
-            let reserved = self.reserve_for_tombstones(total_at, Sequence::New(1))?;
+            let reserved = self.reserve_for_tombstones(self.total_at(draft.word), Sequence::New(1))?;
             self.fill_in_flight(guard, &reserved, &draft);
             sequence = reserved.sequence;
             self.segment(reserved.slot).tombstone_bytes.fetch_add(reserved.total as u32, Ordering::Relaxed);
@@ -456,14 +452,20 @@ impl Engine {
     /// Takes a record that is no longer published from its segment's count, and from its home's.
     #[inline]
     pub(crate) fn count_dead(&self, present: &Present<'_>) {
-        if let Some((slot, _)) = self.split(present.entry & ADDRESS_MASK) {
-            self.count_dead_bytes(slot, present.total);
+        self.count_dead_record(present.entry, present.word, present.total, present.link);
+    }
+
+    /// The same of the record that an entry led to.
+    #[inline]
+    pub(crate) fn count_dead_record(&self, entry: u64, word: Word0, total: usize, link: u64) {
+        if let Some((slot, _)) = self.split(entry & ADDRESS_MASK) {
+            self.count_dead_bytes(slot, total);
         }
-        if present.word.kind() == kind::COPY
-            && present.link & ADDRESS_MASK >= ADDRESS_MIN
-            && let Some((home, offset)) = self.split(present.link & ADDRESS_MASK)
+        if word.kind() == kind::COPY
+            && link & ADDRESS_MASK >= ADDRESS_MIN
+            && let Some((home, offset)) = self.split(link & ADDRESS_MASK)
         {
-            let word = Word0 { kind: (present.word.kind & !kind::MASK) | kind::PUT, ..present.word };
+            let word = Word0 { kind: (word.kind & !kind::MASK) | kind::PUT, ..word };
             self.count_dead_bytes(
                 home,
                 record::shape(word, offset, self.geometry.frame_bytes as usize).total,

@@ -29,6 +29,15 @@ _OF_PYTHON = (
 )
 
 
+class Misconfiguration(click.ClickException):
+    """What a command was told makes no sense, as was found while it was done.
+
+    Its exit code is that of a mistake in the command line: who restarts servers that fail lets this one be.
+    """
+
+    exit_code = click.UsageError.exit_code
+
+
 def worded(text: str) -> str:
     """A sentence of the engine's on one line, its options named as here.
 

@@ -24,7 +24,7 @@ from thermae._thermae import Server
 from thermae.cli.journal import Format, Journal
 from thermae.cli.notify import notify_ready, notify_reloading, notify_stopping
 from thermae.cli.opening import HOT_BYTES, TIER_BYTES, options_of_a_new_store
-from thermae.cli.refusals import check_writable, explained, reason_of, worded
+from thermae.cli.refusals import Misconfiguration, check_writable, explained, reason_of, worded
 from thermae.cli.settings import (
     STORE_KEY,
     STORE_VARIABLE,
@@ -349,7 +349,10 @@ def _started(location: str, options: OpenOptions, configuration: Mapping[str, An
     try:
         return Server(location_text(location), options, json.dumps(configuration))
     except thermae.InvalidOptionError as error:
-        raise click.ClickException(worded(explained(str(error), configuration))) from error
+        text = worded(explained(str(error), configuration))
+        # An address that is taken may be free at the next start; any other mistake is still there then.
+        refused = click.ClickException if text.startswith("cannot listen on ") else Misconfiguration
+        raise refused(text) from error
 
 
 def _configuration(settings: Mapping[str, Any], config: Path | None) -> dict[str, Any]:

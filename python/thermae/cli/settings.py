@@ -33,6 +33,8 @@ STORE_KEY = "store"
 STORE_VARIABLE = "THERMAE_STORE"
 _VARIABLE_PREFIX = "THERMAE_"
 _PORT_MAX = 0xFFFF
+# How much alike two names are at least, one of which was meant to be the other.
+_NEAR_RATIO_MIN = 0.8
 # Under which a context keeps the name of the file that was read.
 _FILE = "thermae.serve.file"
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -176,16 +178,29 @@ def _shown(value: object) -> str:
 
 
 def refuse_unread_variables(context: click.Context) -> None:
-    """Raises where a variable names the negative form of an option: no such variable is ever read.
+    """Raises where a variable is never read: it names the negative form of an option, or one misspelt.
+
+    Others that begin so may be anybody's: Kubernetes gives each container some, named after its services.
 
     Raises:
         click.UsageError: It is said what to say instead.
     """
-    for parameter in context.command.params:
+    options = [parameter for parameter in context.command.params if isinstance(parameter, click.Option)]
+    for parameter in options:
         for negative in parameter.secondary_opts:
             if os.environ.get(_variable(negative)):
                 instead = f"{_variable(parameter.opts[0])}=false"
                 raise click.UsageError(f"{_variable(negative)} is read by nobody: say {instead}", context)
+    known = [STORE_VARIABLE, *(_variable(parameter.opts[0]) for parameter in options)]
+    names = [name.removeprefix(_VARIABLE_PREFIX) for name in known]
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(_VARIABLE_PREFIX)
+        if variable in known or name == variable:
+            continue
+        if near := difflib.get_close_matches(name, names, n=1, cutoff=_NEAR_RATIO_MIN):
+            raise click.UsageError(
+                f"{variable} is read by nobody: did you mean {_VARIABLE_PREFIX}{near[0]}?", context
+            )
 
 
 def read_file(context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:

@@ -505,8 +505,8 @@ fn file(call: &Call<'_, '_>) -> Result<PathBuf> {
     let config = call.shared.config.read().unwrap_or_else(PoisonError::into_inner);
     let path = config.acl_file.clone();
     Ok(path.ok_or(
-        "ERR This Redis instance is not configured to use an ACL file. You may want to specify users via the ACL SETUSER command and then \
-         issue a CONFIG REWRITE (assuming you have a Redis configuration file set) in order to store users in the Redis configuration.",
+        "ERR This Redis instance is not configured to use an ACL file. Name one with --acl-file (acl-file in the file of --config) and start \
+         the server again: users are kept nowhere else.",
     )?)
 }
 
