@@ -1,11 +1,11 @@
-//! Dropping one key, as if it was deleted: a large value beside which a tombstone is nothing, or a key of a partition of the index that can't grow.
+//! Dropping single keys, as if they were deleted: a large value, beside which a tombstone is nothing, or keys of a partition of the index that can't grow.
 //!
 //! Such a partition drops some of its own keys: what others drop makes no place in it. Rejected: dropping the oldest segments until
 //! it has one; with ten thousand partitions, the oldest key of one of them is behind ten thousand others.
 
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::feed::ChangeKind;
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
 use crate::layout::Place;
@@ -16,6 +16,22 @@ use std::sync::atomic::Ordering;
 
 /// One in so many keys of a partition is dropped at once.
 const PARTITION_SHARE_DROPPED: usize = 32;
+
+/// And so many at most: each may have to be read from flash, while others wait.
+const DROPPED_MAX: usize = 64;
+/// How often it is looked which are to go: others may change that each time.
+const ROUNDS_MAX: usize = 8;
+
+/// What dropping keys of a partition came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// There is a place now.
+    Some,
+    /// It has no key that could be dropped.
+    Nothing,
+    /// There is no frame for what says that they are gone.
+    Wants(Room),
+}
 
 /// A key to be dropped, whose partition is locked.
 pub(crate) struct Victim<'e> {
@@ -106,18 +122,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Drops some keys of a partition: those that were read least, of several such the oldest. False where it has none. The caller holds
-    /// the room lock.
-    pub(crate) fn drop_from_partition(&self, partition: u32) -> Result<bool> {
+    /// Drops some keys of a partition that can't grow: those that were read least, of several such the oldest. The caller holds the room lock.
+    pub(crate) fn drop_from_partition(&self, partition: u32) -> Result<Dropped> {
         let (mut cold, mut damaged) = (Vec::new(), Vec::new());
-        let mut is_first = true;
-        loop {
+        for round in 0..ROUNDS_MAX {
             let guard = self.lock_partition(partition);
-            let mut missing = Vec::new();
-            let mut victims = Vec::new();
+            if self.has_place(&guard) {
+                // Who waited for the room lock finds what others dropped.
+                return Ok(Dropped::Some);
+            }
+            let (mut missing, mut victims) = (Vec::new(), Vec::new());
             let least = self.least_of(&guard, &damaged);
             if least.is_empty() {
-                return Ok(false);
+                return Ok(Dropped::Nothing);
             }
             for (place, entry) in least {
                 match self.victim_at(place, entry, &cold) {
@@ -126,24 +143,37 @@ impl Engine {
                     Found::Nowhere => damaged.push(entry),
                 }
             }
-            if victims.is_empty() && missing.is_empty() {
-                continue;
-            }
             // Which are the least may change while the lock is let go of: once all were read, those are dropped that still are.
-            if missing.is_empty() || !is_first && !victims.is_empty() {
-                return Ok(
-                    victims.iter().filter(|victim| self.drop_victim(&guard, victim).is_ok()).count() > 0
-                );
+            if !victims.is_empty() && (missing.is_empty() || round > 0) {
+                return Ok(self.drop_victims(&guard, &victims));
             }
             drop(guard);
-            is_first = false;
             for entry in missing {
-                self.fetch_cold(entry, &mut cold)?;
+                match self.fetch_cold(entry, &mut cold) {
+                    Ok(()) => {}
+                    // Damaged like any other: one bad sector must not end the making of room.
+                    Err(error) if error.is_device_failure() || matches!(error, Error::Corrupt(_)) => {
+                        damaged.push(entry);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
+        Ok(Dropped::Nothing)
     }
 
-    /// The keys of a locked partition that are the first to go: some, for to find them is a look at all.
+    fn drop_victims(&self, guard: &PartitionGuard<'_>, victims: &[Victim<'_>]) -> Dropped {
+        for (count, victim) in victims.iter().enumerate() {
+            match self.drop_victim(guard, victim) {
+                Ok(()) => {}
+                Err(room) if count == 0 => return Dropped::Wants(room),
+                Err(_) => break,
+            }
+        }
+        Dropped::Some
+    }
+
+    /// The keys of a locked partition that go first. Finding them takes a look at all of its keys, so it is several.
     fn least_of<'a>(&'a self, guard: &PartitionGuard<'_>, damaged: &[u64]) -> Vec<(EntryRef<'a>, u64)> {
         let rank = |&(place, entry): &(EntryRef<'_>, u64)| {
             let slot = self.split(entry & ADDRESS_MASK).map(|at| at.0);
@@ -153,7 +183,7 @@ impl Engine {
         let mut entries: Vec<_> =
             self.locked_entries(guard).filter(|(_, entry)| !damaged.contains(entry)).collect();
         entries.sort_by_cached_key(rank);
-        entries.truncate(entries.len().div_ceil(PARTITION_SHARE_DROPPED));
+        entries.truncate(entries.len().div_ceil(PARTITION_SHARE_DROPPED).min(DROPPED_MAX));
         entries
     }
 }

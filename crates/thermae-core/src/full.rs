@@ -14,9 +14,7 @@ use crate::sizes::size_text;
 use std::sync::atomic::Ordering;
 
 impl Engine {
-    /// Whether nothing but a delete can make room of a kind. Only what was looked at a moment ago in vain is asked about.
-    ///
-    /// What is pinned counts while a flush is under way, whose pins pass by themselves; a view's may stay for hours.
+    /// Whether nothing but a delete can make room of a kind, which was looked for a moment ago in vain.
     pub(crate) fn is_full_for_good(&self, room: Room) -> bool {
         if matches!(room, Room::Index(_)) {
             return true;
@@ -24,28 +22,39 @@ impl Engine {
         if self.when_full() != WhenFull::Error {
             return false;
         }
-        let is_flushing = self.globals().flush_lease.owner().is_some();
-        let may_come_free = |slot: u32| is_flushing || !self.is_pinned(slot);
         let census = self.census();
-        if self.has_retired(room, may_come_free) {
+        if self.has_retired(room) {
             return false;
         }
         if room == Room::Hot && self.durable.is_some() {
             // What is there can be demoted, once it is unpinned or flushed.
             let mut candidates = census.closed.iter().chain(&census.extents);
-            return !candidates.any(|candidate| candidate.is_hot && may_come_free(candidate.slot));
+            return !candidates.any(|candidate| candidate.is_hot && self.may_come_free(candidate.slot));
         }
-        let worth = self.worth_compacting(&census, COMPACT_GAIN_PERCENT_MIN);
-        !worth.iter().any(|(candidate, _)| may_come_free(candidate.slot))
+        !self.is_anything_worth_compacting(&census)
             && !self.has_tombstones_to_cover(&census)
             && self.dead_heads().is_empty()
     }
 
-    fn has_retired(&self, room: Room, may_come_free: impl Fn(u32) -> bool) -> bool {
+    fn is_anything_worth_compacting(&self, census: &Census) -> bool {
+        self.worth_compacting(census, COMPACT_GAIN_PERCENT_MIN)
+            .iter()
+            .any(|(candidate, _)| self.may_come_free(candidate.slot))
+    }
+
+    /// Whether a segment's frame can be had. What is pinned counts while a flush is under way, whose pins pass by themselves; a view's may
+    /// stay for hours.
+    fn may_come_free(&self, slot: u32) -> bool {
+        self.globals().flush_lease.owner().is_some() || !self.is_pinned(slot)
+    }
+
+    fn has_retired(&self, room: Room) -> bool {
         self.segments().iter().enumerate().any(|(slot, segment)| {
             let place = Place::unpack(segment.place.load(Ordering::Relaxed));
             let has_frame = if room == Room::Hot { place.hot.is_some() } else { place.cold.is_some() };
-            has_frame && segment.state.load(Ordering::Acquire) == state::RETIRED && may_come_free(slot as u32)
+            has_frame
+                && segment.state.load(Ordering::Acquire) == state::RETIRED
+                && self.may_come_free(slot as u32)
         })
     }
 
@@ -68,7 +77,12 @@ impl Engine {
         };
         gained_bytes >= u64::from(frame_bytes / 2)
             || census.closed.iter().any(is_kept_by_them)
-            || (0..HEADS as u32).any(|number| self.is_head_kept_by_tombstones(census, number))
+            || !self.heads_kept_by_tombstones(census).is_empty()
+    }
+
+    /// Heads whose open segment nothing but tombstones keeps.
+    pub(crate) fn heads_kept_by_tombstones(&self, census: &Census) -> Vec<u32> {
+        (0..HEADS as u32).filter(|&number| self.is_head_kept_by_tombstones(census, number)).collect()
     }
 
     fn is_head_kept_by_tombstones(&self, census: &Census, number: u32) -> bool {
@@ -80,8 +94,7 @@ impl Engine {
                 TOMBSTONE_HEAD => {
                     // Compaction may want its frame before it is half full, if it is the last.
                     tail > frame_bytes / 2
-                        || self.free_durable() == 0
-                            && !self.worth_compacting(census, COMPACT_GAIN_PERCENT_MIN).is_empty()
+                        || self.free_durable() == 0 && self.is_anything_worth_compacting(census)
                 }
                 _ => tail > frame_bytes / 4 && segment.live_bytes.load(Ordering::Relaxed) < tail / 2,
             }
@@ -93,7 +106,8 @@ impl Engine {
             self.open_slot(number).is_some_and(|slot| {
                 let segment = self.segment(slot);
                 let tail = segment.tail.load(Ordering::Relaxed);
-                let is_last_frame = number == TOMBSTONE_HEAD && self.free_durable() == 0;
+                let is_last_frame =
+                    number == TOMBSTONE_HEAD && self.durable.is_some() && self.free_durable() == 0;
                 (is_last_frame || tail > self.geometry.frame_bytes / 4)
                     && self.needed_bytes(segment) < tail / 2
             })

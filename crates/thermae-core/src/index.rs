@@ -22,9 +22,6 @@ pub use crate::bucket::{ACCESS_MAX, ADDRESS_MASK, EntryRef, entry, tag_of};
 
 const _: () = assert!(size_of::<Bucket>() == BUCKET_BYTES);
 
-/// Where a table that is full enough to grow can't, it is tried again after so many keys more: to find that out is a look at all tables.
-const GROW_AGAIN_EVERY: u32 = 16;
-
 impl Engine {
     /// The partition of a hash.
     #[inline]
@@ -67,18 +64,11 @@ impl Engine {
         let mut table = self.table(guard.number);
         let count = guard.partition.count.load(Ordering::Relaxed);
         // Six of seven: beyond that, more than one look-up in ten would need a second cache line.
-        let limit = table.buckets * 6;
-        if count >= limit
-            && (count - limit).is_multiple_of(GROW_AGAIN_EVERY)
+        if count >= table.buckets * 6
             && table.buckets < BUCKETS_MAX - GRANULE_BUCKETS
-            && self.possible_count(guard, table) >= limit
+            && self.possible_count(guard, table) >= table.buckets * 6
         {
-            match self.grow(guard, table) {
-                Ok(larger) => table = larger,
-                // There may be a place yet, if one that takes longer to find.
-                Err(Room::Index(_)) => {}
-                Err(room) => return Err(room),
-            }
+            table = self.grow(guard, table)?;
         }
         loop {
             if let Some(place) = find_vacancy(self.buckets(table), tag) {
@@ -89,6 +79,12 @@ impl Engine {
             }
             table = self.grow(guard, table)?;
         }
+    }
+
+    /// Whether a locked partition takes another key without growing.
+    pub(crate) fn has_place(&self, guard: &PartitionGuard<'_>) -> bool {
+        let table = self.table(guard.number);
+        self.possible_count(guard, table) < table.buckets * 6
     }
 
     /// How many entries a locked partition counts. More than its table has places for is damage, and counted anew.

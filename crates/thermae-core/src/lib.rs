@@ -28,7 +28,7 @@
 //! - evict: what a store without a cold tier drops
 //! - pack: what is dead before it is flushed is not written
 //! - evict_cold: what a store with one drops
-//! - evict_key: dropping one key, as if it was deleted
+//! - evict_key: dropping single keys, as if they were deleted
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
 //! - census: what is in the tiers now

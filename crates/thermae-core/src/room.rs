@@ -21,11 +21,12 @@
 //! and nothing that passes by itself (a writer in the middle of a record, a flush) stands in the way; and, after some seconds, when frames are
 //! freed again and again and none of them comes to the writer that asked: others take them, or survivors fill them.
 
-use crate::census::Tried;
+use crate::census::{Census, Tried};
 use crate::compact::{COMPACT_BEFORE_EVICT_GAIN_PERCENT_MIN, COMPACT_GAIN_PERCENT_MIN};
 use crate::demote::Demoted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::evict_key::Dropped;
 use crate::layout::{Place, RESERVE_FRAMES, class, state};
 use crate::options::{HOT_FRAMES_MIN, WhenFull};
 use crate::pack::{PACK_FOR_CALLER_MAX, PACK_FOR_ROOM_DEAD_PERCENT_MIN};
@@ -166,15 +167,15 @@ impl Engine {
             request.attempts = 1;
             return Ok(());
         }
+        if self.is_checkpoint_awaited(room) {
+            request.wait(CHECKPOINT_PAUSE);
+            return Ok(());
+        }
         request.attempts = request.attempts.max(1) + 1;
         if request.attempts > FRUITLESS_MAX {
             return Err(self.full(room));
         }
         if self.wait_for_flush_under_way() {
-            return Ok(());
-        }
-        if self.is_checkpoint_awaited(room) {
-            request.wait(CHECKPOINT_PAUSE);
             return Ok(());
         }
         // What stands in the way may be another writer's record, which takes microseconds.
@@ -286,10 +287,17 @@ impl Engine {
         self.free_frames(room) + i64::from(waiting)
     }
 
-    /// Takes steps until more frames of a kind are free than before, or drops a key where the index can't grow. The caller holds the room lock.
+    /// Takes steps until more frames of a kind are free than before, or drops keys where the index can't grow. The caller holds the room lock.
     fn free_some(&self, room: Room, steps_max: usize) -> Result<bool> {
         if let Room::Index(partition) = room {
-            return Ok(self.when_full() == WhenFull::Evict && self.drop_from_partition(partition)?);
+            if self.when_full() == WhenFull::Error {
+                return Ok(false);
+            }
+            return match self.drop_from_partition(partition)? {
+                Dropped::Some => Ok(true),
+                Dropped::Nothing => Ok(false),
+                Dropped::Wants(room) => self.free_some(room, steps_max),
+            };
         }
         let before = self.free_frames(room);
         let mut tried = Tried::new();
@@ -393,7 +401,7 @@ impl Engine {
         let census = self.census();
         let Some(candidate) = self.best_to_compact(&census, gain_percent_min, tried) else {
             if self.has_tombstones_to_cover(&census) && tried.insert(CHECKPOINTED) {
-                return self.cover_tombstones();
+                return self.cover_tombstones(&census);
             }
             // What was deleted from segments that are still appended to can only be regained once they are closed.
             return Ok(tried.insert(HEADS_CLOSED) && self.close_dead_heads());
@@ -412,7 +420,11 @@ impl Engine {
     }
 
     /// Writes checkpoints, so that tombstones need not be kept. False where that is not possible now.
-    fn cover_tombstones(&self) -> Result<bool> {
+    fn cover_tombstones(&self, census: &Census) -> Result<bool> {
+        // Before: one more in such a segment, and the checkpoint would not cover it.
+        for number in self.heads_kept_by_tombstones(census) {
+            self.close_open_segment(number);
+        }
         if self.globals().checkpoint_lock.owner().is_some() {
             self.hasten_checkpoint()?;
             return Ok(false);

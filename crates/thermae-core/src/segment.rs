@@ -203,7 +203,12 @@ impl Engine {
         let count = globals.index_frames.load(Ordering::Relaxed);
         // There is a place for every frame there is: a count beyond that is damaged.
         let place = self.index_frames().get(count as usize).ok_or(Room::Index(partition))?;
-        let warm = || self.pop_warm().map(|frame| self.geometry.hot_frames + frame);
+        // Not the last of them: what is in them is compacted and deleted with their help.
+        let is_spare = self.free_durable() > RESERVE_FRAMES + 1;
+        let warm = || {
+            let frame = if is_spare { self.pop_warm() } else { None };
+            frame.map(|frame| self.geometry.hot_frames + frame)
+        };
         let is_warm = self.superblock.options.index == IndexPlacement::Warm;
         let frame = match if is_warm { warm() } else { None } {
             Some(frame) => frame,

@@ -250,3 +250,23 @@ fn an_index_as_large_as_it_may_be_ends_no_service() {
     set(&store, 0, 1).unwrap();
     store.close().unwrap();
 }
+
+/// Recovery gives each partition the table that it needs: one that had been filled up further would come back larger each time.
+#[test]
+fn an_index_at_its_bound_is_recovered_as_large_as_it_was() {
+    let place = Place::in_directory();
+    let options = options(16, 64, Durability::EverySec, WhenFull::Evict);
+    let mut next = 0;
+    for _ in 0..4 {
+        let store = place.open(&options);
+        (next..next + 700_000).for_each(|number| set(&store, number, 1).unwrap());
+        next += 700_000;
+        assert!(store.meta(&name(next - 1)).unwrap().is_some());
+        let stats = store.stats().unwrap();
+        assert!(stats.index_frame_bytes <= 8 * MIB, "{stats:?}");
+        store.flush().unwrap();
+        store.engine().closed.store(true, Ordering::SeqCst);
+        drop(store);
+        forget_shared_memory(&SystemEnv, &place.location).unwrap();
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thermae_core::Location;
@@ -9,7 +10,7 @@ use thermae_server::config::Config;
 use thermae_server::server::{StartError, listen};
 use thermae_server::socket::Protocol;
 
-use crate::errors::{IntoPython, invalid_option};
+use crate::errors::{IntoPython, invalid_option, to_python};
 use crate::gil;
 use crate::options::engine_options;
 use crate::report::json;
@@ -29,7 +30,12 @@ impl Server {
         let config = parsed(py, config)?;
         let location = Location::parse(location).into_python(py)?;
         let options = engine_options(options)?;
-        let refused = |error: StartError| invalid_option(py, error.to_string());
+        // What may pass by itself is an OSError, which another start may not meet.
+        let refused = |error: StartError| match error {
+            StartError::Store(error) => to_python(py, &error),
+            StartError::Listen { .. } | StartError::Threads(_) => PyOSError::new_err(error.to_string()),
+            _ => invalid_option(py, error.to_string()),
+        };
         let listeners = gil::detached(py, || listen(&config)).map_err(refused)?;
         let store = gil::detached(py, || thermae_core::Store::open(&location, &options)).into_python(py)?;
         let server = gil::detached(py, || thermae_server::server::Server::start(store, config, listeners));

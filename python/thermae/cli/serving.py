@@ -349,10 +349,10 @@ def _started(location: str, options: OpenOptions, configuration: Mapping[str, An
     try:
         return Server(location_text(location), options, json.dumps(configuration))
     except thermae.InvalidOptionError as error:
-        text = worded(explained(str(error), configuration))
-        # An address that is taken may be free at the next start; any other mistake is still there then.
-        refused = click.ClickException if text.startswith("cannot listen on ") else Misconfiguration
-        raise refused(text) from error
+        raise Misconfiguration(worded(explained(str(error), configuration))) from error
+    except OSError as error:
+        # An address that is taken, for one, may be free at the next start.
+        raise click.ClickException(worded(explained(str(error), configuration))) from error
 
 
 def _configuration(settings: Mapping[str, Any], config: Path | None) -> dict[str, Any]:

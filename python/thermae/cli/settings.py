@@ -34,7 +34,7 @@ STORE_VARIABLE = "THERMAE_STORE"
 _VARIABLE_PREFIX = "THERMAE_"
 _PORT_MAX = 0xFFFF
 # How much alike two names are at least, one of which was meant to be the other.
-_NEAR_RATIO_MIN = 0.8
+_NEAR_RATIO_MIN = 0.87
 # Under which a context keeps the name of the file that was read.
 _FILE = "thermae.serve.file"
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -195,7 +195,7 @@ def refuse_unread_variables(context: click.Context) -> None:
     names = [name.removeprefix(_VARIABLE_PREFIX) for name in known]
     for variable in sorted(os.environ):
         name = variable.removeprefix(_VARIABLE_PREFIX)
-        if variable in known or name == variable:
+        if variable in known or name == variable or not os.environ[variable]:
             continue
         if near := difflib.get_close_matches(name, names, n=1, cutoff=_NEAR_RATIO_MIN):
             raise click.UsageError(

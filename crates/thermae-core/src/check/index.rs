@@ -17,7 +17,7 @@ use crate::layout::{
 use crate::read::show_key;
 use crate::record::{self, Parsed, kind};
 use crate::waiting::check_cancelled;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -366,11 +366,14 @@ impl Checker<'_> {
         let mut keys: HashMap<Vec<u8>, (u64, u64)> = HashMap::new();
         let mut suspicious: Vec<(u64, String)> =
             self.engine.partition_entries(partition).into_iter().map(|word| (word, String::new())).collect();
+        let mut listed: HashSet<u64> = suspicious.iter().map(|(word, _)| *word).collect();
         for look in 0..LOOKS_MAX {
             if look > 0 {
-                // Only what is still there can be wrong.
+                // Only what is still there can be wrong; and what was moved meanwhile has another entry now.
                 let present = self.engine.partition_entries(partition);
                 suspicious.retain(|(word, _)| present.contains(word));
+                let new = present.into_iter().filter(|&word| listed.insert(word));
+                suspicious.extend(new.map(|word| (word, String::new())));
             }
             let words = std::mem::take(&mut suspicious);
             for (word, _) in words {
@@ -378,6 +381,7 @@ impl Checker<'_> {
                     Ok(facts) if !self.engine.is_current(facts.hash, word) => {
                         suspicious.push((word, MISPLACED.to_owned()));
                     }
+                    Ok(facts) if look > 0 && self.has_moved(partition, word, keys.get(&facts.key)) => {}
                     Ok(facts) if facts.problem.is_none() => {
                         self.note_entry(partition, word, facts, &mut keys)?;
                     }
@@ -412,6 +416,11 @@ impl Checker<'_> {
         }
         self.check_count(partition, &place);
         Ok(())
+    }
+
+    /// Whether a key was noted under another entry, which it has no more.
+    fn has_moved(&self, partition: u32, word: u64, noted: Option<&(u64, u64)>) -> bool {
+        noted.is_some_and(|&(other, _)| other != word && !self.engine.has_entry(partition, other))
     }
 
     fn note_entry(
