@@ -1,10 +1,10 @@
 //! Compaction: live records are copied together so that whole frames come free.
 //!
 //! **Which segment.** The one with the best benefit for its cost: gain x age / u, where gain is the share of a frame that is dead, for the
-//! most part (see `worth_compacting`), u the share that is alive, and age how many segments were opened since: free space in old segments stays free, while a young one will
-//! be emptier by itself soon (after Rosenblum and Ousterhout, "The design and implementation of a log-structured file system", 1992;
-//! u instead of their 1 + u because what is written counts here, not what is read: in a simulation of Zipfian overwrites at 85 % it
-//! writes a seventh less).
+//! most part (see `worth_compacting`), u the share that is alive, and age how many segments were opened since: free space in old segments
+//! stays free, while a young one will be emptier by itself soon (after Rosenblum and Ousterhout, "The design and implementation of a
+//! log-structured file system", 1992; u instead of their 1 + u because what is written counts here, not what is read: in a simulation of
+//! Zipfian overwrites at 85 % it writes a seventh less).
 //! Survivors go to segments of their own, so that records which live long are not copied along with fresh ones again and again.
 //!
 //! **What must not get lost.** A replay of the log must not bring back what was deleted, expired or evicted. Such a fact is in the log until a checkpoint

@@ -127,10 +127,6 @@ impl Engine {
         let (mut cold, mut damaged) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS_MAX {
             let guard = self.lock_partition(partition);
-            if self.has_place(&guard) {
-                // Who waited for the room lock finds what others dropped.
-                return Ok(Dropped::Some);
-            }
             let (mut missing, mut victims) = (Vec::new(), Vec::new());
             let least = self.least_of(&guard, &damaged);
             if least.is_empty() {

@@ -81,12 +81,6 @@ impl Engine {
         }
     }
 
-    /// Whether a locked partition takes another key without growing.
-    pub(crate) fn has_place(&self, guard: &PartitionGuard<'_>) -> bool {
-        let table = self.table(guard.number);
-        self.possible_count(guard, table) < table.buckets * 6
-    }
-
     /// How many entries a locked partition counts. More than its table has places for is damage, and counted anew.
     fn possible_count(&self, guard: &PartitionGuard<'_>, table: Table) -> u32 {
         let count = &guard.partition.count;

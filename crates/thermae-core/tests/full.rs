@@ -243,6 +243,14 @@ fn an_index_as_large_as_it_may_be_ends_no_service() {
     assert!(store.meta(&name(1000)).unwrap().is_none(), "the oldest made room");
     let keys = store.len().unwrap();
     assert!((count - count / 10..=count + count / 5).contains(&keys), "{keys} of {count}");
+    // A transaction may want several places in one partition.
+    let names: Vec<Vec<u8>> = (3 * count..3 * count + 5000).map(name).collect();
+    let ops: Vec<BatchOp<'_>> = names
+        .iter()
+        .map(|key| BatchOp::Set { key, value: b"1", encoding: 0, expires_at_ms: 0, flags: 0 })
+        .collect();
+    store.transaction(&ops, &[]).unwrap();
+    let keys = store.len().unwrap();
     let evicted = store.stats().unwrap().evicted;
     assert!(evicted <= count + count / 20, "hardly more than came: {evicted} of {count}");
     check(&store);
