@@ -5,6 +5,10 @@
 //! means that the bytes were that segment's throughout (a place word changes generation before its frame is reused), D unchanged
 //! that E came from the partition's own table. Anything else starts over. So a reader may well look at garbage, but never uses it:
 //! lengths are checked before they are used, and nothing is returned before the last two loads.
+//!
+//! Where E leads to a record of a transaction that is not decided, the record that it would replace is read, and E alone says nothing of it:
+//! E stays as it is when the transaction is decided, and what was replaced is given up. There "E unchanged" means that the transaction is
+//! undecided too (see [`Route`]).
 
 use crate::bucket::home_of;
 use crate::engine::Engine;
@@ -13,7 +17,7 @@ use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
 use crate::layout::{ADDRESS_MIN, Place, Segment, Table};
 use crate::record::{self, Parsed, Word0, flag, kind};
 use crate::waiting::before_wait;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// What is known of a value besides its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,6 +56,42 @@ enum Step {
     Retry,
     /// The entry leads nowhere sensible: its table was reused under the reader, or memory is damaged.
     Nonsense,
+}
+
+/// How a look-up came to an address.
+struct Route<'a> {
+    /// The entry of the index, and what it was.
+    place: EntryRef<'a>,
+    entry: u64,
+    /// Where the address is the link of a record that the entry leads to: the transaction of that.
+    undecided: Option<Undecided<'a>>,
+}
+
+/// A transaction that was not decided when it was looked at.
+struct Undecided<'a> {
+    lead: &'a AtomicU64,
+    /// The lead's segment, and its place.
+    segment: &'a Segment,
+    place_word: u64,
+}
+
+impl Route<'_> {
+    /// Whether it still leads there: if so, what it leads to had not been given up when this was called.
+    #[inline]
+    fn is_current(&self) -> bool {
+        self.place.load() == self.entry
+            && self.undecided.as_ref().is_none_or(|transaction| {
+                // What was just read is the lead only if its frame is still that segment's.
+                !is_decided(transaction.lead)
+                    && transaction.segment.place.load(Ordering::Acquire) == transaction.place_word
+            })
+    }
+}
+
+/// Whether the batch with this lead has happened.
+#[inline]
+pub(crate) fn is_decided(lead: &AtomicU64) -> bool {
+    Word0::unpack(lead.load(Ordering::Acquire)).kind() == kind::BATCH
 }
 
 /// What copying a large value came to.
@@ -162,17 +202,18 @@ impl Engine {
         buffer: &mut impl FnMut(&RecordMeta) -> *mut u8,
     ) -> Result<Step> {
         let mut address = entry & ADDRESS_MASK;
+        let mut route = Route { place: place_ref, entry, undecided: None };
         // Twice at most: a record of an undecided transaction leads to the one it would replace.
         for _ in 0..2 {
             let Some((slot, offset)) = self.split(address) else { return Ok(Step::Nonsense) };
             let segment = self.segment(slot);
             let place_word = segment.place.load(Ordering::Acquire);
-            if place_ref.load() != entry {
+            if !route.is_current() {
                 return Ok(Step::Retry);
             }
             let place = Place::unpack(place_word);
             let Some(base) = self.mapped_base(place) else {
-                return self.examine_cold(place_ref, entry, address, place_word, wanted, buffer);
+                return self.examine_cold(&route, address, place_word, wanted, buffer);
             };
             // What lies in persistent memory may have been damaged while nobody ran.
             let verifies = self.verify_reads || place.hot.is_none();
@@ -188,29 +229,28 @@ impl Engine {
             // SAFETY: as above.
             let word = Word0::unpack(unsafe { record::word0_at(at) }.load(Ordering::Acquire));
             if word.is_in_batch() {
-                match self.batch_link(base, at, offset) {
-                    None => {}
-                    Some(link) => {
-                        let is_locked =
-                            self.partitions()[self.partition_of(wanted.hash) as usize].lock.owner().is_some();
-                        fence(Ordering::Acquire);
-                        if place_ref.load() != entry || segment.place.load(Ordering::Acquire) != place_word {
-                            return Ok(Step::Retry);
-                        }
-                        if !is_locked {
-                            // Only while its partitions are locked is a transaction undecided: it was decided since, or its lead is damaged.
-                            return if self.batch_link(base, at, offset).is_none() {
-                                Ok(Step::Retry)
-                            } else {
-                                Err(self.damaged(slot, offset, wanted.key))
-                            };
-                        }
-                        if link & ADDRESS_MASK < ADDRESS_MIN {
-                            return Ok(Step::Miss);
-                        }
-                        address = link & ADDRESS_MASK;
-                        continue;
+                let batch = self.batch_lead(base, at, offset);
+                if !batch.is_some_and(|(lead, _)| is_decided(lead)) {
+                    let is_locked =
+                        self.partitions()[self.partition_of(wanted.hash) as usize].lock.owner().is_some();
+                    fence(Ordering::Acquire);
+                    let was_decided_since = batch.is_some_and(|(lead, _)| is_decided(lead));
+                    if was_decided_since
+                        || !route.is_current()
+                        || segment.place.load(Ordering::Acquire) != place_word
+                    {
+                        return Ok(Step::Retry);
                     }
+                    // Only while its partitions are locked is a transaction undecided.
+                    let (Some((lead, link)), true) = (batch, is_locked) else {
+                        return Err(self.damaged(slot, offset, wanted.key));
+                    };
+                    if link & ADDRESS_MASK < ADDRESS_MIN {
+                        return Ok(Step::Miss);
+                    }
+                    address = link & ADDRESS_MASK;
+                    route.undecided = Some(Undecided { lead, segment, place_word });
+                    continue;
                 }
             }
             let shape = record::shape(word, offset, frame_bytes);
@@ -261,16 +301,16 @@ impl Engine {
             if word.base_kind() != kind::PUT {
                 // SAFETY: as above: the whole record lies in the frame.
                 let bytes = unsafe { std::slice::from_raw_parts(at, shape.total) }.to_vec();
+                let segment_id = segment.segment_id.load(Ordering::Relaxed);
                 fence(Ordering::Acquire);
                 if segment.place.load(Ordering::Relaxed) != place_word {
                     return Ok(Step::Retry);
                 }
                 return self.finish_owned(
-                    place_ref,
-                    entry,
+                    &route,
                     offset,
                     &bytes,
-                    segment.segment_id.load(Ordering::Relaxed),
+                    segment_id,
                     wanted,
                     buffer,
                     place.hot.is_none(),
@@ -327,25 +367,31 @@ impl Engine {
             .is_some_and(|record| record.is_intact(segment.segment_id.load(Ordering::Relaxed)))
     }
 
-    /// For a record in a batch that is not decided: the entry it would replace. `None` when the batch happened.
+    /// The lead of a batch and the link of one of its records, which lies at `at`; `None` where they can't be where the record says.
     #[inline]
-    fn batch_link(&self, base: *mut u8, at: *mut u8, offset: usize) -> Option<u64> {
-        // SAFETY: an extended record begins with 32 bytes; the caller checked that the header lies in the frame, frames end 8-aligned.
+    fn batch_lead<'a>(&self, base: *mut u8, at: *mut u8, offset: usize) -> Option<(&'a AtomicU64, u64)> {
+        if offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize {
+            return None;
+        }
+        // SAFETY: an extended record begins with 32 bytes, which lie in the frame.
         let (batch_offset, link) = unsafe {
-            if offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize {
-                return Some(0);
-            }
             (
-                u32::from_le(at.add(record::BATCH_OFFSET_OFFSET).cast::<u32>().read_unaligned()) as usize,
+                u32::from_le(at.add(record::BATCH_OFFSET_OFFSET).cast::<u32>().read_unaligned()),
                 u64::from_le(at.add(record::LINK_OFFSET).cast::<u64>().read_unaligned()),
             )
         };
-        if batch_offset % record::ALIGN_BYTES != 0 || batch_offset >= offset {
-            return Some(0);
-        }
-        // SAFETY: aligned and below `offset`, so within the frame.
-        let lead = Word0::unpack(unsafe { record::word0_at(base.add(batch_offset)) }.load(Ordering::Acquire));
-        (lead.kind() != kind::BATCH).then_some(link)
+        Some((self.lead_at(base, batch_offset)?, link))
+    }
+
+    /// The first word of the batch that a record in the frame at `base` says it belongs to; `None` where there can't be one. The caller keeps
+    /// the frame mapped.
+    #[inline]
+    pub(crate) fn lead_at<'a>(&self, base: *mut u8, batch_offset: u32) -> Option<&'a AtomicU64> {
+        let offset = batch_offset as usize;
+        let is_within = offset.is_multiple_of(record::ALIGN_BYTES)
+            && offset + record::BATCH_BYTES <= self.geometry.frame_bytes as usize;
+        // SAFETY: aligned, and within the frame.
+        is_within.then(|| unsafe { record::word0_at(base.add(offset)) })
     }
 
     #[cold]
@@ -392,8 +438,7 @@ impl Engine {
     #[cold]
     fn examine_cold(
         &self,
-        place_ref: EntryRef<'_>,
-        entry: u64,
+        route: &Route<'_>,
         address: u64,
         place_word: u64,
         wanted: &Wanted<'_>,
@@ -405,21 +450,20 @@ impl Engine {
         let segment_id = segment.segment_id.load(Ordering::Acquire);
         let bytes = if place.cold.is_some() { self.read_cold(place, offset)? } else { None };
         fence(Ordering::Acquire);
-        if segment.place.load(Ordering::Relaxed) != place_word || place_ref.load() != entry {
+        if segment.place.load(Ordering::Relaxed) != place_word || !route.is_current() {
             return Ok(Step::Retry);
         }
         Self::count(&self.counters().cold_reads, 1);
         self.note_cold_read(bytes.as_ref().map_or(0, Vec::len));
         let Some(bytes) = bytes else { return Err(self.damaged(slot, offset, wanted.key)) };
-        self.finish_owned(place_ref, entry, offset, &bytes, segment_id, wanted, buffer, true)
+        self.finish_owned(route, offset, &bytes, segment_id, wanted, buffer, true)
     }
 
     /// The rest of a look-up, from a private copy of the record's bytes.
     #[allow(clippy::too_many_arguments, reason = "the state of one look-up, handed on once")]
     fn finish_owned(
         &self,
-        place_ref: EntryRef<'_>,
-        entry: u64,
+        route: &Route<'_>,
         offset: usize,
         bytes: &[u8],
         segment_id: u64,
@@ -456,12 +500,12 @@ impl Engine {
                 match self.copy_large(&record, to, slot, offset)? {
                     Copied::Whole => {}
                     Copied::Moved => return Ok(Step::Retry),
-                    // Extents are given up only after the entry is, so with the same entry this is damage.
+                    // Extents are given up only after the entry is, or the transaction decided, so with both as they were this is damage.
                     Copied::Gone => {
-                        return Ok(if place_ref.load() == entry { Step::Nonsense } else { Step::Retry });
+                        return Ok(if route.is_current() { Step::Nonsense } else { Step::Retry });
                     }
                 }
-                if place_ref.load() != entry {
+                if !route.is_current() {
                     return Ok(Step::Retry);
                 }
             } else {
@@ -469,7 +513,7 @@ impl Engine {
                 unsafe { std::ptr::copy_nonoverlapping(record.payload.as_ptr(), to, record.payload.len()) };
             }
         }
-        Ok(Step::Hit(Found { meta, entry, promote: is_cold && !is_large }))
+        Ok(Step::Hit(Found { meta, entry: route.entry, promote: is_cold && !is_large }))
     }
 
     /// Copies a large value from its extents.

@@ -246,18 +246,24 @@ impl Engine {
         if planned.is_empty() {
             return Ok((0, Vec::new()));
         }
-        // Vacancies first, so that nothing is written that can't be published. Growing invalidates places, so presents are found after.
+        let locate_all = || -> Result<Vec<Option<Present<'_>>>, Stop> {
+            planned.iter().map(|item| self.locate(guard_of(item.wanted.hash), item.wanted, cold)).collect()
+        };
+        let mut presents = locate_all()?;
+        // Vacancies before anything is written that can't be published without. Growing invalidates places: then all are looked for again.
         let mut new_keys = vec![0_u32; guards.len()];
-        for item in planned.iter().filter(|item| item.draft.word.base_kind() != kind::TOMBSTONE) {
-            let at = guard_at(item.wanted.hash);
-            new_keys[at] += u32::from(self.locate(&guards[at], item.wanted, cold)?.is_none());
+        for (item, present) in planned.iter().zip(&presents) {
+            let is_new = present.is_none() && item.draft.word.base_kind() != kind::TOMBSTONE;
+            new_keys[guard_at(item.wanted.hash)] += u32::from(is_new);
         }
+        let mut has_grown = false;
         for (guard, &count) in guards.iter().zip(&new_keys).filter(|&(_, &count)| count > 0) {
+            let before = self.table(guard.number).line;
             self.reserve_entries(guard, count)?;
+            has_grown |= self.table(guard.number).line != before;
         }
-        let mut presents: Vec<Option<Present<'_>>> = Vec::with_capacity(planned.len());
-        for item in planned {
-            presents.push(self.locate(guard_of(item.wanted.hash), item.wanted, cold)?);
+        if has_grown {
+            presents = locate_all()?;
         }
         let count = u32::try_from(planned.len()).unwrap_or(u32::MAX);
         let sequence = Sequence::New(count);

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::index::ADDRESS_MASK;
 use crate::layout::Place;
 use crate::pool::Joined;
-use crate::read::{RecordMeta, Wanted};
+use crate::read::{RecordMeta, Wanted, is_decided};
 use crate::record::{self, kind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -143,7 +143,7 @@ fn pin_value(
     else {
         return Err(engine.damaged(slot, offset, wanted.key));
     };
-    if record.word.is_in_batch() && engine.is_undecided(base, record.batch_offset) {
+    if record.word.is_in_batch() && !engine.lead_at(base, record.batch_offset).is_some_and(is_decided) {
         return Ok(None);
     }
     // Of this record: the one that was found may be its predecessor, if it belongs to a transaction that was decided since.
@@ -211,19 +211,5 @@ impl Engine {
                 return found;
             }
         }
-    }
-
-    /// Whether the batch led by the record at `batch_offset` has not happened (yet).
-    pub(crate) fn is_undecided(&self, base: *mut u8, batch_offset: u32) -> bool {
-        let offset = batch_offset as usize;
-        if !offset.is_multiple_of(record::ALIGN_BYTES)
-            || offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize
-        {
-            return true;
-        }
-        // SAFETY: aligned and within the frame, which the caller keeps in use.
-        let word =
-            record::Word0::unpack(unsafe { record::word0_at(base.add(offset)) }.load(Ordering::Acquire));
-        word.kind() != kind::BATCH
     }
 }

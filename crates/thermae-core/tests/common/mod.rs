@@ -255,6 +255,25 @@ impl ChildGuard {
         }
     }
 
+    /// Waits until it has stopped itself (see `THERMAE_STOP_POINT`).
+    ///
+    /// # Panics
+    /// When it ends instead, or does not stop within `timeout`.
+    pub fn wait_stopped(&mut self, timeout: Duration) {
+        let path = format!("/proc/{}/stat", self.0.id());
+        wait_until("the child has stopped", timeout, || {
+            assert!(self.0.try_wait().unwrap().is_none(), "a child process ended before it stopped");
+            let stat = std::fs::read_to_string(&path).unwrap();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        });
+    }
+
+    /// Lets a stopped one go on.
+    pub fn go_on(&self) {
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGCONT) }, 0);
+    }
+
     /// Kills it, whatever it is doing.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
