@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
 use crate::layout::{ADDRESS_MIN, Place, Segment, Table};
-use crate::record::{self, Parsed, Word0, flag, kind};
+use crate::record::{self, LINK_OF_DECIDED, Parsed, Word0, flag, kind};
 use crate::waiting::before_wait;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -230,7 +230,7 @@ impl Engine {
             let word = Word0::unpack(unsafe { record::word0_at(at) }.load(Ordering::Acquire));
             if word.is_in_batch() {
                 let batch = self.batch_lead(base, at, offset);
-                if !batch.is_some_and(|(lead, _)| is_decided(lead)) {
+                if !batch.is_some_and(|(lead, link)| link == LINK_OF_DECIDED || is_decided(lead)) {
                     let is_locked =
                         self.partitions()[self.partition_of(wanted.hash) as usize].lock.owner().is_some();
                     fence(Ordering::Acquire);
@@ -377,10 +377,10 @@ impl Engine {
         let (batch_offset, link) = unsafe {
             (
                 u32::from_le(at.add(record::BATCH_OFFSET_OFFSET).cast::<u32>().read_unaligned()),
-                u64::from_le(at.add(record::LINK_OFFSET).cast::<u64>().read_unaligned()),
+                record::word0_at(at.add(record::LINK_OFFSET)).load(Ordering::Acquire),
             )
         };
-        Some((self.lead_at(base, batch_offset)?, link))
+        Some((self.lead_at(base, batch_offset)?, u64::from_le(link)))
     }
 
     /// The first word of the batch that a record in the frame at `base` says it belongs to; `None` where there can't be one. The caller keeps

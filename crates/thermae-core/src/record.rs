@@ -32,6 +32,9 @@ pub const EXPIRY_BYTES: usize = 8;
 pub const CLIENT_FLAGS_BYTES: usize = 4;
 /// Offset of the link word in an extended record.
 pub const LINK_OFFSET: usize = 24;
+/// In the place of a link: the batch has happened. So readers need not look for its lead, which is another miss. It may be there or not: the lead
+/// decides.
+pub const LINK_OF_DECIDED: u64 = 1;
 /// Offset of the batch offset in an extended record.
 pub const BATCH_OFFSET_OFFSET: usize = 20;
 /// Alignment of records.
@@ -562,6 +565,7 @@ pub unsafe fn commit(at: *const u8, word: Word0) {
     unsafe { word0_at(at) }.store(word.pack(), Ordering::Release);
 }
 
+const _: () = assert!(LINK_OF_DECIDED & crate::index::ADDRESS_MASK < crate::layout::ADDRESS_MIN);
 const _: () = assert!(LINK_OFFSET.is_multiple_of(8) && HEADER_BYTES + EXTENDED_BYTES == 32);
 
 #[cfg(test)]

@@ -330,6 +330,10 @@ impl Store {
             self.engine.prefetch_bucket(*hash);
             count += 1;
         }
+        if count == 1 {
+            // Its record is looked for soon enough, and looking for it now would be waiting for the bucket.
+            return;
+        }
         hashes[..count].iter().for_each(|&hash| self.engine.prefetch_record(hash));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The batch is one contiguous region of the log: a BATCH record, then the records. All partitions concerned are locked in ascending order;
 //! expected versions are checked; the records are written with the entries they replace as links; the lead becomes PENDING;
-//! the entries are published; the lead becomes BATCH, in one store, and that is the moment at which everything changes.
+//! the entries are published; the lead becomes BATCH, in one store, and that is the moment at which everything changes. Then each record is marked
+//! as decided, for readers: looking for the lead, whose line is in no cache, was a quarter of the time of a look-up among a million keys.
 
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
@@ -12,11 +13,12 @@ use crate::index::{EntryRef, entry};
 use crate::large::{LargeValue, write_large};
 use crate::log::Sequence;
 use crate::read::{Wanted, show_key};
-use crate::record::{self, BATCH_BYTES, Draft, Word0, flag, kind};
+use crate::record::{self, BATCH_BYTES, Draft, LINK_OF_DECIDED, LINK_OFFSET, Word0, flag, kind};
 use crate::room::RoomRequest;
 use crate::segment::Purpose;
 use crate::write::{ColdRecords, Present, Stop};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 /// One change of a transaction.
 #[derive(Debug, Clone, Copy)]
@@ -319,16 +321,23 @@ impl Engine {
             }
             crash_point!("batch.publishing");
         }
+        // Until all records are marked, the frame is not given to anybody else. Afterwards it could be, whatever the locks.
+        self.pin(reserved.slot);
         // SAFETY: as above. This store is the moment at which the transaction happens.
         unsafe { record::commit(reserved.at, Word0 { kind: kind::BATCH, ..lead }) };
         crash_point!("batch.committed");
+        for item in planned {
+            // SAFETY: a link is within its record, 8-byte aligned as that is, and the frame is pinned.
+            unsafe { record::word0_at(reserved.at.add(item.offset + LINK_OFFSET)) }
+                .store(LINK_OF_DECIDED.to_le(), Ordering::Release);
+            crash_point!("batch.marking");
+        }
+        self.unpin(reserved.slot);
         planned.iter().for_each(|item| self.note_published(item.wanted.key));
         let mut dead_extents = Vec::new();
         for (item, present) in planned.iter().zip(&mut presents) {
             if item.draft.word.base_kind() == kind::TOMBSTONE {
-                self.segment(reserved.slot)
-                    .tombstone_bytes
-                    .fetch_add(item.total as u32, std::sync::atomic::Ordering::Relaxed);
+                self.segment(reserved.slot).tombstone_bytes.fetch_add(item.total as u32, Ordering::Relaxed);
             } else {
                 self.count_live(reserved.slot, item.total, item.draft.expiry_ms);
                 Self::count(&self.counters().sets, 1);

@@ -10,7 +10,7 @@ use crate::index::ADDRESS_MASK;
 use crate::layout::Place;
 use crate::pool::Joined;
 use crate::read::{RecordMeta, Wanted, is_decided};
-use crate::record::{self, kind};
+use crate::record::{self, LINK_OF_DECIDED, kind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -143,7 +143,10 @@ fn pin_value(
     else {
         return Err(engine.damaged(slot, offset, wanted.key));
     };
-    if record.word.is_in_batch() && !engine.lead_at(base, record.batch_offset).is_some_and(is_decided) {
+    if record.word.is_in_batch()
+        && record.link != LINK_OF_DECIDED
+        && !engine.lead_at(base, record.batch_offset).is_some_and(is_decided)
+    {
         return Ok(None);
     }
     // Of this record: the one that was found may be its predecessor, if it belongs to a transaction that was decided since.
