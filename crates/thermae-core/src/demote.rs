@@ -215,7 +215,8 @@ impl Engine {
         let Some(base) = self.hot_base(Place::unpack(segment.place.load(Ordering::Acquire))) else {
             return Ok(false);
         };
-        // SAFETY: a closed segment or a published extent does not change below its tail, and it is pinned.
+        // SAFETY: a closed segment or a published extent does not change below its tail, and it is pinned. (But for links, of which it does not matter
+        // what is written: see `LINK_OF_DECIDED`.)
         let bytes = unsafe { std::slice::from_raw_parts(base, tail as usize) };
         let _writing = self.write_durable(frame);
         durable.write_frame_record(frame, &record)?;

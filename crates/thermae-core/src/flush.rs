@@ -368,7 +368,8 @@ impl Engine {
                 durable.write_frame_record(frame, &self.frame_record(piece))?;
                 crash_point!("flush.frame_recorded");
             }
-            // SAFETY: the frame is pinned; up to the noted tail all records are settled and never change again.
+            // SAFETY: the frame is pinned; up to the noted tail all records are settled and don't change, but for the links of a transaction that has
+            // just happened: of those it does not matter what is written.
             let bytes = unsafe {
                 std::slice::from_raw_parts(base.add(piece.from as usize), (piece.to - piece.from) as usize)
             };

@@ -42,6 +42,7 @@
 //! - flush: the log's bytes made durable
 //! - partition: locking a partition and making it whole
 //! - read: finding a record and copying it out
+//! - batch: what a record says of the transaction that it belongs to
 //! - log: reserving, committing, abandoning space
 //! - index: from hash to address
 //! - arena: memory for index tables
@@ -84,6 +85,7 @@
 
 mod arena;
 mod background;
+mod batch;
 mod block;
 mod bucket;
 mod census;

@@ -6,14 +6,14 @@
 //! taken again by the next one. What inheriting the lock costs is one pass over the partition, about a thousand entries, and one over
 //! the segment table.
 
-use crate::block::{get_u32, get_u64};
+use crate::block::get_u64;
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
 use crate::error::{Error, Result};
 use crate::index::{ADDRESS_MASK, entry};
 use crate::layout::{ADDRESS_MIN, Place, SLOT_BITS, Segment, Table, state};
 use crate::lock::Acquired;
-use crate::record::{self, Parsed, Word0, flag, kind};
+use crate::record::{self, Parsed, flag, kind};
 use std::sync::atomic::Ordering;
 
 /// How often an update that somebody died in is tried to be completed, where a record can't be read.
@@ -38,6 +38,7 @@ impl Engine {
     /// Makes a partition whole whose lock was just inherited.
     #[cold]
     pub(crate) fn repair_partition(&self, guard: &PartitionGuard<'_>) {
+        crash_point!("repair.begun");
         let pending = guard.partition.pending_table.load(Ordering::Acquire);
         if pending != 0 {
             // A table that was published is not pending: what held the old one's memory was the arena's lock, and that is repaired.
@@ -74,14 +75,8 @@ impl Engine {
             if !first.is_in_batch() {
                 continue;
             }
-            let lead_offset = get_u32(header, record::BATCH_OFFSET_OFFSET) as usize;
-            if !lead_offset.is_multiple_of(record::ALIGN_BYTES) || lead_offset >= offset {
-                continue;
-            }
-            // SAFETY: below `offset`, hence within the frame, and aligned.
-            let lead =
-                Word0::unpack(unsafe { record::word0_at(base.add(lead_offset)) }.load(Ordering::Acquire));
-            if lead.kind() == kind::BATCH {
+            let Some(member) = self.batch_member(base, offset) else { continue };
+            if member.has_happened() {
                 if first.base_kind() == kind::TOMBSTONE {
                     self.remove_entry(guard, place, false);
                 } else if first.has(flag::EXPIRY) {
@@ -90,9 +85,8 @@ impl Engine {
                 }
                 continue;
             }
-            let link = get_u64(header, record::LINK_OFFSET);
-            if link & ADDRESS_MASK >= ADDRESS_MIN {
-                place.store(link);
+            if member.link & ADDRESS_MASK >= ADDRESS_MIN {
+                place.store(member.link);
             } else {
                 self.remove_entry(guard, place, false);
             }

@@ -10,14 +10,15 @@
 //! E stays as it is when the transaction is decided, and what was replaced is given up. There "E unchanged" means that the transaction is
 //! undecided too (see [`Route`]).
 
+use crate::batch::Member;
 use crate::bucket::home_of;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::index::{ACCESS_MAX, ADDRESS_MASK, EntryRef};
 use crate::layout::{ADDRESS_MIN, Place, Segment, Table};
-use crate::record::{self, LINK_OF_DECIDED, Parsed, Word0, flag, kind};
+use crate::record::{self, Parsed, Word0, flag, kind};
 use crate::waiting::before_wait;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 /// What is known of a value besides its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,8 +70,8 @@ struct Route<'a> {
 
 /// A transaction that was not decided when it was looked at.
 struct Undecided<'a> {
-    lead: &'a AtomicU64,
-    /// The lead's segment, and its place.
+    member: Member<'a>,
+    /// Its segment, and the place of that.
     segment: &'a Segment,
     place_word: u64,
 }
@@ -82,16 +83,10 @@ impl Route<'_> {
         self.place.load() == self.entry
             && self.undecided.as_ref().is_none_or(|transaction| {
                 // What was just read is the lead only if its frame is still that segment's.
-                !is_decided(transaction.lead)
+                !transaction.member.has_happened()
                     && transaction.segment.place.load(Ordering::Acquire) == transaction.place_word
             })
     }
-}
-
-/// Whether the batch with this lead has happened.
-#[inline]
-pub(crate) fn is_decided(lead: &AtomicU64) -> bool {
-    Word0::unpack(lead.load(Ordering::Acquire)).kind() == kind::BATCH
 }
 
 /// What copying a large value came to.
@@ -229,27 +224,27 @@ impl Engine {
             // SAFETY: as above.
             let word = Word0::unpack(unsafe { record::word0_at(at) }.load(Ordering::Acquire));
             if word.is_in_batch() {
-                let batch = self.batch_lead(base, at, offset);
-                if !batch.is_some_and(|(lead, link)| link == LINK_OF_DECIDED || is_decided(lead)) {
+                let member = self.batch_member(base, offset);
+                if !member.is_some_and(|member| member.has_happened()) {
                     let is_locked =
                         self.partitions()[self.partition_of(wanted.hash) as usize].lock.owner().is_some();
                     fence(Ordering::Acquire);
-                    let was_decided_since = batch.is_some_and(|(lead, _)| is_decided(lead));
-                    if was_decided_since
+                    if member.is_some_and(|member| member.has_happened())
                         || !route.is_current()
                         || segment.place.load(Ordering::Acquire) != place_word
                     {
                         return Ok(Step::Retry);
                     }
                     // Only while its partitions are locked is a transaction undecided.
-                    let (Some((lead, link)), true) = (batch, is_locked) else {
+                    let (Some(member), true) = (member, is_locked) else {
                         return Err(self.damaged(slot, offset, wanted.key));
                     };
-                    if link & ADDRESS_MASK < ADDRESS_MIN {
-                        return Ok(Step::Miss);
+                    if member.link & ADDRESS_MASK < ADDRESS_MIN {
+                        // It replaces nothing; but its key may be another's with the same tag.
+                        return Ok(Step::Other);
                     }
-                    address = link & ADDRESS_MASK;
-                    route.undecided = Some(Undecided { lead, segment, place_word });
+                    address = member.link & ADDRESS_MASK;
+                    route.undecided = Some(Undecided { member, segment, place_word });
                     continue;
                 }
             }
@@ -365,33 +360,6 @@ impl Engine {
         let bytes = unsafe { std::slice::from_raw_parts(at, total) }.to_vec();
         record::parse(&bytes, offset, self.geometry.frame_bytes as usize)
             .is_some_and(|record| record.is_intact(segment.segment_id.load(Ordering::Relaxed)))
-    }
-
-    /// The lead of a batch and the link of one of its records, which lies at `at`; `None` where they can't be where the record says.
-    #[inline]
-    fn batch_lead<'a>(&self, base: *mut u8, at: *mut u8, offset: usize) -> Option<(&'a AtomicU64, u64)> {
-        if offset + record::BATCH_BYTES > self.geometry.frame_bytes as usize {
-            return None;
-        }
-        // SAFETY: an extended record begins with 32 bytes, which lie in the frame.
-        let (batch_offset, link) = unsafe {
-            (
-                u32::from_le(at.add(record::BATCH_OFFSET_OFFSET).cast::<u32>().read_unaligned()),
-                record::word0_at(at.add(record::LINK_OFFSET)).load(Ordering::Acquire),
-            )
-        };
-        Some((self.lead_at(base, batch_offset)?, u64::from_le(link)))
-    }
-
-    /// The first word of the batch that a record in the frame at `base` says it belongs to; `None` where there can't be one. The caller keeps
-    /// the frame mapped.
-    #[inline]
-    pub(crate) fn lead_at<'a>(&self, base: *mut u8, batch_offset: u32) -> Option<&'a AtomicU64> {
-        let offset = batch_offset as usize;
-        let is_within = offset.is_multiple_of(record::ALIGN_BYTES)
-            && offset + record::BATCH_BYTES <= self.geometry.frame_bytes as usize;
-        // SAFETY: aligned, and within the frame.
-        is_within.then(|| unsafe { record::word0_at(base.add(offset)) })
     }
 
     #[cold]

@@ -10,7 +10,7 @@
 //!  \______ word 0 _________/
 //! ```
 //! Word 0 is stored last and in one piece: a record is RESERVED (its length known, its bytes not) until that store makes it
-//! COMMITTED; from then on it never changes, except the link of a cache copy. The CRC covers word 0 (with the kind
+//! COMMITTED; from then on it never changes, except the link of a cache copy, and that of a transaction's record, once, when that has happened. The CRC covers word 0 (with the kind
 //! normalised, so that a copy keeps its original's checksum), sequence, expiry, client flags, key and value, and is masked with the segment's
 //! identity, so that bytes left in a reused frame by an earlier segment can't pass for records.
 //!
@@ -32,8 +32,8 @@ pub const EXPIRY_BYTES: usize = 8;
 pub const CLIENT_FLAGS_BYTES: usize = 4;
 /// Offset of the link word in an extended record.
 pub const LINK_OFFSET: usize = 24;
-/// In the place of a link: the batch has happened. So readers need not look for its lead, which is another miss. It may be there or not: the lead
-/// decides.
+/// In the place of a link: the batch has happened. So readers need not look for its lead, which is another miss. Where it is not there, because whoever
+/// was to put it there died, or has not come to it yet, the lead says whether the batch has happened.
 pub const LINK_OF_DECIDED: u64 = 1;
 /// Offset of the batch offset in an extended record.
 pub const BATCH_OFFSET_OFFSET: usize = 20;
@@ -70,7 +70,7 @@ pub mod kind {
     pub const BATCH: u8 = 7;
     /// A PUT copied into a cache segment; its link is the home address.
     pub const COPY: u8 = 8;
-    /// PUT, TOMBSTONE, LARGE inside a batch; the link is the entry replaced.
+    /// PUT, TOMBSTONE, LARGE inside a batch; the link is the entry replaced, or [`LINK_OF_DECIDED`](super::LINK_OF_DECIDED).
     pub const BATCH_PUT: u8 = 9;
     /// See [`BATCH_PUT`].
     pub const BATCH_TOMBSTONE: u8 = 10;

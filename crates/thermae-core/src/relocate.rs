@@ -234,7 +234,7 @@ impl Engine {
         }
         if has_holes {
             // What was abandoned may have been published by a dead participant whose partitions nobody has locked since.
-            self.repair_partitions_of_the_dead();
+            self.await_whole_partitions();
         }
         offset == tail
     }
@@ -292,10 +292,11 @@ impl Engine {
         true
     }
 
-    /// Locks and unlocks every partition that a dead participant holds: locking makes it whole.
-    fn repair_partitions_of_the_dead(&self) {
+    /// Locks and unlocks every partition that somebody holds. If it is somebody dead, locking makes it whole; if it is somebody alive, it may be in the
+    /// middle of that.
+    fn await_whole_partitions(&self) {
         for (number, partition) in self.partitions().iter().enumerate() {
-            if partition.lock.owner().is_some_and(|owner| !self.member.is_alive(owner)) {
+            if partition.lock.owner().is_some() {
                 drop(self.lock_partition(number as u32));
             }
         }

@@ -260,9 +260,9 @@ impl Engine {
         }
         let mut has_grown = false;
         for (guard, &count) in guards.iter().zip(&new_keys).filter(|&(_, &count)| count > 0) {
-            let before = self.table(guard.number).line;
+            let before = self.table(guard.number);
             self.reserve_entries(guard, count)?;
-            has_grown |= self.table(guard.number).line != before;
+            has_grown |= self.table(guard.number) != before;
         }
         if has_grown {
             presents = locate_all()?;
@@ -321,18 +321,16 @@ impl Engine {
             }
             crash_point!("batch.publishing");
         }
-        // Until all records are marked, the frame is not given to anybody else. Afterwards it could be, whatever the locks.
-        self.pin(reserved.slot);
         // SAFETY: as above. This store is the moment at which the transaction happens.
         unsafe { record::commit(reserved.at, Word0 { kind: kind::BATCH, ..lead }) };
         crash_point!("batch.committed");
         for item in planned {
-            // SAFETY: a link is within its record, 8-byte aligned as that is, and the frame is pinned.
+            // SAFETY: a link is within its record, 8-byte aligned as that is. The frame is still this segment's, for the partitions are locked:
+            // nobody gives up a frame of the log without having locked, one after the other, the partition of each record in it.
             unsafe { record::word0_at(reserved.at.add(item.offset + LINK_OFFSET)) }
                 .store(LINK_OF_DECIDED.to_le(), Ordering::Release);
             crash_point!("batch.marking");
         }
-        self.unpin(reserved.slot);
         planned.iter().for_each(|item| self.note_published(item.wanted.key));
         let mut dead_extents = Vec::new();
         for (item, present) in planned.iter().zip(&mut presents) {

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::index::ADDRESS_MASK;
 use crate::layout::Place;
 use crate::pool::Joined;
-use crate::read::{RecordMeta, Wanted, is_decided};
-use crate::record::{self, LINK_OF_DECIDED, kind};
+use crate::read::{RecordMeta, Wanted};
+use crate::record::{self, kind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -144,8 +144,7 @@ fn pin_value(
         return Err(engine.damaged(slot, offset, wanted.key));
     };
     if record.word.is_in_batch()
-        && record.link != LINK_OF_DECIDED
-        && !engine.lead_at(base, record.batch_offset).is_some_and(is_decided)
+        && !engine.batch_member(base, offset).is_some_and(|member| member.has_happened())
     {
         return Ok(None);
     }

@@ -58,7 +58,7 @@ fn a_partitions_count_that_can_not_be_is_made_anew() {
         let members: Vec<String> = (0..100).map(|number| format!("batch:{number}")).collect();
         let ops: Vec<_> = members
             .iter()
-            .map(|key| thermae_core::BatchOp::Set {
+            .map(|key| BatchOp::Set {
                 key: key.as_bytes(),
                 value: b"",
                 encoding: 0,

@@ -397,41 +397,6 @@ fn readers_see_a_transaction_whole() {
     store.close().unwrap();
 }
 
-/// A reader that has found a transaction undecided reads what it would replace. When it is decided then, what was replaced is given up, though the
-/// index's entry stays: the reader once took that for damage, as the extents of the value that it was to copy were gone.
-#[cfg(feature = "crash-points")]
-#[test]
-fn what_a_transaction_replaces_may_go_while_it_is_read() {
-    const LONG: usize = 300_000;
-    let place = Place::shared_memory("replaced");
-    let store =
-        place.open(&Options { background: false, ..options(16, 0, Durability::None, WhenFull::Error) });
-    let put = |key: &[u8], value: &[u8]| {
-        assert!(matches!(store.set(key, value, &SetOptions::default()).unwrap(), SetOutcome::Stored(_)));
-    };
-    put(b"one", &text(1, LONG));
-    put(b"two", &text(1, 10));
-    let stop = [("THERMAE_STOP_POINT", "batch.publishing:2".to_owned())];
-    let mut child = common::spawn_with("pair-replacer", &[("STORE", place.text())], &stop);
-    child.wait_stopped(Duration::from_secs(30));
-    assert_eq!(number(&store.get(b"two").unwrap().unwrap().1), 1, "it is decided already");
-    let mut value = Vec::new();
-    let mut calls = 0;
-    let meta = store.get_into(b"one", |meta| {
-        calls += 1;
-        if calls == 1 {
-            child.go_on();
-            assert_eq!(child.wait(Duration::from_secs(30)), End::Finished);
-            // What was given up is given to others, and written over.
-            (0..30).for_each(|other| put(b"other", &text(900 + other, LONG)));
-        }
-        value = vec![0; meta.value_len as usize];
-        value.as_mut_ptr()
-    });
-    assert_eq!((meta.unwrap().unwrap().value_len, number(&value), calls), (LONG as u64, 2, 2));
-    store.close().unwrap();
-}
-
 /// What the child processes do; nothing in the process that runs the tests.
 #[test]
 fn role() {
@@ -451,17 +416,6 @@ fn role() {
             );
         }
         "pair-writer" => change_pairs(&store, until),
-        "pair-replacer" => {
-            let value = text(2, 300_000);
-            let ops = [b"one", b"two"].map(|key| BatchOp::Set {
-                key,
-                value: &value,
-                encoding: 0,
-                expires_at_ms: 0,
-                flags: 0,
-            });
-            store.transaction(&ops, &[]).unwrap();
-        }
         "pair-reader" => read_pairs(&store, until),
         role => panic!("there is no role {role}"),
     }

@@ -82,8 +82,23 @@ impl Found {
             return false;
         };
         let len = hot.len().min(cold.len());
-        hot_image.damaged.is_empty() && cold_image.damaged.is_empty() && hot[..len] != cold[..len]
+        hot_image.damaged.is_empty()
+            && cold_image.damaged.is_empty()
+            && hot[..len] != cold[..len]
+            && without_links(hot, hot_image)[..len] != without_links(cold, cold_image)[..len]
     }
+}
+
+/// A segment's bytes, but for the links of what belongs to transactions: one that happened while the segment was flushed may be marked as decided in memory
+/// alone.
+fn without_links(bytes: &[u8], image: &Image) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for item in image.items.iter().filter(|item| item.has_key) {
+        if Word0::unpack(u64_at(&bytes, item.offset)).is_in_batch() {
+            bytes[item.offset + record::LINK_OFFSET..item.offset + BATCH_BYTES].fill(0);
+        }
+    }
+    bytes
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
