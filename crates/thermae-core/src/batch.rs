@@ -1,10 +1,15 @@
 //! What a record that belongs to a transaction says of it: where its lead is, and what it replaces.
 
 use crate::engine::Engine;
+use crate::index::ADDRESS_MASK;
+use crate::layout::ADDRESS_MIN;
 use crate::record::{
     ALIGN_BYTES, BATCH_BYTES, BATCH_OFFSET_OFFSET, LINK_OF_DECIDED, LINK_OFFSET, Word0, kind, word0_at,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
+
+// No record is there, so that no link to one is the mark.
+const _: () = assert!(LINK_OF_DECIDED & ADDRESS_MASK < ADDRESS_MIN);
 
 /// A member of a batch.
 #[derive(Clone, Copy)]

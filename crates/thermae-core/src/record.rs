@@ -565,7 +565,6 @@ pub unsafe fn commit(at: *const u8, word: Word0) {
     unsafe { word0_at(at) }.store(word.pack(), Ordering::Release);
 }
 
-const _: () = assert!(LINK_OF_DECIDED & crate::index::ADDRESS_MASK < crate::layout::ADDRESS_MIN);
 const _: () = assert!(LINK_OFFSET.is_multiple_of(8) && HEADER_BYTES + EXTENDED_BYTES == 32);
 
 #[cfg(test)]
