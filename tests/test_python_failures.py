@@ -261,6 +261,8 @@ def test_a_snapshot_is_kept_from_becoming_a_store_by_a_look(tmp_path: Path) -> N
             store.snapshot(tmp_path / "backup")
     with pytest.raises(thermae.NotAStoreError, match="is a snapshot"):
         thermae.open(tmp_path / "backup", read_only=True)
+    with pytest.raises(thermae.NotAStoreError, match="is a snapshot"):
+        thermae.open(tmp_path / "backup", create=False)
     thermae.restore(tmp_path / "backup", tmp_path / "restored")
     with thermae.open(tmp_path / "restored", create=False) as store:
         assert store["key"] == "value"

@@ -135,3 +135,12 @@ def test_what_is_no_parameter_is_refused(location: str, parameter: str, told: st
     words = ("serve", location, *SMALL, "--redis-parameter", parameter)
     result = CliRunner().invoke(main, words)
     assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
+
+
+def test_a_mistake_makes_no_store(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("nonsense\n")
+    for option, value in (("--redis-parameter", "nonsense=3"), ("--acl-file", str(users))):
+        result = CliRunner().invoke(main, ("serve", str(tmp_path / "store"), *SMALL, option, value))
+        assert result.exit_code == 2, result.stderr
+        assert not (tmp_path / "store").exists()

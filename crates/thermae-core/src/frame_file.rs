@@ -570,8 +570,11 @@ fn write_new(
         env.open(temporary, OpenHow::REPLACE).map_err(|error| Error::io("create", temporary, error))?;
     let file_bytes =
         geometry.data_offset() + u64::from(frames.min(geometry.frames)) * u64::from(geometry.frame_bytes);
-    file.allocate(0, file_bytes)
-        .map_err(|error| Error::io(format!("allocate {} for", size_text(file_bytes)), temporary, error))?;
+    file.allocate(0, file_bytes).map_err(|error| {
+        // Without what the file has beside the frames: it is the size that was given, or follows from others.
+        let size = size_text(file_bytes - geometry.data_offset());
+        Error::io(format!("allocate {size} for"), temporary, error)
+    })?;
     let write = |bytes: &[u8], position: u64| {
         file.write_all_at(bytes, position).map_err(|error| Error::io("write", temporary, error))
     };

@@ -152,7 +152,7 @@ impl Engine {
         }
         if self.when_full() == WhenFull::Error {
             holders.push(format!(
-                "{}when_full=\"error\" drops nothing: delete keys, give them a ttl, or set when_full=\"evict\"",
+                "{}when_full=\"error\" drops nothing: delete some (a twentieth makes room in any case), or set when_full=\"evict\"",
                 if is_index { "" } else { "what is stored takes the rest, and " }
             ));
         }

@@ -234,9 +234,10 @@ fn attach_locked(
     } else {
         Superblock::read(&*env, &superblock_path)?
     };
-    if options.read_only && superblock.sequence_limit != 0 {
+    if (options.read_only || !options.create) && superblock.sequence_limit != 0 {
         return Err(Error::NotAStore(format!(
-            "{} is a snapshot, and the first open makes it a store of its own: restore it (thermae restore), or open it without read_only",
+            "{} is a snapshot, and opening it makes it a store of its own, which can't be restored any more: restore it (thermae restore), or \
+             open it with create=True",
             directory.display()
         )));
     }
@@ -621,12 +622,6 @@ fn join(
     let engine = assemble(env, paths, superblock, geometry, durable, (control, hot), &lock_file, options)?;
     if writable {
         engine.free_impossible_locks();
-        if let Some(durability) = options.durability {
-            engine.globals().durability.store(u32::from(durability.code()), Ordering::Relaxed);
-        }
-        if let Some(when_full) = options.when_full {
-            engine.globals().when_full.store(u32::from(when_full.code()), Ordering::Relaxed);
-        }
     }
     Ok(engine)
 }
@@ -664,6 +659,35 @@ impl Engine {
             let _arena = self.lock_arena();
             self.repair_arena();
         }
+    }
+
+    /// Has the store go on with what this opening asks for, where it is another durability or `when_full` than there is.
+    pub(crate) fn adopt_settings(&self, options: &Options) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        if let Some(when_full) = options.when_full.filter(|&when_full| when_full != self.when_full()) {
+            self.change_when_full(when_full)?;
+        }
+        match options.durability.filter(|&durability| durability != self.durability()) {
+            Some(durability) => self.change_durability(durability),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes the durability, for all participants, in memory and for whoever makes that anew.
+    pub(crate) fn change_durability(&self, durability: Durability) -> Result<()> {
+        // Written down first: where that fails, the store goes on as it was.
+        self.update_superblock(|superblock| superblock.options.durability = durability)?;
+        self.globals().durability.store(u32::from(durability.code()), Ordering::SeqCst);
+        if durability == Durability::None { Ok(()) } else { self.flush_all() }
+    }
+
+    /// Changes what a full store does, likewise.
+    pub(crate) fn change_when_full(&self, when_full: WhenFull) -> Result<()> {
+        self.update_superblock(|superblock| superblock.options.when_full = when_full)?;
+        self.globals().when_full.store(u32::from(when_full.code()), Ordering::SeqCst);
+        Ok(())
     }
 
     /// Changes the superblock, durably, excluding whoever attaches at the same time.

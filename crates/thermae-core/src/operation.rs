@@ -23,10 +23,7 @@ impl Store {
                 self.engine().paths.location
             )));
         }
-        // Written down first: where that fails, the store goes on as it was.
-        self.engine().update_superblock(|superblock| superblock.options.durability = durability)?;
-        self.engine().globals().durability.store(u32::from(durability.code()), Ordering::SeqCst);
-        if durability == Durability::None { Ok(()) } else { self.engine().flush_all() }
+        self.engine().change_durability(durability)
     }
 
     /// Lets only so many bytes of the hot tier be used, for all participants, until its shared memory is made anew; what is too much is demoted
@@ -47,9 +44,7 @@ impl Store {
     pub fn set_when_full(&self, when_full: WhenFull) -> Result<()> {
         self.enter()?;
         self.engine().check_writable()?;
-        self.engine().update_superblock(|superblock| superblock.options.when_full = when_full)?;
-        self.engine().globals().when_full.store(u32::from(when_full.code()), Ordering::SeqCst);
-        Ok(())
+        self.engine().change_when_full(when_full)
     }
 
     /// What is acknowledged survives what, at present.

@@ -193,7 +193,7 @@ impl Rebuild<'_> {
                 record::parse(bytes, offset, frame_bytes).filter(|record| record.is_intact(segment_id))
             else {
                 let what = format!(
-                    "segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged; its key is lost"
+                    "segment {segment_id:#x} (slot {slot}): the record at offset {offset} is damaged; its key is lost, unless it was stored anew or deleted since"
                 );
                 outcomes.push(Outcome::Damaged { entry_index, what });
                 continue;

@@ -61,7 +61,8 @@ pub fn restore(snapshot: &Path, location: &Location, options: &Options) -> Resul
             staged.finish(directory)?;
             report.location = location.to_string();
             let opening = Options {
-                create: false,
+                // What was restored is as a snapshot is, and this makes it a store.
+                create: true,
                 read_only: false,
                 background: false,
                 hot_bytes: None,

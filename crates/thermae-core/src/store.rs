@@ -136,6 +136,7 @@ impl Store {
             keeper: PerProcess::default(),
             wants_keeper: options.background && !options.read_only,
         };
+        store.engine.adopt_settings(options)?;
         store.ensure_keeper();
         Ok(store)
     }

@@ -147,7 +147,7 @@ impl Engine {
         let most = self.geometry.frame_bytes as usize / 2;
         if offset > most {
             return Err(Error::TransactionTooLarge(format!(
-                "the transaction's records take {offset} bytes and may take {most} in {}: split it, or create the store with larger frames",
+                "the transaction's records take {offset} bytes and may take {most} in {}: split it, or create the store with larger frames (frame=\"8MiB\", which hot=512MiB and more brings)",
                 self.paths.location
             )));
         }

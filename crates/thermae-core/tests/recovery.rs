@@ -685,3 +685,25 @@ fn memory_is_made_where_it_is_wanted_and_the_other_place_is_emptied() {
     assert!(!directory.join("control").exists() && !directory.join("hot").exists());
     assert_eq!(store.get(b"a").unwrap().map(|(_, bytes)| bytes).as_deref(), Some(&b"1"[..]));
 }
+
+/// What a later opening asked for held while the memory lasted, and was forgotten with it: a store that was to refuse evicted.
+#[test]
+fn durability_and_when_full_of_a_later_opening_stay() {
+    let place = Place::in_directory();
+    let first = place.open(&options(32, 64, Durability::EverySec, WhenFull::Evict));
+    set(&first, &mut Model::new(), b"key", 1, 100);
+    let second = place.open(&Options {
+        durability: Some(Durability::Always),
+        when_full: Some(WhenFull::Error),
+        background: false,
+        ..Options::default()
+    });
+    assert!(second.is_durable(second.sequence().unwrap()), "what was stored before is durable, too");
+    let of = |store: &Store| (store.durability(), store.engine().when_full());
+    assert_eq!(of(&first), (Durability::Always, WhenFull::Error));
+    crash(second);
+    let store = reboot(&place, first, &Options::default());
+    assert_eq!(of(&store), (Durability::Always, WhenFull::Error));
+    assert_eq!(store.get(b"key").unwrap().unwrap().1, value(b"key", 1, 100));
+    store.close().unwrap();
+}

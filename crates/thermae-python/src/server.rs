@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thermae_core::Location;
 use thermae_server::config::Config;
-use thermae_server::server::{StartError, listen};
+use thermae_server::server::{StartError, check, listen};
 use thermae_server::socket::Protocol;
 
 use crate::errors::{IntoPython, invalid_option, to_python};
@@ -36,7 +36,8 @@ impl Server {
             StartError::Listen { .. } | StartError::Threads(_) => PyOSError::new_err(error.to_string()),
             _ => invalid_option(py, error.to_string()),
         };
-        let listeners = gil::detached(py, || listen(&config)).map_err(refused)?;
+        let listeners =
+            gil::detached(py, || check(&config).and_then(|()| listen(&config))).map_err(refused)?;
         let store = gil::detached(py, || thermae_core::Store::open(&location, &options)).into_python(py)?;
         let server = gil::detached(py, || thermae_server::server::Server::start(store, config, listeners));
         Ok(Self(gil::Kept::new(server.map_err(refused)?)))

@@ -200,8 +200,12 @@ impl Saves {
             ("save-failed", vec![("reason", reason)])
         } else {
             let path = saved.as_ref().ok().and_then(|saved| saved.path.as_ref());
-            let path = path.map(|path| ("path", path.display().to_string()));
-            ("saved", path.into_iter().chain([("took_ms", took.as_millis().to_string())]).collect())
+            let took = ("took_ms", took.as_millis().to_string());
+            match path {
+                Some(path) => ("saved", vec![("path", path.display().to_string()), took]),
+                // Whoever reads the log must not take it for a copy.
+                None => ("saved-without-snapshot", vec![took]),
+            }
         };
         journal.note(kind, store.now_ms(), fields);
         saved.map(drop)

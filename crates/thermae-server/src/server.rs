@@ -15,7 +15,7 @@ use crate::reload::{self, ReloadError};
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
 use crate::tls::{Acceptor, TlsError};
-use crate::users::DEFAULT;
+use crate::users::{DEFAULT, User};
 use std::any::Any;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -267,6 +267,18 @@ fn supervised(
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+}
+
+/// Refuses a configuration that makes no sense whatever the store: a mistake makes none.
+///
+/// # Errors
+/// What is wrong.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    rewriting::pairs(&config.redis_parameters).map_err(StartError::Config)?;
+    match &config.acl_file {
+        Some(path) => acl_file::load(path, Arc::new(User::new(DEFAULT))).map(drop).map_err(StartError::Users),
+        None => Ok(()),
+    }
 }
 
 /// Begins to listen; clients wait until the server starts. Before a store is opened, so that a server that can't listen makes none.

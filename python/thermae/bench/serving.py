@@ -10,6 +10,7 @@ import functools
 import itertools
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -38,6 +39,10 @@ _TURNS_PER_ROUND = 4
 # Of a turn with each number of requests under way; fewer where there are few keys.
 _REQUESTS = {1: 100_000, 16: 400_000, 64: 800_000}
 _KEYS_OF_WHOLE_RUNS = 100_000
+# So long a store may put off its memory's huge pages at a time while requests wait (REST_MAX in
+# background.rs), and some seconds in which to make them.
+_REST_SECONDS = 40.0
+_KEYS_OF_WHOLE_RESTS = 1_000_000
 _MUST = {1: 0.90, 16: 0.60, 64: 0.50}
 _AIM = {1: 0.80, 16: 0.45, 64: 0.40}
 _MEMCACHED_MUST = 0.90
@@ -101,6 +106,7 @@ def run(key_count: int, rounds: int, announce: Callable[[str], None]) -> Report:
             _fill(redis, key_count)
             with pinned_to(load_processor):
                 servers = {"ours": ours, "theirs": redis}
+                _measure_loaded(report, servers, key_count, announce)
                 _measure_redis(report, servers, key_count, turns, announce)
                 tails.measure(report, servers, key_count, VALUE_BYTES, rounds, announce)
             # With all processors: where there are two, the load takes part of what a second loop would use.
@@ -175,12 +181,44 @@ def _measure_redis(
         for pipeline, whole_count in _REQUESTS.items():
             request_count = whole_count * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
             announce(f"{command.upper()}, pipeline {pipeline}")
-            requests = (command, pipeline, request_count, key_count)
-            competitors = {
-                name: functools.partial(_run_redis, server, *requests) for name, server in servers.items()
-            }
-            measured = interleaved_rounds(competitors, turns)
+            measured = _turns(servers, (command, pipeline, request_count, key_count), turns)
             _report_redis(report, f"{command.upper()}, pipeline {pipeline}", pipeline, measured)
+
+
+def _turns(
+    servers: Mapping[str, ServerProcess], requests: tuple[str, int, int, int], turns: int
+) -> dict[str, list[Run]]:
+    competitors = {name: functools.partial(_run_redis, server, *requests) for name, server in servers.items()}
+    return interleaved_rounds(competitors, turns)
+
+
+def _measure_loaded(
+    report: Report, servers: Mapping[str, ServerProcess], key_count: int, announce: Callable[[str], None]
+) -> None:
+    """Directly after loading, with no must; then the servers have time to put what they hold in order."""
+    what = "GET, pipeline 1, directly after loading"
+    announce(what)
+    request_count = _REQUESTS[1] * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
+    measured = _turns(servers, ("get", 1, request_count, key_count), _TURNS_PER_ROUND)
+    ours, theirs = _medians(measured, ("ours", "theirs"), lambda run: run.processor_seconds_per_operation)
+    report.figures.append(
+        Figure(
+            f"{what}: processor time of the server",
+            ours,
+            "s",
+            "Redis",
+            theirs,
+            _ratio(ours, theirs),
+            "x as long",
+        )
+    )
+    rest_seconds = _REST_SECONDS * min(1.0, key_count / _KEYS_OF_WHOLE_RESTS)
+    announce(f"the servers rest for {rest_seconds:.2g} s")
+    time.sleep(rest_seconds)
+    report.notes.append(
+        f"after loading, each server was left alone for {rest_seconds:.2g} s: a store has its memory in huge "
+        "pages once nobody waits for its processor for some seconds"
+    )
 
 
 def _ratio(ours: float, theirs: float) -> float | None:

@@ -22,8 +22,14 @@ _ADDRESSES = ("redis", "memcached", "tls")
 _SOCKETS = ("unix", "memcached_unix")
 _OF_PYTHON = (
     (
-        'open with placement="directory" to map files in the store\'s directory instead',
-        "name a directory as STORE, which can have its memory in files of its own",
+        'or open with placement="directory" to map files in the store\'s directory instead',
+        "or name a directory as STORE, which can have its memory in files of its own, created from Python",
+    ),
+    ("restore it (thermae restore), or open it with create=True", "restore it (thermae restore)"),
+    (", or open it with create=True", ""),
+    (
+        "(thermae.open makes one unless create is false, and so does `thermae set`)",
+        "(`thermae set` makes one)",
     ),
     ('with placement="directory"', 'in Python, with thermae.open(..., placement="directory")'),
 )

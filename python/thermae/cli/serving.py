@@ -340,6 +340,8 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
             option = f"--{name.replace('_', '-')}"
             # Any free port is another one each time.
             if address in given_at and not address.endswith(":0"):
+                if given_at[address] == option:
+                    raise click.UsageError(f"{option} names {address} twice")
                 raise click.UsageError(f"{given_at[address]} and {option} name the same address, {address}")
             given_at[address] = option
     return settings

@@ -159,7 +159,7 @@ fn stored_keys(space: &Space<'_>, database: Option<u8>) -> Result<Vec<Vec<u8>>> 
         }
         if bytes > bytes_max {
             return Err(Failure::text(format!(
-                "ERR the databases have more keys than can be changed at once ({bytes_max} bytes of records): change them in parts, or create the store with larger frames"
+                "ERR the databases have more keys than can be changed at once ({bytes_max} bytes of records): change them in parts, or create the store with a hot tier of 512 MiB or more, whose frames are larger"
             )));
         }
     }
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn too_many_keys_to_change_at_once_stay_as_they_are() {
         const TOO_MANY: &str = "-ERR the databases have more keys than can be changed at once (524288 bytes of records): \
-             change them in parts, or create the store with larger frames\r\n";
+             change them in parts, or create the store with a hot tier of 512 MiB or more, whose frames are larger\r\n";
         let mut server = TestServer::new();
         for number in 0..14_000_u32 {
             server.store().set(format!("key:{number}").as_bytes(), b"", &SetOptions::default()).unwrap();

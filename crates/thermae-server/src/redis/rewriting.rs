@@ -59,11 +59,30 @@ impl Place {
     }
 }
 
+/// The name of a parameter, and a value for it.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// Sets the parameters of a configuration, all of them or none, as CONFIG SET does. Under the lock of [`Shared::config_changes`].
 ///
 /// # Errors
 /// What is wrong with one.
 pub fn take(shared: &Shared, texts: &[String]) -> std::result::Result<(), String> {
+    let pairs = pairs(texts)?;
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    let names = settings::change(shared, &pairs).map_err(told)?;
+    // Now they are as the configuration has them.
+    let mut changed = shared.changed_parameters.lock().unwrap_or_else(PoisonError::into_inner);
+    changed.retain(|name| !names.contains(name));
+    Ok(())
+}
+
+/// Names and values, as a configuration has them. All that is known of them without a store is looked at.
+///
+/// # Errors
+/// What is wrong with one.
+pub fn pairs(texts: &[String]) -> std::result::Result<Vec<Pair<'_>>, String> {
     let mut pairs = Vec::new();
     for text in texts {
         let Some((name, value)) = text.split_once('=') else {
@@ -74,19 +93,17 @@ pub fn take(shared: &Shared, texts: &[String]) -> std::result::Result<(), String
         if let Some(option) = place_of(name).option() {
             return Err(format!("{PARAMETERS_KEY} {name}: there is an option for it, {option}"));
         }
+        settings::check_name(name.as_bytes()).map_err(told)?;
         pairs.push((name.as_bytes(), value.as_bytes()));
     }
-    if pairs.is_empty() {
-        return Ok(());
-    }
-    let names = settings::change(shared, &pairs).map_err(|failure| {
-        let line = failure.line();
-        format!("{PARAMETERS_KEY}: {}", line.strip_prefix("ERR ").unwrap_or(&line))
-    })?;
-    // Now they are as the configuration has them.
-    let mut changed = shared.changed_parameters.lock().unwrap_or_else(PoisonError::into_inner);
-    changed.retain(|name| !names.contains(name));
-    Ok(())
+    Ok(pairs)
+}
+
+/// A refusal of CONFIG SET's, as one of the configuration.
+#[allow(clippy::needless_pass_by_value, reason = "an error is mapped")]
+fn told(failure: Failure) -> String {
+    let line = failure.line();
+    format!("{PARAMETERS_KEY}: {}", line.strip_prefix("ERR ").unwrap_or(&line))
 }
 
 /// A configuration has replaced what clients have changed, but for what it need not name, and what is the store's.

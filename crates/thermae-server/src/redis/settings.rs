@@ -587,17 +587,31 @@ struct Pair<'a> {
     set: Option<Set>,
 }
 
+/// Refuses a name of which there is no parameter.
+///
+/// # Errors
+/// That there is none.
+pub fn check_name(given: &[u8]) -> Result<()> {
+    demand(given).map(drop)
+}
+
+/// The parameter of a name, and the name as it was written.
+fn demand(given: &[u8]) -> Result<(&'static Parameter, &str)> {
+    let parameter = PARAMETERS.iter().find(|(name, ..)| given.eq_ignore_ascii_case(name.as_bytes()));
+    match (parameter, std::str::from_utf8(given)) {
+        (Some(parameter), Ok(shown)) => Ok((parameter, shown)),
+        _ => Err(Failure::text(format!(
+            "ERR Unknown option or number of arguments for CONFIG SET - '{}'",
+            String::from_utf8_lossy(given)
+        ))),
+    }
+}
+
 fn find_pairs<'a>(given: &[(&'a [u8], &'a [u8])], present: &Present<'_>) -> Result<Vec<Pair<'a>>> {
     let mut pairs = Vec::new();
     let mut names = HashSet::new();
     for (given, value) in given {
-        let parameter = PARAMETERS.iter().find(|(name, ..)| given.eq_ignore_ascii_case(name.as_bytes()));
-        let (Some((name, get, set)), Ok(shown)) = (parameter, std::str::from_utf8(given)) else {
-            let shown = String::from_utf8_lossy(given);
-            return Err(Failure::text(format!(
-                "ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"
-            )));
-        };
+        let ((name, get, set), shown) = demand(given)?;
         let value = std::str::from_utf8(value).map_err(|_| failed(shown, "argument must be text"))?;
         if set.is_none() && !value.eq_ignore_ascii_case(&get(present)) {
             return Err(failed(shown, IMMUTABLE));
