@@ -231,7 +231,8 @@ def test_closing_while_others_are_inside(store: thermae.Store, location: str) ->
 
 def test_after_the_close_nothing_is_held(location: str) -> None:
     store = thermae.open(location, hot="16MiB")
-    # So many that the first look at the index does not find all: an iterator that has no more to look for ends as ever.
+    # So many that the first look at the index does not find all: an iterator with nothing more to look for
+    # ends as ever.
     store.set_many({str(number): number for number in range(5_000)})
     iterator = iter(store)
     next(iterator)
