@@ -273,6 +273,22 @@ class TestMaintenance:
         finally:
             thermae.destroy(place)
 
+    def test_a_look_at_a_snapshot_leaves_it_one(self, stored: str, tmp_path: Path) -> None:
+        snapshot, restored = str(tmp_path / "snapshot"), str(tmp_path / "restored")
+        assert thermae_command("snapshot", stored, snapshot).exit_code == 0
+        for words in (
+            ("check", snapshot),
+            ("check", "--repair", snapshot),
+            ("stats", snapshot),
+            ("keys", snapshot),
+        ):
+            result = thermae_command(*words)
+            assert result.exit_code == 1
+            assert "is a snapshot" in result.stderr
+            assert "restore it (thermae restore)\n" in result.stderr
+        assert thermae_command("restore", snapshot, restored).exit_code == 0
+        assert thermae_command("destroy", restored).exit_code == 0
+
     def test_snapshot_and_restore(self, stored: str, tmp_path: Path) -> None:
         snapshot, restored = str(tmp_path / "snapshot"), str(tmp_path / "restored")
         assert json.loads(thermae_command("snapshot", stored, snapshot, "--json").stdout)

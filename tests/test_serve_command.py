@@ -117,6 +117,8 @@ def test_several_addresses_in_a_variable_have_commas_or_blanks_between(location:
 def test_the_same_address_twice_is_a_mistake() -> None:
     words = ("shm://never", "--redis", "127.0.0.1:7001", "--metrics", "127.0.0.1:7001")
     assert_told(refused(*words), 2, "--redis and --metrics name the same address, 127.0.0.1:7001")
+    words = ("shm://never", "--redis", "127.0.0.1:7001", "--redis", "127.0.0.1:7001")
+    assert_told(refused(*words), 2, "--redis names 127.0.0.1:7001 twice")
 
 
 @pytest.mark.parametrize("option", ["--redis", "--memcached", "--metrics"])

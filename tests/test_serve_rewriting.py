@@ -140,7 +140,13 @@ def test_what_is_no_parameter_is_refused(location: str, parameter: str, told: st
 def test_a_mistake_makes_no_store(tmp_path: Path) -> None:
     users = tmp_path / "users"
     users.write_text("nonsense\n")
-    for option, value in (("--redis-parameter", "nonsense=3"), ("--acl-file", str(users))):
-        result = CliRunner().invoke(main, ("serve", str(tmp_path / "store"), *SMALL, option, value))
+    open_to_all = tmp_path / "open"
+    open_to_all.write_text("user default on nopass ~* &* +@all\n")
+    for words in (
+        ("--redis-parameter", "nonsense=3"),
+        ("--acl-file", str(users)),
+        ("--acl-file", str(open_to_all), "--password", "secret"),
+    ):
+        result = CliRunner().invoke(main, ("serve", str(tmp_path / "store"), *SMALL, *words))
         assert result.exit_code == 2, result.stderr
         assert not (tmp_path / "store").exists()

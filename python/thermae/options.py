@@ -77,7 +77,7 @@ class OpenOptions(TypedDict, total=False):
     read_only: bool
     """Map the data read-only and refuse writes."""
     create: bool
-    """Create the store where there is none; the default."""
+    """Create the store where there is none, or make one of a snapshot; the default."""
     verify_reads: bool
     """Verify the checksum of every value read; the default."""
     salvage: bool

@@ -132,11 +132,13 @@ impl Engine {
                 return Ok(false);
             };
             let mut keep = Keep::new(&self.weigh(&walk), CACHED_AT, budget_bytes);
-            self.pass(&walk, usize::MAX, |live: &Live<'_>| {
+            let tally = self.pass(&walk, usize::MAX, |live: &Live<'_>| {
                 let is_kept =
                     !live.is_large() && !live.is_cached && keep.keeps(live.count(), live.record.total);
                 if is_kept { Fate::Cache(0) } else { Fate::Stay }
             });
+            // A frame goes only after the partition of each record was locked: a transaction may still be marking its own.
+            debug_assert!(tally.stopped.is_none());
         }
         crash_point!("demote.copied");
         let is_dropped = self.drop_hot_frame(candidate.slot, candidate.segment_id);

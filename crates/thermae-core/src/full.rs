@@ -152,8 +152,9 @@ impl Engine {
         }
         if self.when_full() == WhenFull::Error {
             holders.push(format!(
-                "{}when_full=\"error\" drops nothing: delete some (a twentieth makes room in any case), or set when_full=\"evict\"",
-                if is_index { "" } else { "what is stored takes the rest, and " }
+                "{}when_full=\"error\" drops nothing: delete some (room comes back in frames of {frame}), or set when_full=\"evict\"",
+                if is_index { "" } else { "what is stored takes the rest, and " },
+                frame = size_text(frame_bytes)
             ));
         }
         let holders = if holders.is_empty() {

@@ -666,27 +666,42 @@ impl Engine {
         if self.read_only {
             return Ok(());
         }
-        if let Some(when_full) = options.when_full.filter(|&when_full| when_full != self.when_full()) {
-            self.change_when_full(when_full)?;
+        let stored = &self.superblock.options;
+        let is_news = |when_full| when_full != self.when_full() || when_full != stored.when_full;
+        let when_full = options.when_full.filter(|&when_full| is_news(when_full));
+        let is_news = |durability| durability != self.durability() || durability != stored.durability;
+        let durability = options.durability.filter(|&durability| is_news(durability));
+        if when_full.is_none() && durability.is_none() {
+            return Ok(());
         }
-        match options.durability.filter(|&durability| durability != self.durability()) {
-            Some(durability) => self.change_durability(durability),
-            None => Ok(()),
-        }
+        self.check_writable()?;
+        when_full.map_or(Ok(()), |when_full| self.change_when_full(when_full))?;
+        durability.map_or(Ok(()), |durability| self.change_durability(durability))
     }
 
     /// Changes the durability, for all participants, in memory and for whoever makes that anew.
     pub(crate) fn change_durability(&self, durability: Durability) -> Result<()> {
-        // Written down first: where that fails, the store goes on as it was.
-        self.update_superblock(|superblock| superblock.options.durability = durability)?;
-        self.globals().durability.store(u32::from(durability.code()), Ordering::SeqCst);
+        let in_memory = (&self.globals().durability, durability.code());
+        self.change_setting(in_memory, |superblock| superblock.options.durability = durability)?;
         if durability == Durability::None { Ok(()) } else { self.flush_all() }
     }
 
     /// Changes what a full store does, likewise.
     pub(crate) fn change_when_full(&self, when_full: WhenFull) -> Result<()> {
-        self.update_superblock(|superblock| superblock.options.when_full = when_full)?;
-        self.globals().when_full.store(u32::from(when_full.code()), Ordering::SeqCst);
+        let in_memory = (&self.globals().when_full, when_full.code());
+        self.change_setting(in_memory, |superblock| superblock.options.when_full = when_full)
+    }
+
+    /// Under one lock, so that memory and file agree on which of two changes was the last. Written down first: where that fails, the store goes on
+    /// as it was.
+    fn change_setting(
+        &self,
+        (word, code): (&AtomicU32, u8),
+        change: impl FnOnce(&mut Superblock),
+    ) -> Result<()> {
+        let (_file, _guard) = lock_attach(&*self.env, &self.paths.lock)?;
+        Superblock::update(&*self.env, &self.paths.superblock, change)?;
+        word.store(u32::from(code), Ordering::SeqCst);
         Ok(())
     }
 

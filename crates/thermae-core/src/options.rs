@@ -282,7 +282,7 @@ pub struct Options {
     pub when_full: Option<WhenFull>,
     /// Attach without ever changing data; the store must exist.
     pub read_only: bool,
-    /// Create the store where there is none.
+    /// Create the store where there is none, or make one of a snapshot.
     pub create: bool,
     /// Verify the checksum of every record read.
     pub verify_reads: bool,

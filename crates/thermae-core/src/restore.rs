@@ -259,8 +259,8 @@ fn used_frames(source: &FrameFile, snapshot: &Path) -> Result<Vec<(u32, FrameRec
             FrameState::Free => {}
             FrameState::Damaged => {
                 return Err(Error::corrupt(format!(
-                    "the frame table of {} is damaged at frame {frame}: open the snapshot as a store, which serves what is intact, \
-                     run `thermae check --repair` on it, and take a snapshot of that",
+                    "the frame table of {} is damaged at frame {frame}: open a copy of the snapshot with thermae.open, which makes it a \
+                     store that serves what is intact, run `thermae check --repair` on that, and take a snapshot of it",
                     snapshot.join("cold").display()
                 )));
             }

@@ -3,7 +3,7 @@
 //! The batch is one contiguous region of the log: a BATCH record, then the records. All partitions concerned are locked in ascending order;
 //! expected versions are checked; the records are written with the entries they replace as links; the lead becomes PENDING;
 //! the entries are published; the lead becomes BATCH, in one store, and that is the moment at which everything changes. Then each record is marked
-//! as decided, for readers: looking for the lead, whose line is in no cache, was a quarter of the time of a look-up among a million keys.
+//! as decided, for readers, who else have to look for the lead, whose line is in no cache.
 
 use crate::crash::crash_point;
 use crate::engine::{Engine, PartitionGuard};
@@ -12,6 +12,7 @@ use crate::feed::ChangeKind;
 use crate::index::{EntryRef, entry};
 use crate::large::{LargeValue, write_large};
 use crate::log::Sequence;
+use crate::options::FRAME_BYTES_SMALL;
 use crate::read::{Wanted, show_key};
 use crate::record::{self, BATCH_BYTES, Draft, LINK_OF_DECIDED, LINK_OFFSET, Word0, flag, kind};
 use crate::room::RoomRequest;
@@ -146,9 +147,15 @@ impl Engine {
         }
         let most = self.geometry.frame_bytes as usize / 2;
         if offset > most {
+            let is_small = self.geometry.frame_bytes == FRAME_BYTES_SMALL;
             return Err(Error::TransactionTooLarge(format!(
-                "the transaction's records take {offset} bytes and may take {most} in {}: split it, or create the store with larger frames (frame=\"8MiB\", which hot=512MiB and more brings)",
-                self.paths.location
+                "the transaction's records take {offset} bytes and may take {most} in {}: split it{}",
+                self.paths.location,
+                if is_small {
+                    ", or create the store with frames of 8 MiB, as it has by itself from a hot tier of 512 MiB on"
+                } else {
+                    ""
+                }
             )));
         }
         Ok((planned, offset))

@@ -129,7 +129,7 @@ fn a_free_warm_frame_that_can_not_be_is_not_used() {
     assert!(store.check(false).unwrap().ok);
 }
 
-/// Where a transaction has happened, each of its records says so: a reader that looks for the lead, far away, takes a quarter of its time for that.
+/// Where a transaction has happened, each of its records says so: a reader that looks for the lead, far away, waits for another cache miss.
 #[test]
 fn readers_do_not_look_for_the_lead_of_a_transaction_that_has_happened() {
     let place = Place::shared_memory("altered");

@@ -157,7 +157,7 @@ fn verify_ok(store: &Store) {
 fn open_at(directory: &Path) -> Store {
     Store::open(
         &Location::Directory(directory.to_path_buf()),
-        &Options { create: false, background: false, ..Options::default() },
+        &Options { create: true, background: false, ..Options::default() },
     )
     .unwrap()
 }

@@ -153,7 +153,14 @@ fn a_segment_is_not_given_up_before_what_was_undone_in_it_is_out_of_the_index() 
                 }
             }
         });
-        std::thread::sleep(Duration::from_millis(500));
+        // As far as it comes without the heir.
+        let mut before = None;
+        common::wait_until("it comes no further", TIMEOUT, || {
+            std::thread::sleep(Duration::from_millis(500));
+            let sequence = store.sequence().unwrap();
+            before.replace(sequence) == Some(sequence)
+        });
+        assert!(!evicting.is_finished(), "it has not come to the segment");
         finish(&mut heir);
         evicting.join().unwrap();
     });

@@ -15,11 +15,12 @@ use crate::reload::{self, ReloadError};
 use crate::shared::{Reach, Shared};
 use crate::socket::{Listener, Protocol};
 use crate::tls::{Acceptor, TlsError};
-use crate::users::{DEFAULT, User};
+use crate::users::{Accounts, DEFAULT, User};
 use std::any::Any;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -219,21 +220,9 @@ impl Drop for Server {
 /// Puts the users of the file of users, where there is one, in the place of those that the server has.
 fn load_users(shared: &Shared) -> Result<(), StartError> {
     let _only_one = shared.config_changes.lock().unwrap_or_else(PoisonError::into_inner);
-    let (path, password) = {
-        let config = shared.config.read().unwrap_or_else(PoisonError::into_inner);
-        (config.acl_file.clone(), config.password.clone())
-    };
-    if let Some(path) = path {
-        let users = acl_file::load(&path, shared.users.default_user()).map_err(StartError::Users)?;
-        let default = users.get(DEFAULT);
-        if !password.is_empty() && default.is_some_and(|default| default.is_open()) {
-            // Whoever set the password would think that one is needed. Where `default` has another one, that holds: it may be newer.
-            return Err(StartError::Users(format!(
-                "{} lets the user default in without a password, and one was given for that user (--password, THERMAE_PASSWORD or the file \
-                 of --config): leave one of them away",
-                path.display()
-            )));
-        }
+    let config = shared.config.read().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(path) = &config.acl_file {
+        let users = users_of(path, shared.users.default_user(), &config)?;
         shared.change_users(|accounts| *accounts = users);
     }
     Ok(())
@@ -276,9 +265,24 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 pub fn check(config: &Config) -> Result<(), StartError> {
     rewriting::pairs(&config.redis_parameters).map_err(StartError::Config)?;
     match &config.acl_file {
-        Some(path) => acl_file::load(path, Arc::new(User::new(DEFAULT))).map(drop).map_err(StartError::Users),
+        Some(path) => users_of(path, Arc::new(User::new(DEFAULT)), config).map(drop),
         None => Ok(()),
     }
+}
+
+/// The users of the file of users, and `default` as it is where the file does not name it.
+fn users_of(path: &Path, default: Arc<User>, config: &Config) -> Result<Accounts, StartError> {
+    let users = acl_file::load(path, default).map_err(StartError::Users)?;
+    let default = users.get(DEFAULT);
+    if !config.password.is_empty() && default.is_some_and(|default| default.is_open()) {
+        // Whoever set the password would think that one is needed. Where `default` has another one, that holds: it may be newer.
+        return Err(StartError::Users(format!(
+            "{} lets the user default in without a password, and one was given for that user (--password, THERMAE_PASSWORD or the file \
+             of --config): leave one of them away",
+            path.display()
+        )));
+    }
+    Ok(users)
 }
 
 /// Begins to listen; clients wait until the server starts. Before a store is opened, so that a server that can't listen makes none.

@@ -78,7 +78,7 @@ pub fn take(shared: &Shared, texts: &[String]) -> std::result::Result<(), String
     Ok(())
 }
 
-/// Names and values, as a configuration has them. All that is known of them without a store is looked at.
+/// Names and values, as a configuration has them, the names being looked at.
 ///
 /// # Errors
 /// What is wrong with one.
