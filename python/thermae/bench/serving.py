@@ -178,16 +178,17 @@ def _measure_redis(
     announce: Callable[[str], None],
 ) -> None:
     for command in ("get", "set"):
-        for pipeline, whole_count in _REQUESTS.items():
-            request_count = whole_count * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
+        for pipeline in _REQUESTS:
             announce(f"{command.upper()}, pipeline {pipeline}")
-            measured = _turns(servers, (command, pipeline, request_count, key_count), turns)
+            measured = _turns(servers, command, pipeline, key_count, turns)
             _report_redis(report, f"{command.upper()}, pipeline {pipeline}", pipeline, measured)
 
 
 def _turns(
-    servers: Mapping[str, ServerProcess], requests: tuple[str, int, int, int], turns: int
+    servers: Mapping[str, ServerProcess], command: str, pipeline: int, key_count: int, turns: int
 ) -> dict[str, list[Run]]:
+    request_count = _REQUESTS[pipeline] * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
+    requests = (command, pipeline, request_count, key_count)
     competitors = {name: functools.partial(_run_redis, server, *requests) for name, server in servers.items()}
     return interleaved_rounds(competitors, turns)
 
@@ -198,20 +199,8 @@ def _measure_loaded(
     """Directly after loading, with no must; then the servers have time to put what they hold in order."""
     what = "GET, pipeline 1, directly after loading"
     announce(what)
-    request_count = _REQUESTS[1] * min(key_count, _KEYS_OF_WHOLE_RUNS) // _KEYS_OF_WHOLE_RUNS
-    measured = _turns(servers, ("get", 1, request_count, key_count), _TURNS_PER_ROUND)
-    ours, theirs = _medians(measured, ("ours", "theirs"), lambda run: run.processor_seconds_per_operation)
-    report.figures.append(
-        Figure(
-            f"{what}: processor time of the server",
-            ours,
-            "s",
-            "Redis",
-            theirs,
-            _ratio(ours, theirs),
-            "x as long",
-        )
-    )
+    measured = _turns(servers, "get", 1, key_count, _TURNS_PER_ROUND)
+    report.figures.append(_processor_time(what, measured))
     rest_seconds = _REST_SECONDS * min(1.0, key_count / _KEYS_OF_WHOLE_RESTS)
     announce(f"the servers rest for {rest_seconds:.2g} s")
     time.sleep(rest_seconds)
@@ -226,24 +215,18 @@ def _ratio(ours: float, theirs: float) -> float | None:
     return ours / theirs if theirs > 0 else None
 
 
+def _processor_time(what: str, measured: Mapping[str, list[Run]]) -> Figure:
+    ours, theirs = _medians(measured, ("ours", "theirs"), lambda run: run.processor_seconds_per_operation)
+    measure = f"{what}: processor time of the server"
+    return Figure(measure, ours, "s", "Redis", theirs, _ratio(ours, theirs), "x as long")
+
+
 def _report_redis(report: Report, what: str, pipeline: int, measured: Mapping[str, list[Run]]) -> None:
     def medians(figure: Callable[[Run], float]) -> tuple[float, float]:
         return _medians(measured, ("ours", "theirs"), figure)
 
-    ours, theirs = medians(lambda run: run.processor_seconds_per_operation)
-    report.figures.append(
-        Figure(
-            f"{what}: processor time of the server",
-            ours,
-            "s",
-            "Redis",
-            theirs,
-            _ratio(ours, theirs),
-            "x as long",
-            must=Bound("at most", _MUST[pipeline]),
-            aim=Bound("at most", _AIM[pipeline]),
-        )
-    )
+    must, aim = Bound("at most", _MUST[pipeline]), Bound("at most", _AIM[pipeline])
+    report.figures.append(dataclasses.replace(_processor_time(what, measured), must=must, aim=aim))
     ours, theirs = medians(lambda run: run.load.operations_per_second)
     report.figures.append(Figure(f"{what}: throughput", ours, "op/s", "Redis", theirs, _ratio(ours, theirs)))
     latencies: dict[str, Callable[[Run], float]] = {
