@@ -69,7 +69,7 @@ impl Engine {
             return Ok(());
         }
         // Whoever looks through a segment takes its next moment away meanwhile, as if nothing in it were due: only under the lock does one see
-        // all that is. It is let go of between calls: a writer in need goes first.
+        // all that is.
         let mut room = self.lock_room();
         self.hasten_second_looks(now_ms);
         // Each call looks at one segment at least, and what it can't finish is due again later than now.
@@ -79,7 +79,7 @@ impl Engine {
             }
             check_cancelled()?;
             self.expire_some(&room, now_ms)?;
-            drop(room);
+            Self::lend_room_lock(room);
             room = self.lock_room();
         }
         Ok(())

@@ -57,11 +57,12 @@ impl Engine {
         for _ in 0..BATCHES_MAX {
             let free = self.globals().free_warm.load(Ordering::Acquire);
             let Some(missing) = wanted.checked_sub(free).filter(|&missing| missing > 0) else { break };
-            let Some(_room) = self.try_lock_room() else { break };
+            let Some(lock) = self.try_lock_room() else { break };
             if !self.migrate_step(missing as usize, &mut tried)? {
                 break;
             }
             self.reclaim();
+            Self::lend_room_lock(lock);
         }
         Ok(())
     }

@@ -93,6 +93,7 @@ impl Engine {
                 Some(bytes) => left_bytes = left_bytes.saturating_sub(bytes),
                 None => return Ok(()),
             }
+            room.map(Self::lend_room_lock);
         }
         Ok(())
     }

@@ -26,9 +26,12 @@ use crate::record::{self, Draft, LINK_OFFSET, Parsed, Word0, flag, kind};
 use crate::segment::{Purpose, Room};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// How far ahead of the record at hand index lines are fetched.
 const PREFETCH_AHEAD: usize = 8;
+/// How long the lock of those who make room is left to others between steps: twice as long as they sleep before they look again.
+const ROOM_LOCK_LENT: Duration = Duration::from_micros(100);
 /// How often a record that a living writer is at is looked at again before the segment is left alone.
 const SETTLE_PASSES_MAX: u32 = 200;
 
@@ -143,6 +146,13 @@ impl Engine {
             self.repair_expiries();
         }
         Some(LockGuard(lock))
+    }
+
+    /// Lets go of the lock of those who make room, between two of many steps: a writer in need goes first. It sleeps for the lock, and would not find it
+    /// free if it were taken again at once.
+    pub(crate) fn lend_room_lock(room: LockGuard<'_>) {
+        drop(room);
+        std::thread::sleep(ROOM_LOCK_LENT);
     }
 
     /// The records of a segment. `None` where it can't be emptied now: a living writer is at it, or it is damaged. Of an open segment,

@@ -248,13 +248,13 @@ impl Engine {
                 && steps < KEEPER_STEPS_MAX
                 && !self.is_held_up_by_snapshot(room)
             {
-                // The lock is let go of between steps: a writer in need goes first.
-                let Some(_room) = self.try_lock_room() else { break };
+                let Some(lock) = self.try_lock_room() else { break };
                 steps += 1;
                 if !self.step(room, &mut tried, false)? {
                     break;
                 }
                 self.reclaim();
+                Self::lend_room_lock(lock);
             }
         }
         Ok(())
