@@ -730,6 +730,40 @@ impl Keep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::{SharedLock, lock_word};
+    use std::sync::atomic::{AtomicBool, AtomicU32};
+    use std::time::Instant;
+
+    #[test]
+    fn who_waits_for_room_gets_it_between_the_steps_of_who_makes_much() {
+        const STEPS: u32 = 1000;
+        let (lock, steps, is_waiting) = (SharedLock::default(), AtomicU32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..STEPS {
+                    lock.lock(lock_word(1, 0), |_| true);
+                    let guard = LockGuard(&lock);
+                    while !is_waiting.load(Ordering::Relaxed) {
+                        std::thread::yield_now();
+                    }
+                    let began = Instant::now();
+                    while began.elapsed() < 2 * ROOM_LOCK_LENT {
+                        std::hint::spin_loop();
+                    }
+                    steps.fetch_add(1, Ordering::Relaxed);
+                    Engine::lend_room_lock(guard);
+                }
+            });
+            while lock.owner().is_none() {
+                std::thread::yield_now();
+            }
+            is_waiting.store(true, Ordering::Relaxed);
+            lock.lock(lock_word(2, 0), |_| true);
+            let waited_for = steps.load(Ordering::Relaxed);
+            lock.unlock();
+            assert!(waited_for < STEPS / 2, "it waited for {waited_for} of {STEPS} steps");
+        });
+    }
 
     #[test]
     fn the_most_read_are_kept_first_and_the_budget_holds() {
