@@ -87,10 +87,10 @@ def test_nothing_acknowledged_is_lost(place: Path, port: int, memory_is_lost: bo
     with contextlib.ExitStack() as stack:
         with thermae_serve(place, "--redis", address, *OPTIONS) as serving:
             writers = stack.enter_context(writing(port))
-            time.sleep(1.0)
+            wait_until(lambda: all(writer.acknowledged for writer in writers), 20)
+            time.sleep(0.5)
             serving.kill()
         at_death = {writer.key: writer.acknowledged for writer in writers}
-        assert all(at_death.values()), "the load was to have begun before the server died"
         if memory_is_lost:
             _thermae.forget_shared_memory(str(place))
         stack.enter_context(thermae_serve(place, "--redis", address, *OPTIONS))
@@ -130,7 +130,7 @@ def test_python_goes_on_while_the_server_is_dead(place: Path, port: int) -> None
     address = f"127.0.0.1:{port}"
     with thermae_serve(place, "--redis", address, *OPTIONS) as serving, thermae.open(place) as store:
         with writing(port) as writers:
-            time.sleep(0.3)
+            wait_until(lambda: all(writer.acknowledged for writer in writers), 20)
             serving.kill()
         store["key"] = "by Python"
         for writer in writers:

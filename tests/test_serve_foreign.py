@@ -87,6 +87,6 @@ def test_a_client_that_keeps_copies_is_told_what_python_changes(location: str) -
         with store.transaction() as transaction:
             transaction["key"] = "third"
         assert "key" in repr(client.read())
-        store.set("brief", "value", ttl=0.2)
+        store.set("brief", "value", ttl=1.0)
         assert client.call("GET", "brief").value == b"value"
         assert "brief" in repr(client.read())

@@ -53,10 +53,10 @@ def test_maxmemory_is_set_while_the_server_runs(tmp_path: Path) -> None:
         assert client.config_get("maxmemory") == {"maxmemory": str(64 * MIB)}
 
 
-def test_maxmemory_is_not_set_to_less_than_must_stay() -> None:
+def test_maxmemory_is_not_set_to_less_than_must_stay(location: str) -> None:
     arguments = ("--hot", "64MiB", "--when-full", "error")
     with (
-        thermae_serve("shm://test-serve-maxmemory", *arguments) as server,
+        thermae_serve(location, *arguments) as server,
         redis.Redis.from_url(f"redis://{server.redis}") as client,
     ):
         fill(client)
@@ -65,7 +65,6 @@ def test_maxmemory_is_not_set_to_less_than_must_stay() -> None:
         assert client.config_get("maxmemory") == {"maxmemory": str(64 * MIB)}
         client.execute_command("CONFIG", "SET", "maxmemory", "20mb", "maxmemory-policy", "allkeys-lru")
         assert client.dbsize() < 20_000
-    thermae.destroy("shm://test-serve-maxmemory")
 
 
 def private_growth(server: Serving) -> Callable[[], int]:

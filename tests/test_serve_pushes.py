@@ -82,15 +82,15 @@ def test_publishing_waits_for_the_end_of_a_pause_of_those_that_write(tmp_path: P
     ):
         held = [("PUBLISH", "news", "x"), ("SPUBLISH", "news", "x"), ("PFCOUNT", "nothing")]
         clients = [server.connection() for _ in held]
-        assert admin.call("CLIENT", "PAUSE", "300", "WRITE") == OK
         began = time.monotonic()
+        assert admin.call("CLIENT", "PAUSE", "2000", "WRITE") == OK
         assert admin.call("GET", "key").value is None
-        assert time.monotonic() - began < 0.25
+        assert time.monotonic() - began < 2
         for client, words in zip(clients, held, strict=True):
             client.send(*words)
         for client in clients:
             assert client.read() == Reply(":", 0)
-            assert time.monotonic() - began > 0.25
+            assert time.monotonic() - began > 1.9
             client.close()
 
 

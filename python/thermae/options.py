@@ -79,7 +79,7 @@ class OpenOptions(TypedDict, total=False):
     create: bool
     """Create the store where there is none, or make one of a snapshot; the default."""
     verify_reads: bool
-    """Verify the checksum of every value read; the default."""
+    """Verify the checksum of values read from the hot tier, as those of others always are; the default."""
     salvage: bool
     """Recover from the log alone where both index checkpoints are lost: deleted keys may come back."""
     placement: Placement

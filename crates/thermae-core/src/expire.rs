@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering;
 const HOT_BYTES_MAX: u64 = 256 << 20;
 /// Most bytes that one call reads from the cold tier.
 const COLD_BYTES_MAX: u64 = 32 << 20;
+/// Bytes after which the room lock is lent to others, who wait for it for as long as all of this takes.
+const HELD_BYTES_MAX: u64 = 2 << 20;
 /// When a segment whose walk did not see everything is looked at again.
 const AGAIN_MS: u64 = 100;
 
@@ -31,31 +33,43 @@ impl Engine {
         if self.read_only || !self.has_due(now_ms) {
             return Ok(0);
         }
-        let room = self.lock_room();
-        self.expire_some(&room, now_ms)
+        let (expired, _room) = self.expire_some(self.lock_room(), now_ms)?;
+        Ok(expired)
     }
 
-    /// Removes what has expired, as far as one call goes. The caller holds the room lock.
-    fn expire_some(&self, _room: &LockGuard<'_>, now_ms: u64) -> Result<u64> {
+    /// Removes what has expired, as far as one call goes. Takes and returns the room lock, and lends it meanwhile.
+    fn expire_some<'e>(&'e self, mut room: LockGuard<'e>, now_ms: u64) -> Result<(u64, LockGuard<'e>)> {
         let mut due: Vec<(u64, u32)> = (0..self.geometry.slots)
             .filter(|&slot| self.is_due(slot, now_ms))
             .map(|slot| (self.segment(slot).next_expiry_ms.load(Ordering::Relaxed), slot))
             .collect();
         due.sort_unstable();
         let (mut hot_left, mut cold_left) = (HOT_BYTES_MAX, COLD_BYTES_MAX);
-        let mut expired = 0;
+        let (mut expired, mut held_bytes) = (0, 0);
         for (_, slot) in due {
+            if held_bytes >= HELD_BYTES_MAX {
+                self.reclaim();
+                Self::lend_room_lock(room);
+                room = self.lock_room();
+                held_bytes = 0;
+            }
+            if !self.is_due(slot, now_ms) {
+                // Others have looked at it meanwhile.
+                continue;
+            }
             let segment = self.segment(slot);
             let place = crate::layout::Place::unpack(segment.place.load(Ordering::Acquire));
             let left = if place.hot.is_some() { &mut hot_left } else { &mut cold_left };
             if *left == 0 {
                 continue;
             }
-            *left = left.saturating_sub(u64::from(segment.tail.load(Ordering::Relaxed)));
+            let bytes = u64::from(segment.tail.load(Ordering::Relaxed));
+            *left = left.saturating_sub(bytes);
+            held_bytes += bytes;
             expired += self.expire_segment(slot, now_ms)?;
         }
         self.reclaim();
-        Ok(expired)
+        Ok((expired, room))
     }
 
     /// Removes all that has expired at `now_ms`, however much there is to look at.
@@ -68,19 +82,22 @@ impl Engine {
         if self.read_only || !self.segments().iter().any(expires) {
             return Ok(());
         }
+        check_cancelled()?;
         // Whoever looks through a segment takes its next moment away meanwhile, as if nothing in it were due: only under the lock does one see
         // all that is.
         let mut room = self.lock_room();
         self.hasten_second_looks(now_ms);
         // Each call looks at one segment at least, and what it can't finish is due again later than now.
-        for _ in 0..self.geometry.slots {
+        for call in 0..self.geometry.slots {
             if !self.has_due(now_ms) {
                 break;
             }
-            check_cancelled()?;
-            self.expire_some(&room, now_ms)?;
-            Self::lend_room_lock(room);
-            room = self.lock_room();
+            if call > 0 {
+                Self::lend_room_lock(room);
+                check_cancelled()?;
+                room = self.lock_room();
+            }
+            (_, room) = self.expire_some(room, now_ms)?;
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ impl Engine {
         for _ in 0..BATCHES_MAX {
             let free = self.globals().free_warm.load(Ordering::Acquire);
             let Some(missing) = wanted.checked_sub(free).filter(|&missing| missing > 0) else { break };
-            let Some(lock) = self.try_lock_room() else { break };
+            let lock = self.lock_room();
             if !self.migrate_step(missing as usize, &mut tried)? {
                 break;
             }

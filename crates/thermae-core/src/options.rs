@@ -284,7 +284,7 @@ pub struct Options {
     pub read_only: bool,
     /// Create the store where there is none, or make one of a snapshot.
     pub create: bool,
-    /// Verify the checksum of every record read.
+    /// Verify the checksum of every value read from the hot tier. Those of other tiers are verified anyway.
     pub verify_reads: bool,
     /// Recover from the log alone where every checkpoint is lost that could tell deleted and evicted keys from others: they may come back.
     pub salvage: bool,

@@ -491,6 +491,7 @@ impl Engine {
             return Err(self.damaged(slot, offset, record.key));
         };
         let len = record.word.value_len as usize;
+        let mut verifies = self.verify_reads;
         for (part, &segment_id) in extents.iter().enumerate() {
             let from = part * frame_bytes;
             let piece = (len - from).min(frame_bytes);
@@ -498,6 +499,7 @@ impl Engine {
             let segment = self.segment(extent);
             let place_word = segment.place.load(Ordering::Acquire);
             let place = Place::unpack(place_word);
+            verifies |= place.hot.is_none();
             // SAFETY: the caller's buffer has room for value_len bytes, of which this is a piece.
             let target = unsafe { std::slice::from_raw_parts_mut(to.add(from), piece) };
             match (self.mapped_base(place), &self.durable, place.cold) {
@@ -513,7 +515,7 @@ impl Engine {
                 return Ok(Copied::Moved);
             }
         }
-        if self.verify_reads {
+        if verifies {
             // SAFETY: filled above.
             let value = unsafe { std::slice::from_raw_parts(to, len) };
             if crc32c::crc32c(value) != value_crc {

@@ -248,7 +248,7 @@ impl Engine {
                 && steps < KEEPER_STEPS_MAX
                 && !self.is_held_up_by_snapshot(room)
             {
-                let Some(lock) = self.try_lock_room() else { break };
+                let lock = self.lock_room();
                 steps += 1;
                 if !self.step(room, &mut tried, false)? {
                     break;

@@ -682,11 +682,15 @@ mod tests {
         let victim = Store::open(&location, &options).unwrap();
         let _held = std::mem::ManuallyDrop::new(victim.engine().wait_flush_lease());
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
+            let (begins, has_begun) = std::sync::mpsc::channel();
+            let survivor = &survivor;
+            let waiter = scope.spawn(move || {
                 let began = Instant::now();
+                begins.send(()).unwrap();
                 assert!(survivor.engine().wait_for_flush_under_way());
                 began.elapsed()
             });
+            has_begun.recv().unwrap();
             std::thread::sleep(Duration::from_millis(100));
             // Its slot is free from here on, as after a kill; the lease still names it.
             drop(victim);

@@ -196,7 +196,7 @@ fn what_expires_is_told_once_however_it_is_removed() {
     let store = place.open(&cache());
     let other = place.open(&attached());
     let mut observer = store.observe().unwrap();
-    let soon = SetOptions { expires_at_ms: other.now_ms() + 60, ..SetOptions::default() };
+    let soon = SetOptions { expires_at_ms: other.now_ms() + 500, ..SetOptions::default() };
     let expiring: [&[u8]; 6] =
         [b"looked for", b"replaced", b"deleted", b"in a batch", b"batch 2", b"touched"];
     for key in expiring {
@@ -391,23 +391,34 @@ fn who_begins_to_observe_misses_nothing_that_comes_after() {
     let store = place.open(&cache());
     set(&store, b"key", &0_u64.to_le_bytes());
     let (begin, end, spins) = (Barrier::new(2), Barrier::new(2), AtomicU64::new(0));
+    // Which of the two comes first is left to chance but in a few rounds, so that each does.
+    let (changed_in, comes_first) = (AtomicU64::new(0), |round: u64| round % 100 == 1);
+    let (read_in, comes_last) = (AtomicU64::new(0), |round: u64| round % 100 == 2);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut random = Random::new(3);
             for round in 1..=ROUNDS {
                 begin.wait();
+                while comes_last(round) && read_in.load(Ordering::Acquire) < round {
+                    std::thread::yield_now();
+                }
                 for _ in 0..random.below(3000) {
                     spins.fetch_add(1, Ordering::Relaxed);
                 }
                 set(&store, b"key", &round.to_le_bytes());
+                changed_in.store(round, Ordering::Release);
                 end.wait();
             }
         });
         let (mut earlier, mut later) = (0, 0);
         for round in 1..=ROUNDS {
             begin.wait();
+            while comes_first(round) && changed_in.load(Ordering::Acquire) < round {
+                std::thread::yield_now();
+            }
             let mut observer = store.observe().unwrap();
             let (_, value) = store.get(b"key").unwrap().unwrap();
+            read_in.store(round, Ordering::Release);
             end.wait();
             let told = drain(&mut observer);
             if value == round.to_le_bytes() {

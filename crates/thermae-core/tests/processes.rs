@@ -545,10 +545,11 @@ fn views_keep_their_bytes_through_everything() {
         let fates =
             ["deleted", "overwritten", "popped", "in a transaction", "expired", "left alone", "cleared"];
         let lens = [24, 5000, 262_144, 262_145, 1_500_000];
+        let expires_at_ms = store.now_ms() + 2000;
         let mut views = Vec::new();
         for (index, fate) in fates.iter().enumerate() {
             let key = fate.as_bytes();
-            let expires_at_ms = if *fate == "expired" { store.now_ms() + 40 } else { 0 };
+            let expires_at_ms = if *fate == "expired" { expires_at_ms } else { 0 };
             let bytes = stamp.value(key, lens[index % lens.len()]);
             store.set(key, &bytes, &SetOptions { expires_at_ms, ..SetOptions::default() }).unwrap();
             let view = store.view(key).unwrap().unwrap();
@@ -575,7 +576,7 @@ fn views_keep_their_bytes_through_everything() {
         // Eviction, demotion and compaction, by one who works hard.
         churn(&store, 12);
         check("after churning");
-        std::thread::sleep(Duration::from_millis(50));
+        wait_until("it has expired", Duration::from_secs(10), || store.now_ms() > expires_at_ms);
         assert!(value(&store, b"expired").is_none());
         store.len().unwrap();
         check("after expiring");

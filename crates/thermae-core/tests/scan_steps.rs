@@ -124,7 +124,7 @@ fn keys_behind_the_mark_are_known_of() {
         key: &marked,
         value: b"value",
         encoding: 0,
-        expires_at_ms: other.now_ms() + 50,
+        expires_at_ms: other.now_ms() + 500,
         flags: 0,
     };
     other.transaction(&[op], &[]).unwrap();

@@ -55,9 +55,9 @@ fn both_protocols_have_the_same_keys() {
     ask(&mut memcached, "set k 5 0 3\r\nabc\r\n", "STORED\r\n");
     ask(&mut redis, "GET k\r\nSET l x\r\n", "$3\r\nabc\r\n+OK\r\n");
     ask(&mut memcached, "get k l\r\n", "VALUE k 5 3\r\nabc\r\nVALUE l 0 1\r\nx\r\nEND\r\n");
+    let since = Instant::now();
     ask(&mut memcached, "flush_all 1\r\n", "OK\r\n");
     drop(memcached);
-    let since = Instant::now();
     loop {
         redis.write_all(b"GET k\r\n").unwrap();
         let mut answer = [0; 5];

@@ -253,10 +253,10 @@ fn race(name: &str, readers: u64, read: impl Fn(&mut Copies, u64) + Sync) {
                     let mut round = reader;
                     let start = Instant::now();
                     while start.elapsed() < RACE || round < reader + 10 {
-                        let changed = changes.load(Ordering::Relaxed);
-                        read(&mut copies, round);
                         // The lock prefers who wants it alone: without waiting here, they could keep those who change keys out.
+                        let changed = changes.load(Ordering::Relaxed);
                         wait_until(|| changes.load(Ordering::Relaxed) > changed + 4);
+                        read(&mut copies, round);
                         let _gate = gate.write().unwrap();
                         copies.check(&mut judge);
                         round += 1;

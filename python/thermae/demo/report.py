@@ -75,7 +75,10 @@ class DemoReport:
             table.add_row(step.done, readable_quantity(step.seconds, "s"), step.result, *peers, verdict)
         console.print(table)
         console.print(
-            Text(f"A peer's time is followed by how many times Thermae's it is. On: {self.machine}")
+            Text(
+                "A peer's time is followed by how many times Thermae's it is. While it reads, Thermae itself "
+                f"verifies a checksum of each value, which no peer does. On: {self.machine}"
+            )
         )
         for peer in self.peers:
             if peer.version is None:
