@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 const HOT_BYTES_MAX: u64 = 256 << 20;
 /// Most bytes that one call reads from the cold tier.
 const COLD_BYTES_MAX: u64 = 32 << 20;
-/// Bytes after which the room lock is lent to others, who wait for it for as long as all of this takes.
+/// Bytes, a segment at least, after which the room lock is lent to others.
 const HELD_BYTES_MAX: u64 = 2 << 20;
 /// When a segment whose walk did not see everything is looked at again.
 const AGAIN_MS: u64 = 100;
@@ -38,6 +38,9 @@ impl Engine {
     }
 
     /// Removes what has expired, as far as one call goes. Takes and returns the room lock, and lends it meanwhile.
+    ///
+    /// # Errors
+    /// As [`Engine::expire_due`]; Cancelled, Closed.
     fn expire_some<'e>(&'e self, mut room: LockGuard<'e>, now_ms: u64) -> Result<(u64, LockGuard<'e>)> {
         let mut due: Vec<(u64, u32)> = (0..self.geometry.slots)
             .filter(|&slot| self.is_due(slot, now_ms))
@@ -50,6 +53,8 @@ impl Engine {
             if held_bytes >= HELD_BYTES_MAX {
                 self.reclaim();
                 Self::lend_room_lock(room);
+                check_cancelled()?;
+                self.check_usable()?;
                 room = self.lock_room();
                 held_bytes = 0;
             }
@@ -86,18 +91,23 @@ impl Engine {
         // Whoever looks through a segment takes its next moment away meanwhile, as if nothing in it were due: only under the lock does one see
         // all that is.
         let mut room = self.lock_room();
-        self.hasten_second_looks(now_ms);
-        // Each call looks at one segment at least, and what it can't finish is due again later than now.
-        for call in 0..self.geometry.slots {
-            if !self.has_due(now_ms) {
+        // The second time for what others have put off while the lock was lent.
+        for _ in 0..2 {
+            self.hasten_second_looks(now_ms);
+            let mut calls = 0;
+            // Each call looks at one segment at least, and what it can't finish is due again later than now.
+            while self.has_due(now_ms) && calls < self.geometry.slots {
+                if calls > 0 {
+                    Self::lend_room_lock(room);
+                    check_cancelled()?;
+                    room = self.lock_room();
+                }
+                calls += 1;
+                (_, room) = self.expire_some(room, now_ms)?;
+            }
+            if calls == 0 {
                 break;
             }
-            if call > 0 {
-                Self::lend_room_lock(room);
-                check_cancelled()?;
-                room = self.lock_room();
-            }
-            (_, room) = self.expire_some(room, now_ms)?;
         }
         Ok(())
     }

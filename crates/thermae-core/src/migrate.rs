@@ -54,11 +54,14 @@ impl Engine {
         }
         let wanted = (self.geometry.warm_frames / 100 * WARM_FREE_PERCENT).max(WARM_FREE_MIN);
         let mut tried = Tried::new();
+        let missing = || wanted.saturating_sub(self.globals().free_warm.load(Ordering::Acquire));
         for _ in 0..BATCHES_MAX {
-            let free = self.globals().free_warm.load(Ordering::Acquire);
-            let Some(missing) = wanted.checked_sub(free).filter(|&missing| missing > 0) else { break };
-            let lock = self.lock_room();
-            if !self.migrate_step(missing as usize, &mut tried)? {
+            if missing() == 0 {
+                break;
+            }
+            let Some(lock) = self.lock_room_soon() else { break };
+            // Who had the lock meanwhile may have made enough.
+            if missing() == 0 || !self.migrate_step(missing() as usize, &mut tried)? {
                 break;
             }
             self.reclaim();

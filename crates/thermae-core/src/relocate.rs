@@ -27,12 +27,14 @@ use crate::segment::{Purpose, Room};
 use crate::waiting::before_wait;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How far ahead of the record at hand index lines are fetched.
 const PREFETCH_AHEAD: usize = 8;
 /// How long the lock of those who make room is left to others between steps: twice as long as they sleep before they look again.
 const ROOM_LOCK_LENT: Duration = Duration::from_micros(100);
+/// How long the background waits for the lock of those who make room: for some steps of theirs.
+const ROOM_LOCK_AWAITED_MAX: Duration = Duration::from_millis(10);
 /// How often a record that a living writer is at is looked at again before the segment is left alone.
 const SETTLE_PASSES_MAX: u32 = 200;
 
@@ -147,6 +149,18 @@ impl Engine {
             self.repair_expiries();
         }
         Some(LockGuard(lock))
+    }
+
+    /// The same, for the background, which waits its turn and no longer: others of its duties are due, or the store is to be closed.
+    pub(crate) fn lock_room_soon(&self) -> Option<LockGuard<'_>> {
+        let until = Instant::now() + ROOM_LOCK_AWAITED_MAX;
+        loop {
+            let lock = self.try_lock_room();
+            if lock.is_some() || self.closed.load(Ordering::Relaxed) || Instant::now() > until {
+                return lock;
+            }
+            std::thread::sleep(ROOM_LOCK_LENT / 2);
+        }
     }
 
     /// Lets go of the lock of those who make room, between two of many steps: a writer in need goes first. It sleeps for the lock, and would not find it
@@ -734,16 +748,15 @@ mod tests {
     use super::*;
     use crate::lock::{SharedLock, lock_word};
     use std::sync::atomic::{AtomicBool, AtomicU32};
-    use std::time::Instant;
 
-    #[test]
-    fn who_waits_for_room_gets_it_between_the_steps_of_who_makes_much() {
-        const STEPS: u32 = 5000;
+    /// How many steps are made under a lock, which is lent in between, before somebody gets it who waits for it.
+    fn steps_waited_for() -> u32 {
+        const STEPS_MAX: u32 = 2000;
         let (lock, steps) = (SharedLock::default(), AtomicU32::new(0));
         let [is_waiting, is_served] = <[AtomicBool; 2]>::default();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while steps.load(Ordering::Relaxed) < STEPS && !is_served.load(Ordering::Relaxed) {
+                while steps.load(Ordering::Relaxed) < STEPS_MAX && !is_served.load(Ordering::Relaxed) {
                     lock.lock(lock_word(1, 0), |_| true);
                     let guard = LockGuard(&lock);
                     while !is_waiting.load(Ordering::Relaxed) {
@@ -765,8 +778,15 @@ mod tests {
             let waited_for = steps.load(Ordering::Relaxed);
             is_served.store(true, Ordering::Relaxed);
             lock.unlock();
-            assert!(waited_for < STEPS, "it waited for all {STEPS} steps");
-        });
+            waited_for
+        })
+    }
+
+    #[test]
+    fn who_waits_for_room_gets_it_between_the_steps_of_who_makes_much() {
+        // A machine that stands still may have one wait for long.
+        let best = (0..5).map(|_| steps_waited_for()).min().unwrap();
+        assert!(best < 20, "it waited for {best} steps");
     }
 
     #[test]

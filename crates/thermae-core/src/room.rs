@@ -33,7 +33,7 @@ use crate::pack::{PACK_FOR_CALLER_MAX, PACK_FOR_ROOM_DEAD_PERCENT_MIN};
 use crate::segment::{FLUSHES_BEFORE_REUSE, Room};
 use crate::sizes::size_text;
 use crate::sync::futex_wait;
-use crate::waiting::{before_wait, check_cancelled};
+use crate::waiting::{before_wait, check_cancelled, uninterrupted};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -150,12 +150,12 @@ impl Engine {
                 request.wait(SNAPSHOT_PAUSE);
                 return Ok(());
             }
-            let freed = is_made || self.free_some(room, STEPS_MAX)?;
+            let freed = is_made || uninterrupted(|| self.free_some(room, STEPS_MAX))?;
             if !freed && self.is_full_for_good(room) {
                 let free = self.free_frames(room);
                 if request.free_when_full == Some(free) {
                     drop(guard);
-                    return self.refuse(room);
+                    return self.refuse(room, free);
                 }
                 // Frames may have come free since this writer found none: it tries once more before it is refused.
                 request.free_when_full = Some(free);
@@ -184,8 +184,10 @@ impl Engine {
     }
 
     /// What has expired goes when the background comes to it, or here; where nothing has, the store is full.
-    fn refuse(&self, room: Room) -> Result<()> {
-        if self.expire_due(self.now_ms())? > 0 { Ok(()) } else { Err(self.full(room)) }
+    /// Where others have made room meanwhile, it is not: they had `free` frames.
+    fn refuse(&self, room: Room, free: i64) -> Result<()> {
+        let has_expired = self.expire_due(self.now_ms())? > 0;
+        if has_expired || self.free_frames(room) != free { Ok(()) } else { Err(self.full(room)) }
     }
 
     /// Waits for the flush that somebody living is at, for a while; false where nobody is. Whoever is at it may die, and wakes nobody then.
@@ -242,15 +244,12 @@ impl Engine {
             } else {
                 (frames / 100 * percent).max(RESERVE_FRAMES + 2)
             };
-            let mut steps = 0;
+            let is_short = || self.free_soon(room) < i64::from(wanted) && !self.is_held_up_by_snapshot(room);
             let mut tried = Tried::new();
-            while self.free_soon(room) < i64::from(wanted)
-                && steps < KEEPER_STEPS_MAX
-                && !self.is_held_up_by_snapshot(room)
-            {
-                let lock = self.lock_room();
-                steps += 1;
-                if !self.step(room, &mut tried, false)? {
+            for _ in 0..KEEPER_STEPS_MAX {
+                let Some(lock) = is_short().then(|| self.lock_room_soon()).flatten() else { break };
+                // Who had the lock meanwhile may have made enough.
+                if !is_short() || !self.step(room, &mut tried, false)? {
                     break;
                 }
                 self.reclaim();

@@ -10,7 +10,7 @@
 //! Whoever asks [`check_cancelled`] leaves as after any other error, and holds no lock that others wait for: a hook may take its time.
 
 use crate::error::{Error, Result};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -31,6 +31,7 @@ static HOOKS: OnceLock<WaitHooks> = OnceLock::new();
 
 thread_local! {
     static CURRENT: RefCell<Option<Cancellation>> = const { RefCell::new(None) };
+    static IS_UNINTERRUPTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets the process's hooks; false where it has some already.
@@ -79,11 +80,27 @@ pub(crate) fn before_wait() {
     }
 }
 
+/// Does work that nobody is asked about meanwhile, for a lock is held that others wait for: a signal's handler that is run in the middle of it
+/// and uses the store would wait for that lock itself, for ever.
+pub(crate) fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_UNINTERRUPTED.set(self.0);
+        }
+    }
+    let _restore = Restore(IS_UNINTERRUPTED.replace(true));
+    work()
+}
+
 /// To be asked where work that may last over a second can be given up.
 ///
 /// # Errors
 /// Cancelled.
 pub(crate) fn check_cancelled() -> Result<()> {
+    if IS_UNINTERRUPTED.get() {
+        return Ok(());
+    }
     let is_cancelled = CURRENT
         .with_borrow(|current| current.as_ref().is_some_and(Cancellation::is_cancelled))
         || HOOKS.get().is_some_and(|hooks| (hooks.is_cancelled)());
@@ -117,5 +134,18 @@ mod tests {
             assert!(std::thread::spawn(move || helper.run(check_cancelled)).join().unwrap().is_err());
         });
         assert!(check_cancelled().is_ok());
+    }
+
+    #[test]
+    fn work_under_a_lock_goes_on_and_what_follows_it_does_not() {
+        let cancellation = Cancellation::default();
+        cancellation.cancel();
+        cancellation.run(|| {
+            uninterrupted(|| {
+                uninterrupted(|| ());
+                assert!(check_cancelled().is_ok());
+            });
+            assert!(check_cancelled().is_err());
+        });
     }
 }

@@ -192,12 +192,9 @@ fn what_has_expired_makes_room_for_the_next() {
         let place = Place::in_directory();
         let store = place.open(&options(32, cold, Durability::None, WhenFull::Error));
         let soon = SetOptions { expires_at_ms: store.now_ms() + 5000, ..SetOptions::default() };
-        let filled = (0..).find(|&number| store.set(&name(number), &[7; 1000], &soon).is_err()).unwrap();
+        let filled = (0..100_000).find(|&number| store.set(&name(number), &[7; 1000], &soon).is_err());
+        let filled = filled.expect("room each time: filling took so long that what was stored had expired");
         assert!(filled > 10_000);
-        assert!(
-            filled < 100_000,
-            "it had room again and again, for it took so long that what it holds expired"
-        );
         while store.now_ms() <= soon.expires_at_ms {
             std::thread::sleep(Duration::from_millis(10));
         }

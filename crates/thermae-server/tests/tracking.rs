@@ -252,11 +252,15 @@ fn race(name: &str, readers: u64, read: impl Fn(&mut Copies, u64) + Sync) {
                 scope.spawn(move || {
                     let mut round = reader;
                     let start = Instant::now();
-                    while start.elapsed() < RACE || round < reader + 10 {
-                        // The lock prefers who wants it alone: without waiting here, they could keep those who change keys out.
+                    let await_changes = || {
                         let changed = changes.load(Ordering::Relaxed);
                         wait_until(|| changes.load(Ordering::Relaxed) > changed + 4);
+                    };
+                    while start.elapsed() < RACE || round < reader + 10 {
+                        // The lock prefers who wants it alone: without waiting here, they could keep those who change keys out.
+                        await_changes();
                         read(&mut copies, round);
+                        await_changes();
                         let _gate = gate.write().unwrap();
                         copies.check(&mut judge);
                         round += 1;
