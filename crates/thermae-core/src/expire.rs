@@ -27,7 +27,7 @@ impl Engine {
     /// Removes what has expired at `now_ms`. Returns how many records.
     ///
     /// # Errors
-    /// Those of reading cold segments.
+    /// Those of reading cold segments; Cancelled, Closed.
     pub(crate) fn expire_due(&self, now_ms: u64) -> Result<u64> {
         let now_ms = now_ms.min(self.now_ms());
         if self.read_only || !self.has_due(now_ms) {
@@ -40,7 +40,7 @@ impl Engine {
     /// Removes what has expired, as far as one call goes. Takes and returns the room lock, and lends it meanwhile.
     ///
     /// # Errors
-    /// As [`Engine::expire_due`]; Cancelled, Closed.
+    /// As [`Engine::expire_due`].
     fn expire_some<'e>(&'e self, mut room: LockGuard<'e>, now_ms: u64) -> Result<(u64, LockGuard<'e>)> {
         let mut due: Vec<(u64, u32)> = (0..self.geometry.slots)
             .filter(|&slot| self.is_due(slot, now_ms))
@@ -52,10 +52,7 @@ impl Engine {
         for (_, slot) in due {
             if held_bytes >= HELD_BYTES_MAX {
                 self.reclaim();
-                Self::lend_room_lock(room);
-                check_cancelled()?;
-                self.check_usable()?;
-                room = self.lock_room();
+                room = self.pass_room_lock(room)?;
                 held_bytes = 0;
             }
             if !self.is_due(slot, now_ms) {
@@ -80,7 +77,7 @@ impl Engine {
     /// Removes all that has expired at `now_ms`, however much there is to look at.
     ///
     /// # Errors
-    /// As [`Engine::expire_due`]; Cancelled.
+    /// As [`Engine::expire_due`].
     pub(crate) fn expire_all(&self, now_ms: u64) -> Result<()> {
         let now_ms = now_ms.min(self.now_ms());
         let expires = |segment: &Segment| segment.last_expiry_ms.load(Ordering::Relaxed) != 0;
@@ -98,9 +95,7 @@ impl Engine {
             // Each call looks at one segment at least, and what it can't finish is due again later than now.
             while self.has_due(now_ms) && calls < self.geometry.slots {
                 if calls > 0 {
-                    Self::lend_room_lock(room);
-                    check_cancelled()?;
-                    room = self.lock_room();
+                    room = self.pass_room_lock(room)?;
                 }
                 calls += 1;
                 (_, room) = self.expire_some(room, now_ms)?;

@@ -31,6 +31,7 @@
 //! - evict_key: dropping single keys, as if they were deleted
 //! - compact: copying live records together
 //! - relocate: going through a segment and moving what is alive in it
+//! - room_lock: the lock of those who make room
 //! - census: what is in the tiers now
 //! - leftovers: shared memory whose store may be gone
 //! - losses: what recoveries found damaged, kept until a repair
@@ -143,6 +144,7 @@ mod replay;
 mod restore;
 mod ring;
 mod room;
+mod room_lock;
 mod scan;
 mod segment;
 mod shared_half;

@@ -247,7 +247,10 @@ impl Engine {
             let is_short = || self.free_soon(room) < i64::from(wanted) && !self.is_held_up_by_snapshot(room);
             let mut tried = Tried::new();
             for _ in 0..KEEPER_STEPS_MAX {
-                let Some(lock) = is_short().then(|| self.lock_room_soon()).flatten() else { break };
+                if !is_short() {
+                    break;
+                }
+                let Some(lock) = self.lock_room_soon() else { break };
                 // Who had the lock meanwhile may have made enough.
                 if !is_short() || !self.step(room, &mut tried, false)? {
                     break;
