@@ -9,6 +9,12 @@
 //! fence on the path of a write: the usual pair (publish, fence, look; say so, fence, read) would cost each write a fence for observers that
 //! are not there.
 //!
+//! **What nobody wants is left out.** Where all who observe are this participant's own, and need not be told what it does itself, its sets and
+//! deletions are not put there: a server, whose commands tell of them, would fill the ring with them. That compares two counts, `observers` of the store
+//! with `observers_of_others` of the participant, read in this order under the partition's lock. An observer is in the first from its beginning
+//! to its end, and in the second only from after it took and released all locks until before it leaves the first. So whoever reads both under one
+//! lock never finds more in the second than he found in the first; and who wants to be told is in the first alone, which makes it greater.
+//!
 //! **Order.** The changes of one key are in the feed in the order in which they were published, for both happen under its lock. Whoever reads an entry
 //! finds the change done.
 //!
@@ -101,6 +107,13 @@ impl Engine {
         }
     }
 
+    /// Whether somebody wants to know what this participant does, and not only what happens otherwise.
+    fn is_observed_itself(&self) -> bool {
+        // Acquire, and in this order: see above.
+        let observers = self.globals().observers.load(Ordering::Acquire);
+        observers != self.participant(self.me()).observers_of_others.load(Ordering::Acquire)
+    }
+
     /// Keys of a locked partition may have changed, and nobody knows which.
     pub(crate) fn note_anything(&self, guard: &PartitionGuard<'_>) {
         if self.globals().observers.load(Ordering::Relaxed) != 0 {
@@ -111,6 +124,10 @@ impl Engine {
     #[cold]
     #[inline(never)]
     fn tell_observers(&self, _guard: &PartitionGuard<'_>, kind: u8, key: &[u8], hash: u64) {
+        let is_own_doing = matches!(ChangeKind::from_code(kind), Some(ChangeKind::Set | ChangeKind::Deleted));
+        if is_own_doing && !self.is_observed_itself() {
+            return;
+        }
         let (feed, slots) = self.feed();
         let ticket = ring::take(&feed.head, key.len());
         crash_point!("feed.ticket_taken");
@@ -135,6 +152,7 @@ impl Engine {
         let _counting = self.lock_observers();
         if dead != NOBODY {
             self.participant(dead).observers.store(0, Ordering::Relaxed);
+            self.participant(dead).observers_of_others.store(0, Ordering::Relaxed);
         }
         self.sum_observers();
     }

@@ -606,7 +606,9 @@ pub struct Participant {
     pub incarnation: AtomicU64,
     /// When it attached (store clock).
     pub attached_ms: AtomicU64,
-    _pad1: [u64; 4],
+    /// How many of its observers need not be told what it does itself.
+    pub observers_of_others: AtomicU32,
+    _pad1: [u32; 7],
     /// See [`Counters`].
     pub counters: Counters,
 }

@@ -307,6 +307,7 @@ pub(crate) fn claim_slot<'a>(
         participant.read_only.store(u32::from(read_only), Ordering::Relaxed);
         participant.attached_ms.store(now_ms, Ordering::Relaxed);
         participant.observers.store(0, Ordering::Relaxed);
+        participant.observers_of_others.store(0, Ordering::Relaxed);
         participant.state.store(participant_state::ACTIVE, Ordering::Release);
         return Ok(Some((slot, incarnation)));
     }

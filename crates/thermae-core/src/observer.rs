@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::sync::futex_wait;
 use crate::waiting::before_wait;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Least time between two wake-ups by writers.
@@ -50,6 +50,8 @@ pub enum Change<'a> {
 #[derive(Debug)]
 pub struct Observer {
     engine: Arc<Engine>,
+    /// Need not be told what its own participant sets and deletes.
+    is_of_others: bool,
     /// The use of a participant slot that it is counted for; a fork leads to another.
     incarnation: u64,
     reader: Reader,
@@ -69,17 +71,29 @@ impl Store {
     /// Closed; ReadOnly, for who observes has to say so in shared memory.
     pub fn observe(&self) -> Result<Observer> {
         self.enter()?;
-        Observer::new(self.engine())
+        Observer::new(self.engine(), false)
+    }
+
+    /// The same for who knows what it sets and deletes itself, through this handle or another that shares its participant: that may be told or not,
+    /// and while nobody else observes it costs little and overruns nobody. What else happens is told, and so is what this participant drops or
+    /// finds to have expired.
+    ///
+    /// # Errors
+    /// As [`Store::observe`].
+    pub fn observe_others(&self) -> Result<Observer> {
+        self.enter()?;
+        Observer::new(self.engine(), true)
     }
 }
 
 impl Observer {
-    fn new(engine: &Arc<Engine>) -> Result<Self> {
+    fn new(engine: &Arc<Engine>, is_of_others: bool) -> Result<Self> {
         if engine.read_only {
             return Err(engine.unwritable());
         }
         let mut observer = Self {
             engine: engine.clone(),
+            is_of_others,
             incarnation: 0,
             reader: Reader::default(),
             unwritten: None,
@@ -97,8 +111,14 @@ impl Observer {
         for number in 0..self.engine.geometry.partitions {
             drop(self.engine.lock_partition(number));
         }
+        // Only now, see `feed`.
+        self.own_count().fetch_add(u32::from(self.is_of_others), Ordering::SeqCst);
         // Everything up to here is done.
         self.skip();
+    }
+
+    fn own_count(&self) -> &AtomicU32 {
+        &self.engine.participant(self.engine.me()).observers_of_others
     }
 
     fn skip(&mut self) {
@@ -207,6 +227,8 @@ impl Observer {
 impl Drop for Observer {
     fn drop(&mut self) {
         if self.is_counted() && !self.engine.orphaned.load(Ordering::Relaxed) {
+            // First, see `feed`.
+            self.own_count().fetch_sub(u32::from(self.is_of_others), Ordering::SeqCst);
             self.engine.count_observers(|count| count.saturating_sub(1));
         }
     }

@@ -8,7 +8,7 @@ use common::{
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thermae_core::ChangeKind::{Deleted, Evicted, Expired, Set};
 use thermae_core::{
@@ -114,7 +114,8 @@ fn role() {
                 }
             }
         }
-        "forker" => fork_while_observing(&store),
+        "forker" => fork_while_observing(&store, store.observe().unwrap(), true),
+        "forker-of-others" => fork_while_observing(&store, store.observe_others().unwrap(), false),
         role => panic!("there is no role {role}"),
     }
 }
@@ -539,8 +540,8 @@ fn an_observer_that_is_killed_costs_nothing_any_more() {
     store.close().unwrap();
 }
 
-fn fork_while_observing(store: &Store) {
-    let mut observer = store.observe().unwrap();
+/// `is_told` says whether the observer is told what its own participant does, while nobody else observes.
+fn fork_while_observing(store: &Store, mut observer: Observer, is_told: bool) {
     set(store, b"before", b"");
     let (observing, set_by_parent) = (signal("child observes"), signal("parent has set"));
     // SAFETY: this role has one thread; the child goes on in the same state.
@@ -567,7 +568,12 @@ fn fork_while_observing(store: &Store) {
     // SAFETY: a child of this process.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
     assert_eq!(status, 0, "the forked child failed; its message is above");
-    let expected = [by(true, Set, b"before"), by(true, Set, b"parents"), by(false, Set, b"childs")];
+    set(store, b"after", b"");
+    let mut expected = vec![by(true, Set, b"parents"), by(false, Set, b"childs")];
+    if is_told {
+        expected.insert(0, by(true, Set, b"before"));
+        expected.push(by(true, Set, b"after"));
+    }
     assert_eq!(drain(&mut observer), expected);
 }
 
@@ -575,7 +581,119 @@ fn fork_while_observing(store: &Store) {
 fn a_forked_child_observes_by_itself() {
     let place = Place::shared_memory("fork");
     let store = place.open(&cache());
-    assert_eq!(spawn("forker", &settings(&place)).wait(TIMEOUT), End::Finished);
+    for role in ["forker", "forker-of-others"] {
+        assert_eq!(spawn(role, &settings(&place)).wait(TIMEOUT), End::Finished, "{role}");
+        assert_eq!(observers(&store), 0);
+        for key in ["observing", "parent has set", "child observes"] {
+            let _ = std::fs::remove_file(place.beside(key));
+        }
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn what_one_does_oneself_is_left_out_while_nobody_wants_it() {
+    let place = Place::shared_memory("others");
+    let store = place.open(&cache());
+    let other = place.open(&attached());
+    let mut observer = store.observe_others().unwrap();
+    let slots = u64::from(store.engine().geometry.feed_slots);
+    let act = |store: &Store| {
+        set(store, b"own", b"");
+        store.delete(b"own").unwrap();
+    };
+    let told = [by(true, Set, b"own"), by(true, Deleted, b"own")];
+    // It would be overrun.
+    (0..slots).for_each(|_| act(&store));
+    assert!(!observer.has_more());
+    // Several of them want no more than one.
+    let second = store.observe_others().unwrap();
+    act(&store);
+    assert!(!observer.has_more());
+    drop(second);
+    set(&other, b"theirs", b"");
+    assert_eq!(drain(&mut observer), [by(false, Set, b"theirs")]);
+    // What it removes itself, no call of it said.
+    let soon = SetOptions { expires_at_ms: store.now_ms() + 20, ..SetOptions::default() };
+    store.set(b"brief", b"", &soon).unwrap();
+    wait_until("it has expired", TIMEOUT, || store.now_ms() > soon.expires_at_ms);
+    set(&store, b"brief", b"");
+    assert_eq!(drain(&mut observer), [by(true, Expired, b"brief")]);
+    // Others want to be told, and so do those of its own who say so.
+    for (observing, is_self) in [(&other, false), (&store, true)] {
+        let mut wants = observing.observe().unwrap();
+        act(&store);
+        assert_eq!(drain(&mut wants), [by(is_self, Set, b"own"), by(is_self, Deleted, b"own")]);
+        assert_eq!(drain(&mut observer), told);
+        drop(wants);
+        act(&store);
+        assert!(!observer.has_more());
+    }
+    // Each of two is one of the others for the other.
+    let mut of_other = other.observe_others().unwrap();
+    set(&store, b"ours", b"");
+    set(&other, b"theirs", b"");
+    for (observer, is_first) in [(&mut observer, true), (&mut of_other, false)] {
+        assert_eq!(drain(observer), [by(is_first, Set, b"ours"), by(!is_first, Set, b"theirs")]);
+    }
+    drop((observer, of_other));
     assert_eq!(observers(&store), 0);
     store.close().unwrap();
+    other.close().unwrap();
+}
+
+/// Those who need not be told come and go meanwhile, so that both counts change all the time.
+#[test]
+fn who_wants_to_be_told_is_told_whoever_else_observes() {
+    /// Fewer than what overruns who does not look.
+    const SETS: u64 = 300;
+    let place = Place::shared_memory("wants");
+    let store = place.open(&cache());
+    let other = place.open(&attached());
+    let number =
+        |store: &Store| u64::from_le_bytes(store.get(b"key").unwrap().unwrap().1.try_into().unwrap());
+    set(&store, b"key", &0_u64.to_le_bytes());
+    let (is_over, beginning, end) = (AtomicBool::new(false), Barrier::new(2), Barrier::new(2));
+    let (mut in_between, mut untold) = (0, Vec::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                beginning.wait();
+                if is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                for set_before in round * SETS..(round + 1) * SETS {
+                    set(&store, b"key", &(set_before + 1).to_le_bytes());
+                }
+                end.wait();
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    drop(store.observe_others().unwrap());
+                }
+            });
+        }
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(500) || (in_between < 20 && began.elapsed() < TIMEOUT) {
+            for observing in [&store, &other] {
+                beginning.wait();
+                let mut observer = observing.observe().unwrap();
+                let from = number(&store);
+                end.wait();
+                let (set, told) = (number(&store) - from, drain(&mut observer).len() as u64);
+                // More are told where a value was set, and told, and read only then: between the two calls above.
+                untold.extend((told < set).then_some((told, set)));
+                in_between += u32::from(0 < set && set < SETS);
+            }
+        }
+        is_over.store(true, Ordering::SeqCst);
+        beginning.wait();
+    });
+    assert_eq!(untold, [], "told only so many of so many");
+    assert!(in_between >= 20, "only {in_between} began to observe while keys were set");
+    assert_eq!(observers(&store), 0);
+    store.close().unwrap();
+    other.close().unwrap();
 }

@@ -1,7 +1,7 @@
 //! What others do to the store's keys, Python processes above all, and what the store does by itself: told to those clients who want to know.
 //!
-//! A thread observes the store while somebody wants to know, and sleeps otherwise. It is told of this process's changes too, and passes those by: the
-//! commands that made them tell of them. Of what expired or was evicted it tells whoever removed it, as no command did.
+//! A thread observes the store while somebody wants to know, and sleeps otherwise. Of this process's changes it need not be told, and where it is, because
+//! another process observes too, it passes them by: the commands that made them tell of them. Of what expired or was evicted it tells whoever removed it, as no command did.
 //!
 //! **Order.** Who wants to know sets the bits of [`crate::attention`] first, then calls [`Observing::begin`], and only then answers its client:
 //! whatever anybody does to a key after that answer is told. So observing begins on the caller's thread, not on this one.
@@ -50,7 +50,7 @@ impl Observing {
         if state.is_begun || state.is_over {
             return;
         }
-        if let Ok(observer) = store.observe() {
+        if let Ok(observer) = store.observe_others() {
             state.is_begun = true;
             state.begun = Some(observer);
             self.changed.notify_one();
@@ -175,9 +175,13 @@ mod tests {
                     }
                 });
             });
-            act(&observing, &attention, &store, &other, &|| std::mem::take(&mut *told.lock().unwrap()));
+            let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                act(&observing, &attention, &store, &other, &|| std::mem::take(&mut *told.lock().unwrap()));
+            }));
+            // Whatever came of it: the scope waits for the thread.
             observing.end();
             thread.join().unwrap();
+            acted.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // Too late.
             observing.begin(&store);
         });
@@ -267,6 +271,30 @@ mod tests {
                 attention.set(CHANGES, false);
                 wait_until("nobody observes", || !is_observed());
             }
+        });
+    }
+
+    /// However much that is, and however long the thread does not run.
+    #[test]
+    fn what_this_process_does_overruns_nobody() {
+        observed("own", |observing, attention, store, other, told| {
+            attention.set(CHANGES, true);
+            observing.begin(store);
+            set(other, "theirs", 0);
+            wait_until("it was told", || told() == ["changed theirs"]);
+            // It needs this lock to go on.
+            let held = observing.lock();
+            for _ in 0..2 * store.engine().geometry.feed_slots {
+                set(store, "own", 0);
+            }
+            drop(held);
+            set(other, "last", 0);
+            let mut all = Vec::new();
+            wait_until("it goes on", || {
+                all.extend(told());
+                all.contains(&"changed last".to_owned())
+            });
+            assert_eq!(all, ["changed last"]);
         });
     }
 
