@@ -11,6 +11,8 @@ const KEYS: usize = 300_000;
 const KEYS_PER_COMMAND: usize = 1_000;
 /// Commands of others that are answered meanwhile, at least: in one go it was one.
 const OTHERS_MIN: usize = 20;
+/// How often something is tried that has to be done while keys are deleted: a machine that stands still just then lets that end first.
+const ATTEMPTS: usize = 5;
 
 /// A server with one loop.
 fn served(name: &str) -> Served {
@@ -42,22 +44,25 @@ fn others_are_served_while_keys_are_deleted() {
     let (mut other, mut memcached) = (served.connect(), served.connect_to(1));
     let mut redis = served.connect();
     for (command, reply) in [("FLUSHALL", "+OK"), ("FLUSHDB ASYNC", "+OK"), ("flush_all", "OK")] {
-        fill(&mut other);
         let flushing = if reply == "OK" { &mut memcached } else { &mut redis };
-        let (is_over, mut answered) = (AtomicBool::new(false), 0);
-        std::thread::scope(|scope| {
-            flushing.write(command);
-            scope.spawn(|| {
-                assert_eq!(flushing.line(), reply);
-                is_over.store(true, Ordering::SeqCst);
+        let are_served = (0..ATTEMPTS).any(|_| {
+            fill(&mut other);
+            let (is_over, mut answered) = (AtomicBool::new(false), 0);
+            std::thread::scope(|scope| {
+                flushing.write(command);
+                scope.spawn(|| {
+                    assert_eq!(flushing.line(), reply);
+                    is_over.store(true, Ordering::SeqCst);
+                });
+                while !is_over.load(Ordering::SeqCst) {
+                    assert_eq!(other.send("PING"), "+PONG");
+                    answered += 1;
+                }
             });
-            while !is_over.load(Ordering::SeqCst) {
-                assert_eq!(other.send("PING"), "+PONG");
-                answered += 1;
-            }
+            assert_eq!(size(&mut other), 0, "{command}");
+            answered >= OTHERS_MIN
         });
-        assert!(answered >= OTHERS_MIN, "{command}: {answered}");
-        assert_eq!(size(&mut other), 0, "{command}");
+        assert!(are_served, "{command}");
     }
     served.end();
 }
@@ -65,20 +70,21 @@ fn others_are_served_while_keys_are_deleted() {
 #[test]
 fn a_flush_with_a_delay_keeps_nobody_waiting() {
     let served = served("delayed");
-    let (mut other, mut memcached) = (served.connect(), served.connect_to(1));
-    fill(&mut other);
-    assert_eq!(memcached.send("flush_all 1"), "OK");
-    drop(memcached);
-    let (start, mut answered) = (Instant::now(), 0);
-    loop {
-        match size(&mut other) {
-            0 => break,
-            KEYS => {}
-            _ => answered += 1,
+    let mut other = served.connect();
+    let are_served = (0..ATTEMPTS).any(|_| {
+        fill(&mut other);
+        assert_eq!(served.connect_to(1).send("flush_all 1"), "OK");
+        let (start, mut answered) = (Instant::now(), 0);
+        loop {
+            match size(&mut other) {
+                0 => return answered >= OTHERS_MIN,
+                KEYS => {}
+                _ => answered += 1,
+            }
+            assert!(start.elapsed() < PATIENCE);
         }
-        assert!(start.elapsed() < PATIENCE);
-    }
-    assert!(answered >= OTHERS_MIN, "{answered}");
+    });
+    assert!(are_served);
     served.end();
 }
 
@@ -142,17 +148,24 @@ fn a_client_that_goes_away_has_all_deleted() {
 #[test]
 fn a_client_that_is_ended_has_some_deleted() {
     let served = served("ended");
-    let (mut client, mut other, mut tracking) = (served.connect(), served.connect(), served.connect_resp3());
-    fill(&mut other);
-    let id = client.id();
-    assert_eq!(tracking.send("CLIENT TRACKING ON BCAST"), "+OK");
-    begin(&mut client, "FLUSHALL", &mut other);
-    assert_eq!(other.send(&format!("CLIENT KILL ID {id}")), ":1");
-    assert!(client.is_closed());
-    let left = size(&mut other);
-    assert!(left > 0);
-    assert_eq!(tracking.read(), ">[invalidate null]");
-    assert_eq!(size(&mut other), left);
+    let mut other = served.connect();
+    let are_some_left = (0..ATTEMPTS).any(|_| {
+        let (mut client, mut tracking) = (served.connect(), served.connect_resp3());
+        fill(&mut other);
+        let id = client.id();
+        assert_eq!(tracking.send("CLIENT TRACKING ON BCAST"), "+OK");
+        begin(&mut client, "FLUSHALL", &mut other);
+        assert_eq!(other.send(&format!("CLIENT KILL ID {id}")), ":1");
+        let left = size(&mut other);
+        assert_eq!(tracking.read(), ">[invalidate null]");
+        assert_eq!(size(&mut other), left);
+        if left > 0 {
+            assert!(client.is_closed());
+        }
+        other.send("FLUSHALL");
+        left > 0
+    });
+    assert!(are_some_left);
     served.end();
 }
 
@@ -162,16 +175,20 @@ fn a_flush_does_not_keep_the_server_from_ending() {
         (0, "FLUSHALL", "-ERR the server ends: some of the keys are deleted, and some are not"),
         (1, "flush_all", "SERVER_ERROR the server ends: some of the items are deleted, and some are not"),
     ] {
-        let served = served(&format!("shutdown-{index}"));
-        let (mut client, mut other) = (served.connect_to(index), served.connect());
-        fill(&mut other);
-        begin(&mut client, command, &mut other);
-        let start = Instant::now();
-        other.write("SHUTDOWN NOSAVE");
-        assert_eq!(client.line(), reply);
-        assert!(client.is_closed() && other.is_closed());
-        assert!(served.server.wait(PATIENCE));
-        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
-        served.end();
+        let is_told = (0..ATTEMPTS).any(|attempt| {
+            let served = served(&format!("shutdown-{index}-{attempt}"));
+            let (mut client, mut other) = (served.connect_to(index), served.connect());
+            fill(&mut other);
+            begin(&mut client, command, &mut other);
+            let start = Instant::now();
+            other.write("SHUTDOWN NOSAVE");
+            let line = client.line();
+            assert!(client.is_closed() && other.is_closed());
+            assert!(served.server.wait(PATIENCE));
+            assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+            served.end();
+            line == reply
+        });
+        assert!(is_told, "{command}");
     }
 }
