@@ -162,7 +162,7 @@ def test_when_the_maker_is_killed_the_next_one_makes(store: thermae.Store, locat
     process.join()
     begun = time.monotonic()
     assert store.get_or_set("key", lambda: "mine", timeout=10) == "mine"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
 
 
 # Memoizing.

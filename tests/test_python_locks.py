@@ -160,7 +160,7 @@ def test_a_killed_holder_gives_the_lock_back(store: thermae.Store, location: str
     process.join()
     begun = time.monotonic()
     with store.lock("name", timeout=10):
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 5
 
 
 def test_a_forked_child_does_not_hold_its_parents_lock(store: thermae.Store, tmp_path: Path) -> None:

@@ -435,7 +435,8 @@ fn memory_comes_back(store: &Store) {
     wait_until("the memory of expired keys", || {
         store.stats().unwrap().hot_used_bytes <= used_before + 4 * MIB
     });
-    assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+    // Two, and one for a machine that stands still meanwhile.
+    assert!(start.elapsed() < Duration::from_secs(3), "it took {:?}", start.elapsed());
     assert!((6_000..6_100).all(|key| get(store, key) == Some(1)));
     assert_eq!(store.stats().unwrap().expired, 6_000);
 }
