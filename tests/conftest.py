@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,16 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("same"), derandomize=False, max_examples=1000)
 settings.load_profile("same")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """pytest's; the memory of the stores there goes with the test. It would stay warm, gigabytes in all."""
+    yield tmp_path
+    for memory in thermae.shared_memory():
+        location = memory["location"]
+        if isinstance(location, str) and Path(location).is_relative_to(tmp_path):
+            shutil.rmtree(Path("/dev/shm") / str(memory["name"]))
 
 
 @pytest.fixture

@@ -360,17 +360,21 @@ fn a_snapshot_holds_the_segments_of_every_slot() {
     let snapshot = place.beside("snapshot");
     store.snapshot(&snapshot).unwrap();
     store.close().unwrap();
-    let opened = Store::open(&Location::Directory(snapshot.clone()), &Options::default()).unwrap();
+    let snapshot = Location::Directory(snapshot);
+    let opened = Store::open(&snapshot, &Options::default()).unwrap();
     verify(&opened, last - 2500..last);
     check(&opened);
     assert_eq!(opened.stats().unwrap().keys, 2500);
     opened.close().unwrap();
+    drop(opened);
     // Also smaller, if what it holds has room.
     let smaller = Location::Directory(place.beside("smaller"));
     let again = place.beside("again");
-    let opened = Store::open(&Location::Directory(snapshot), &Options::default()).unwrap();
+    let opened = Store::open(&snapshot, &Options::default()).unwrap();
     opened.snapshot(&again).unwrap();
     opened.close().unwrap();
+    drop(opened);
+    destroy(&SystemEnv, &snapshot).unwrap();
     assert_eq!(
         restore(&again, &smaller, &options(16, 84, Durability::EverySec, WhenFull::Error)).unwrap().keys,
         2500

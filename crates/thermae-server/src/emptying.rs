@@ -79,7 +79,7 @@ impl Emptying {
 mod tests {
     use super::*;
     use crate::databases::stored_key;
-    use thermae_core::{Durability, Location, Options, SetOptions};
+    use thermae_core::{Durability, Location, Options, SetOptions, destroy};
 
     const KEYS: u32 = 10_000;
 
@@ -92,7 +92,8 @@ mod tests {
             durability: Some(Durability::Always),
             ..Options::default()
         };
-        let store = Store::open(&Location::Directory(directory.path().join("store")), &options).unwrap();
+        let location = Location::Directory(directory.path().join("store"));
+        let store = Store::open(&location, &options).unwrap();
         let ((), last) = deferring(|| {
             for number in 0..KEYS {
                 let key = format!("key:{number}");
@@ -113,5 +114,7 @@ mod tests {
         assert!(sequence >= last + u64::from(KEYS), "{sequence} {last}");
         assert_eq!(store.len().unwrap(), 1);
         store.wait_durable(sequence).unwrap();
+        drop(store);
+        destroy(&*options.env, &location).unwrap();
     }
 }

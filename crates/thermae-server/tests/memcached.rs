@@ -3,7 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use thermae_core::{Location, Options, Store};
+use thermae_core::env::SystemEnv;
+use thermae_core::{Location, Options, Store, destroy};
 use thermae_server::config::Config;
 use thermae_server::server::{Server, listen};
 use thermae_server::socket::Protocol;
@@ -11,23 +12,41 @@ use thermae_server::socket::Protocol;
 /// How long what has to happen may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server on free ports, its store in a directory of its own.
+/// The directory of a store that goes with it, and its memory with both.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn location(&self) -> Location {
+        Location::Directory(self.0.path().join("store"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = destroy(&SystemEnv, &self.location()) {
+            assert!(std::thread::panicking(), "{error}");
+        }
+    }
+}
+
+/// A server on free ports, and its store.
 struct Served {
+    // It ends first.
     server: Server,
-    _directory: tempfile::TempDir,
+    _place: Place,
 }
 
 impl Served {
     fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let place = Place(tempfile::tempdir().unwrap());
         let options = Options { hot_bytes: Some(64 << 20), cold_bytes: Some(64 << 20), ..Options::default() };
-        let store = Store::open(&Location::Directory(directory.path().join("store")), &options).unwrap();
+        let store = Store::open(&place.location(), &options).unwrap();
         let any = vec!["127.0.0.1:0".to_owned()];
         let mut config = Config { threads: 2, redis: any.clone(), memcached: any, ..Config::default() };
         change(&mut config);
         Self {
             server: Server::start(store, config.clone(), listen(&config).unwrap()).unwrap(),
-            _directory: directory,
+            _place: place,
         }
     }
 
