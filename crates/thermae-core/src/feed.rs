@@ -107,13 +107,6 @@ impl Engine {
         }
     }
 
-    /// Whether somebody wants to know what this participant does, and not only what happens otherwise.
-    fn is_observed_itself(&self) -> bool {
-        // Acquire, and in this order: see above.
-        let observers = self.globals().observers.load(Ordering::Acquire);
-        observers != self.participant(self.me()).observers_of_others.load(Ordering::Acquire)
-    }
-
     /// Keys of a locked partition may have changed, and nobody knows which.
     pub(crate) fn note_anything(&self, guard: &PartitionGuard<'_>) {
         if self.globals().observers.load(Ordering::Relaxed) != 0 {
@@ -121,10 +114,17 @@ impl Engine {
         }
     }
 
+    /// Whether somebody wants to know what this participant does, and not only what happens otherwise.
+    fn is_observed_itself(&self) -> bool {
+        // Acquire, and in this order: see above.
+        let observers = self.globals().observers.load(Ordering::Acquire);
+        observers != self.participant(self.me()).observers_of_others.load(Ordering::Acquire)
+    }
+
     #[cold]
     #[inline(never)]
     fn tell_observers(&self, _guard: &PartitionGuard<'_>, kind: u8, key: &[u8], hash: u64) {
-        let is_own_doing = matches!(ChangeKind::from_code(kind), Some(ChangeKind::Set | ChangeKind::Deleted));
+        let is_own_doing = [ChangeKind::Set.code(), ChangeKind::Deleted.code()].contains(&kind);
         if is_own_doing && !self.is_observed_itself() {
             return;
         }

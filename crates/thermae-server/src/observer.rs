@@ -1,7 +1,8 @@
 //! What others do to the store's keys, Python processes above all, and what the store does by itself: told to those clients who want to know.
 //!
-//! A thread observes the store while somebody wants to know, and sleeps otherwise. Of this process's changes it need not be told, and where it is, because
-//! another process observes too, it passes them by: the commands that made them tell of them. Of what expired or was evicted it tells whoever removed it, as no command did.
+//! A thread observes the store while somebody wants to know, and sleeps otherwise. What this server's own handle of the store changes it need not be
+//! told, and where it is, because others observe too, it passes that by: the commands that did it tell of it. Of what expired or was evicted it tells
+//! whoever removed it, as no command did.
 //!
 //! **Order.** Who wants to know sets the bits of [`crate::attention`] first, then calls [`Observing::begin`], and only then answers its client:
 //! whatever anybody does to a key after that answer is told. So observing begins on the caller's thread, not on this one.
